@@ -1,0 +1,396 @@
+//! A repository, and how a backup comes to be in it. Start here.
+//!
+//! # Objects
+//!
+//! ```text
+//! repo                                   what this is; write-once
+//! keys/<key id>                          the root key, wrapped for one operator key; all else derives from the root
+//! ledger/<n>                             the history: records, each created only if absent, never deleted
+//! t/<transaction>/p/<writer>-<counter>   packs: the data, in sealed frames          (pack.rs)
+//! t/<transaction>/x/<writer>-<n>         index segments: which chunk lies where     (index.rs)
+//! t/<transaction>/m/<node>-<writer>-<part>   manifests: one node's files, and where their bytes lie (manifest/)
+//! ```
+//! All are sealed. None but `keys/*` is ever written twice, and no name is used again.
+//!
+//! # The order of writing
+//!
+//! 1. `BEGIN(transaction)` is appended to the ledger. From here on nothing that the backup can see is swept.
+//! 2. Packs are put.
+//! 3. Index segments are put: their packs are there.
+//! 4. Manifests are put: what they name is there.
+//! 5. `COMMIT(transaction)` is appended: the manifests are there.
+//!
+//! The conditional put of step 5 is the moment the backup exists. Whatever dies before it leaves no backup, only
+//! garbage under its own `t/<transaction>/`, which [`crate::sweep`] removes once the transaction is aborted.
+//!
+//! # The order of reading
+//!
+//! The ledger, folded, gives the backups; a backup names its manifests; a manifest names packs, frames and offsets.
+//! A restore needs nothing else. Indexes serve deduplication only and can be rebuilt from the packs.
+//!
+//! # Who may write
+//!
+//! Each record carries its writer's epoch. Once a `LEADER` record with a higher one is in the ledger, records with
+//! lower ones are refused, and void where they come nevertheless: a leader that was paused can neither commit nor
+//! sweep when it wakes up, whatever its clock says.
+use std::fmt;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+
+use futures::future::try_join_all;
+use tokio::sync::Mutex;
+
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::Entropy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{BackupId, Epoch, KeyId, RepositoryId, TransactionId};
+use crate::keyfile::KeyFile;
+use crate::keys::{Keys, RootKey};
+use crate::ledger::{BackupRecord, Body, Ledger, NodeCommit, PackSet, Purpose, Record, State};
+use crate::manifest::ManifestReader;
+use crate::pack::PackId;
+use crate::storage::{Storage, list_all};
+
+mod access;
+mod header;
+
+use access::{exists, join, key_ids, key_object, place_key, probe, unwrap_root};
+
+/// How many manifests are checked at once.
+const PARALLEL: usize = 8;
+/// The writer named in records before anybody leads.
+const NOBODY: &str = "palinurus";
+
+/// An open repository. Shared by reference; only the ledger is behind a lock.
+pub struct Repository {
+    id: RepositoryId,
+    storage: Arc<dyn Storage>,
+    root: RootKey,
+    keys: Keys,
+    ledger: Mutex<Ledger>,
+    clock: Arc<dyn Clock>,
+    writer: SyncMutex<String>,
+}
+
+impl fmt::Debug for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Repository({} in {:?})", self.id, self.storage)
+    }
+}
+
+impl Repository {
+    /// Makes a new, empty repository that `key` opens. `Conflict` when there is one already.
+    pub async fn create(
+        storage: Arc<dyn Storage>,
+        key: &KeyFile,
+        entropy: &dyn Entropy,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        if storage.size(header::NAME).await.is_ok() {
+            return Err(exists(&*storage));
+        }
+        probe(&*storage, entropy).await?;
+        let (id, root) = place_key(&*storage, key, entropy).await?;
+        // The header decides between creators, and makes the repository exist.
+        match storage.put_new(header::NAME, header::seal(&Keys::derive(&root, id)?)?).await {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                let winner = header::read(&storage.get(header::NAME, None).await?)?;
+                if winner != id {
+                    storage.delete(&[key_object(key.id)]).await?; // opens nothing, now or ever
+                }
+                return Err(exists(&*storage));
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(Self::open(storage, std::slice::from_ref(key)).await?.with_clock(clock))
+    }
+
+    /// The keys alone, for an agent, which reads and writes objects but never the ledger.
+    pub async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Keys> {
+        unlock(storage, keys).await.map(|(_, keys)| keys)
+    }
+
+    /// Opens the repository with whichever of the keys fits.
+    pub async fn open(storage: Arc<dyn Storage>, keys: &[KeyFile]) -> Result<Self> {
+        let (root, keys) = unlock(&*storage, keys).await?;
+        let ledger = Ledger::open(storage.clone(), &keys).await?;
+        Ok(Self {
+            id: keys.repository(),
+            storage,
+            root,
+            keys,
+            ledger: Mutex::new(ledger),
+            clock: Arc::new(SystemClock),
+            writer: SyncMutex::new(NOBODY.to_owned()),
+        })
+    }
+
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Reads what others have appended to the ledger.
+    pub async fn refresh(&self) -> Result<()> {
+        self.ledger.lock().await.refresh().await
+    }
+
+    /// Looks at the state as of the last refresh or append.
+    pub async fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(self.ledger.lock().await.state())
+    }
+
+    /// The ledger's last record: its number and hash.
+    pub async fn head(&self) -> Option<(u64, [u8; 32])> {
+        self.ledger.lock().await.head()
+    }
+
+    /// Reads the header again and proves it.
+    pub(crate) async fn check_header(&self) -> Result<()> {
+        let header = self.storage.get(header::NAME, None).await?;
+        if header::read(&header)? != self.id {
+            return Err(Error::corrupt("the header \"repo\" is another repository's"));
+        }
+        header::prove(&self.keys, &header)
+    }
+
+    /// Ledger records that the rules refuse. There should be none.
+    pub async fn void_records(&self) -> Vec<u64> {
+        self.ledger.lock().await.voids().to_vec()
+    }
+
+    /// All backups in the order of their commits, as of the last refresh.
+    pub async fn backups(&self) -> Vec<Arc<BackupRecord>> {
+        self.read(|state| state.backups().cloned().collect()).await
+    }
+
+    /// The backup whose id begins with `text`, or the `latest`.
+    pub async fn find_backup(&self, text: &str) -> Result<Arc<BackupRecord>> {
+        let backups = self.backups().await;
+        if text == "latest" {
+            let last = backups.last().cloned();
+            return last.ok_or_else(|| Error::not_found("this repository holds no backup yet"));
+        }
+        let prefix = text.to_ascii_lowercase();
+        let mut found =
+            backups.iter().filter(|backup| !prefix.is_empty() && backup.id.to_string().starts_with(&prefix));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one.clone()),
+            (Some(one), Some(two)) => Err(Error::invalid(format!(
+                "{text:?} names more than one backup, such as {} and {}",
+                one.id, two.id
+            ))
+            .with_hint("give more digits")),
+            (None, _) => Err(Error::not_found(format!("no backup's id begins with {text:?}"))
+                .with_hint("`palinurus backup list` shows the ids; `latest` is the newest")),
+        }
+    }
+
+    /// Makes `epoch` the one that may write; every lower one is fenced from here on. Asking again changes nothing.
+    pub async fn lead(&self, epoch: Epoch, name: &str) -> Result<()> {
+        name.clone_into(&mut self.writer.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut ledger = self.ledger.lock().await;
+        ledger.refresh().await?;
+        if ledger.state().leader() == (epoch, name) {
+            return Ok(());
+        }
+        ledger.append(self.record(epoch, Body::Leader { name: name.to_owned() })).await.map(|_| ())
+    }
+
+    /// Step 1. Asking again for the same transaction changes nothing.
+    pub async fn begin(&self, epoch: Epoch, transaction: TransactionId, purpose: Purpose) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        ledger.refresh().await?;
+        let open = ledger.state().open_transactions().get(&transaction);
+        if open.is_some_and(|open| open.purpose == purpose && open.epoch == epoch) {
+            return Ok(());
+        }
+        ledger.append(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
+    }
+
+    /// Step 5. `packs` are all that the manifests name, of whichever transaction. Asking again with the same content
+    /// answers the same: who does not know whether a commit got through commits again.
+    pub async fn commit(
+        &self,
+        epoch: Epoch,
+        transaction: TransactionId,
+        nodes: Vec<NodeCommit>,
+        packs: PackSet,
+    ) -> Result<Arc<BackupRecord>> {
+        let record =
+            self.record(epoch, Body::Commit { transaction, nodes: nodes.clone(), packs: packs.clone() });
+        {
+            let mut ledger = self.ledger.lock().await;
+            ledger.refresh().await?;
+            if let Some(backup) = ledger.state().backup(transaction) {
+                return same(backup, &nodes, &packs);
+            }
+            // Asked first, so that a stale leader is told so, and not of objects that are gone by now.
+            ledger.state().check(&record)?;
+        }
+        // What is there now is there at the COMMIT: as long as the transaction is open nobody deletes it.
+        self.check_own_packs(transaction, &packs).await?;
+        self.check_manifests(&nodes, &packs).await?;
+        let mut ledger = self.ledger.lock().await;
+        let appended = ledger.append(record).await;
+        match ledger.state().backup(transaction) {
+            // Also when a second caller with the same commit was faster.
+            Some(backup) => same(backup, &nodes, &packs),
+            None => Err(appended.err().unwrap_or_else(|| {
+                Error::internal(format!("the COMMIT of {transaction} is in the ledger, but void"))
+            })),
+        }
+    }
+
+    /// What the transaction wrote is there: one LIST for each thousand packs. What it reuses, earlier commits looked for.
+    async fn check_own_packs(&self, transaction: TransactionId, packs: &PackSet) -> Result<()> {
+        let (own, _) = packs.split(transaction);
+        if own.is_empty() {
+            return Ok(());
+        }
+        let objects = list_all(&*self.storage, &format!("t/{transaction}/p/")).await?;
+        let there: PackSet = objects.iter().filter_map(|object| PackId::from_key(&object.key).ok()).collect();
+        match own.difference(&there).iter().next() {
+            None => Ok(()),
+            Some(pack) => Err(Error::corrupt(format!(
+                "{pack}, which transaction {transaction} wrote, is not in the store"
+            ))
+            .with_hint("start the backup again; if it happens again, the store loses objects")),
+        }
+    }
+
+    /// Every manifest is there in full, and every pack that it names is in `packs`: one left out would be swept from
+    /// under the backup.
+    async fn check_manifests(&self, nodes: &[NodeCommit], packs: &PackSet) -> Result<()> {
+        for some in nodes.chunks(PARALLEL) {
+            try_join_all(some.iter().map(|node| self.check_manifest(node, packs))).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_manifest(&self, node: &NodeCommit, packs: &PackSet) -> Result<()> {
+        let NodeCommit { node, manifest, .. } = node;
+        let mut size = 0u64;
+        for key in manifest.keys() {
+            let part = self.storage.size(&key).await.map_err(|e| match e.kind() {
+                ErrorKind::NotFound => {
+                    Error::corrupt(format!("the manifest of node {node} is incomplete: {key} is missing"))
+                        .with_source(e)
+                }
+                _ => e,
+            })?;
+            size = size.saturating_add(part);
+        }
+        if size != manifest.size {
+            return Err(Error::corrupt(format!(
+                "the manifest of node {node} has {size} bytes in the store, not {}",
+                manifest.size
+            )));
+        }
+        let footer = ManifestReader::read_footer(&*self.storage, &self.keys, manifest).await?;
+        match footer.packs.difference(packs).iter().next() {
+            None => Ok(()),
+            Some(pack) => {
+                Err(Error::invalid(format!("the manifest of node {node} names {pack}, the COMMIT does not")))
+            }
+        }
+    }
+
+    /// Ends a transaction without a backup. Of one that has ended so already, nothing is left to do.
+    pub async fn abort(&self, epoch: Epoch, transaction: TransactionId) -> Result<()> {
+        let mut ledger = self.ledger.lock().await;
+        ledger.refresh().await?;
+        if ledger.state().is_closed(transaction) && ledger.state().backup(transaction).is_none() {
+            return Ok(());
+        }
+        ledger.append(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
+    }
+
+    /// Gives a backup up. What only it needed is garbage from here on.
+    pub async fn forget(&self, epoch: Epoch, backup: BackupId) -> Result<()> {
+        self.append(epoch, Body::Forget { backup }).await.map(|_| ())
+    }
+
+    /// Appends any record, checked by the rules; returns its number.
+    pub async fn append(&self, epoch: Epoch, body: Body) -> Result<u64> {
+        self.ledger.lock().await.append(self.record(epoch, body)).await
+    }
+
+    fn record(&self, epoch: Epoch, body: Body) -> Record {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Record { epoch, at: self.clock.now(), writer, body }
+    }
+
+    /// The ids of the operator keys that open this repository.
+    pub async fn key_ids(&self) -> Result<Vec<KeyId>> {
+        key_ids(&*self.storage).await
+    }
+
+    /// From now on `key` opens the repository too. Nothing but the wrapper is written.
+    pub async fn add_key(&self, key: &KeyFile) -> Result<()> {
+        let object = key_object(key.id);
+        match self.storage.put_new(&object, key.wrap(&self.root, self.id)?).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                let there = self.storage.get(&object, None).await?;
+                match key.unwrap(&there, self.id) {
+                    Ok(root) if root == self.root => Ok(()),
+                    _ => Err(Error::conflict(format!("another key with the id {} is there", key.id))),
+                }
+            }
+            other => other,
+        }
+    }
+
+    /// The key no longer opens the repository, to those who have not kept the root key. Never the last one.
+    pub async fn remove_key(&self, id: KeyId) -> Result<()> {
+        let ids = self.key_ids().await?;
+        if !ids.contains(&id) {
+            return Err(Error::not_found(format!(
+                "no key {id} opens this repository; these do: {}",
+                join(&ids)
+            )));
+        }
+        if ids.len() == 1 {
+            return Err(Error::denied(format!("{id} is the last key that opens this repository"))
+                .with_hint("add another key first"));
+        }
+        self.storage.delete(&[key_object(id)]).await
+    }
+}
+
+/// The root key and all that derives from it, by whichever key file fits.
+async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<(RootKey, Keys)> {
+    let header = storage.get(header::NAME, None).await.map_err(|e| match e.kind() {
+        ErrorKind::NotFound => Error::not_found(format!("there is no repository in {storage:?}"))
+            .with_hint("check the URL; a new repository is made when a service is first applied"),
+        _ => e,
+    })?;
+    let id = header::read(&header)?;
+    let root = unwrap_root(storage, keys, id).await?;
+    let keys = Keys::derive(&root, id)?;
+    header::prove(&keys, &header)?;
+    Ok((root, keys))
+}
+
+fn same(backup: &Arc<BackupRecord>, nodes: &[NodeCommit], packs: &PackSet) -> Result<Arc<BackupRecord>> {
+    if backup.nodes == nodes && backup.packs == *packs {
+        return Ok(backup.clone());
+    }
+    Err(Error::conflict(format!("transaction {} is committed already, with other content", backup.id)))
+}
+
+#[cfg(test)]
+mod tests;

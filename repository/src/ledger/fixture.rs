@@ -1,0 +1,153 @@
+//! Names, records and a store that fails to order, for the tests of ledger, commit and sweep.
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{Body, NodeCommit, PackSet, Purpose, Record};
+use crate::clock::Timestamp;
+use crate::entropy::SeededEntropy;
+use crate::error::{Error, Result};
+use crate::id::{Epoch, RepositoryId, TransactionId, WriterId};
+use crate::keys::{Keys, RootKey};
+use crate::manifest::ManifestRef;
+use crate::pack::PackId;
+use crate::storage::{Object, Storage};
+
+pub(crate) fn keys() -> Keys {
+    Keys::derive(&RootKey::generate(&SeededEntropy::new(1)).unwrap(), RepositoryId([1; 16])).unwrap()
+}
+
+pub(crate) fn txn(n: u32) -> TransactionId {
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&n.to_be_bytes());
+    TransactionId(id)
+}
+
+pub(crate) fn pack(transaction: u32, counter: u32) -> PackId {
+    PackId { transaction: txn(transaction), writer: WriterId([7; 8]), counter }
+}
+
+pub(crate) fn packs(of: &[(u32, u32)]) -> PackSet {
+    of.iter().map(|(transaction, counter)| pack(*transaction, *counter)).collect()
+}
+
+/// A node whose manifest `transaction` wrote.
+pub(crate) fn node(transaction: u32, name: &str) -> NodeCommit {
+    let manifest = ManifestRef {
+        transaction: txn(transaction),
+        node: name.to_owned(),
+        writer: WriterId([9; 8]),
+        parts: 1,
+        size: 100,
+        tail: 50,
+        root: [3; 32],
+    };
+    NodeCommit {
+        node: name.to_owned(),
+        manifest,
+        files: 1,
+        bytes: 2,
+        bytes_read: 3,
+        bytes_new: 4,
+        bytes_stored: 5,
+        warnings: 6,
+        unchanged: false,
+    }
+}
+
+pub(crate) fn record(epoch: u64, body: Body) -> Record {
+    Record { epoch: Epoch(epoch), at: Timestamp(1_000), writer: "test".to_owned(), body }
+}
+
+pub(crate) fn leader(name: &str) -> Body {
+    Body::Leader { name: name.to_owned() }
+}
+
+pub(crate) fn begin(transaction: u32) -> Body {
+    Body::Begin { transaction: txn(transaction), purpose: Purpose::Backup }
+}
+
+pub(crate) fn begin_as(transaction: u32, purpose: Purpose) -> Body {
+    Body::Begin { transaction: txn(transaction), purpose }
+}
+
+pub(crate) fn commit(transaction: u32, of: &[(u32, u32)]) -> Body {
+    Body::Commit { transaction: txn(transaction), nodes: vec![node(transaction, "n1")], packs: packs(of) }
+}
+
+pub(crate) fn abort(transaction: u32) -> Body {
+    Body::Abort { transaction: txn(transaction) }
+}
+
+pub(crate) fn forget(backup: u32) -> Body {
+    Body::Forget { backup: txn(backup) }
+}
+
+pub(crate) fn condemn(of: &[(u32, u32)]) -> Body {
+    Body::Condemn { packs: packs(of) }
+}
+
+pub(crate) fn sweep(of: &[(u32, u32)]) -> Body {
+    Body::Sweep { packs: packs(of) }
+}
+
+/// How a creation fails.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// It never arrives.
+    Lost,
+    /// It is carried out, and its answer is lost.
+    Unanswered,
+}
+
+/// Another store, with faults from a script at the creations of names that begin so.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    pub(crate) inner: Arc<dyn Storage>,
+    pub(crate) prefix: &'static str,
+    pub(crate) script: Mutex<VecDeque<Fault>>,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Storage>, prefix: &'static str, script: &[Fault]) -> Arc<Self> {
+        Arc::new(Self { inner, prefix, script: Mutex::new(script.iter().copied().collect()) })
+    }
+}
+
+#[async_trait]
+impl Storage for Faulty {
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
+        let fault = if key.starts_with(self.prefix) { self.script.lock().unwrap().pop_front() } else { None };
+        match fault {
+            None => self.inner.put_new(key, body).await,
+            Some(Fault::Lost) => Err(Error::unavailable("the network is down")),
+            Some(Fault::Unanswered) => {
+                self.inner.put_new(key, body).await?;
+                Err(Error::unavailable("the answer did not come"))
+            }
+        }
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.inner.put(key, body).await
+    }
+
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        self.inner.get(key, range).await
+    }
+
+    async fn size(&self, key: &str) -> Result<u64> {
+        self.inner.size(key).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
+        self.inner.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        self.inner.delete(keys).await
+    }
+}

@@ -1,0 +1,394 @@
+//! One record of the ledger, and how it lies in the store: sealed, and chained to the one before.
+//!
+//! ```text
+//! header 24   "PALNL" version suite 0 | salt 16
+//! sealed      protobuf, under a key of the record's own
+//! ```
+//! The associated data names the repository and the record's number; the sealed part carries the BLAKE3 of the
+//! object before. So a record can be neither moved, nor replaced, nor left out.
+use std::fmt;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::pack_set::{PackSet, wire as pack_wire};
+use crate::clock::Timestamp;
+use crate::crypto::TAG_LEN;
+use crate::error::{Error, Result};
+use crate::id::{BackupId, Epoch, TransactionId, check_name};
+use crate::keys::Keys;
+use crate::manifest::ManifestRef;
+
+const MAGIC: &[u8; 6] = b"PALNL\x01";
+const HEADER_LEN: usize = 24;
+/// What a reader must know to fold a record. Raised when a record means something that older readers miss.
+const LEVEL: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub epoch: Epoch,
+    /// For people and schedules. No rule hangs on it.
+    pub at: Timestamp,
+    /// Who wrote it: a coordinator's or node's name.
+    pub writer: String,
+    pub body: Body,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// From here on, records of lower epochs are void.
+    Leader { name: String },
+    /// From here on, what this transaction can see is not swept.
+    Begin { transaction: TransactionId, purpose: Purpose },
+    /// The backup exists.
+    Commit { transaction: TransactionId, nodes: Vec<NodeCommit>, packs: PackSet },
+    /// The transaction will never commit; what it wrote is garbage.
+    Abort { transaction: TransactionId },
+    /// The backup is given up.
+    Forget { backup: BackupId },
+    /// Nothing references these packs; they are not to be reused.
+    Condemn { packs: PackSet },
+    /// These packs are gone, or may go at any moment.
+    Sweep { packs: PackSet },
+    /// Backups that now lie elsewhere; ends its transaction.
+    Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Backup = 1,
+    /// Moves what is live out of packs that are mostly garbage.
+    Rewrite = 2,
+    /// A reader's: keeps what it reads from being swept.
+    Pin = 3,
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Purpose::Backup => "backup",
+            Purpose::Rewrite => "rewrite",
+            Purpose::Pin => "pin",
+        })
+    }
+}
+
+/// One node's part of a backup, in numbers. The entries are in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeCommit {
+    pub node: String,
+    pub manifest: ManifestRef,
+    pub files: u64,
+    /// The sizes of the files, together.
+    pub bytes: u64,
+    /// Read from the node's disk.
+    pub bytes_read: u64,
+    /// Of chunks that were in no backup before.
+    pub bytes_new: u64,
+    /// In the packs that this node wrote.
+    pub bytes_stored: u64,
+    pub warnings: u64,
+    /// Nothing had changed: the manifest is an earlier backup's.
+    pub unchanged: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewritten {
+    pub backup: BackupId,
+    pub nodes: Vec<NodeCommit>,
+    pub packs: PackSet,
+}
+
+/// What a sealed record hashes to: the next one carries it.
+pub(crate) type Link = [u8; 32];
+
+pub(crate) fn link(object: &[u8]) -> Link {
+    blake3::hash(object).into()
+}
+
+pub(crate) fn key(number: u64) -> String {
+    format!("ledger/{number:020}")
+}
+
+pub(crate) fn number(key: &str) -> Option<u64> {
+    let number = key.strip_prefix("ledger/")?.parse().ok()?;
+    (self::key(number) == key).then_some(number)
+}
+
+impl Record {
+    /// The same record in the same place always gives the same bytes: a writer that does not know whether it
+    /// got through can compare.
+    pub(crate) fn seal(&self, keys: &Keys, number: u64, previous: Option<&Link>) -> Result<Bytes> {
+        Self::seal_plain(keys, number, self.to_wire(previous).encode_to_vec())
+    }
+
+    pub(super) fn seal_plain(keys: &Keys, number: u64, mut sealed: Vec<u8>) -> Result<Bytes> {
+        let salt = keys.ledger_salt(number, &sealed);
+        let mut object = Vec::with_capacity(HEADER_LEN + sealed.len() + TAG_LEN);
+        object.extend_from_slice(MAGIC);
+        object.extend_from_slice(&[keys.suite(), 0]);
+        object.extend_from_slice(&salt);
+        let aad = aad(keys, number, &object);
+        let tag = keys.ledger_aead(number, &salt)?.seal(0, &aad, &mut sealed)?;
+        object.extend_from_slice(&sealed);
+        object.extend_from_slice(&tag);
+        Ok(Bytes::from(object))
+    }
+
+    /// Opens record `number`, which must follow the object that hashes to `previous`.
+    pub(crate) fn open(keys: &Keys, number: u64, previous: Option<&Link>, object: &[u8]) -> Result<Record> {
+        let damaged = |why: &str| Error::corrupt(format!("ledger record {number} is damaged: {why}"));
+        if object.len() < HEADER_LEN + TAG_LEN {
+            return Err(damaged("it is cut off"));
+        }
+        let (header, sealed) = object.split_at(HEADER_LEN);
+        if header[..5] != MAGIC[..5] {
+            return Err(damaged("it begins with something else"));
+        }
+        if header[5] != MAGIC[5] || header[6] != keys.suite() {
+            let what = format!("ledger record {number} is of format {}, suite {}", header[5], header[6]);
+            return Err(newer(Error::corrupt(what)));
+        }
+        let mut salt = [0; 16];
+        salt.copy_from_slice(&header[8..]);
+        let mut sealed = sealed.to_vec();
+        let plain = keys
+            .ledger_aead(number, &salt)?
+            .open(0, &aad(keys, number, header), &mut sealed)
+            .map_err(|e| damaged("its seal does not fit").with_source(e))?;
+        let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
+        if wire.level > LEVEL {
+            return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
+        }
+        if wire.previous != previous.map_or(&[][..], |link| &link[..]) {
+            return Err(Error::corrupt(format!(
+                "ledger record {number} does not follow the record before it"
+            ))
+            .with_hint(
+                "a record was replaced, or two ledgers were mixed: compare with the store's older versions",
+            ));
+        }
+        Self::from_wire(wire)
+            .map_err(|e| Error::corrupt(format!("ledger record {number} is inconsistent")).with_source(e))?
+            .ok_or_else(|| newer(Error::invalid(format!("ledger record {number} is of an unknown kind"))))
+    }
+
+    fn to_wire(&self, previous: Option<&Link>) -> wire::Record {
+        use wire::record::Body as W;
+        let body = match &self.body {
+            Body::Leader { name } => W::Leader(wire::Leader { name: name.clone() }),
+            Body::Begin { transaction, purpose } => {
+                W::Begin(wire::Begin { transaction: transaction.0.to_vec(), purpose: *purpose as u32 })
+            }
+            Body::Commit { transaction, nodes, packs } => W::Commit(wire_backup(*transaction, nodes, packs)),
+            Body::Abort { transaction } => W::Abort(wire::Abort { transaction: transaction.0.to_vec() }),
+            Body::Forget { backup } => W::Forget(wire::Forget { backup: backup.0.to_vec() }),
+            Body::Condemn { packs } => W::Condemn(wire::Packs { packs: Some(packs.to_wire()) }),
+            Body::Sweep { packs } => W::Sweep(wire::Packs { packs: Some(packs.to_wire()) }),
+            Body::Rewrite { transaction, backups } => W::Rewrite(wire::Rewrite {
+                transaction: transaction.0.to_vec(),
+                backups: backups.iter().map(|to| wire_backup(to.backup, &to.nodes, &to.packs)).collect(),
+            }),
+        };
+        wire::Record {
+            level: LEVEL,
+            previous: previous.map(|link| link.to_vec()).unwrap_or_default(),
+            epoch: self.epoch.0,
+            at: self.at.0,
+            writer: self.writer.clone(),
+            body: Some(body),
+        }
+    }
+
+    /// `None` when it is of a kind that this version does not know.
+    fn from_wire(w: wire::Record) -> Result<Option<Record>> {
+        use wire::record::Body as W;
+        let transaction = |bytes: &[u8]| TransactionId::from_slice(bytes);
+        let packs = |packs: Option<pack_wire::PackSet>| PackSet::from_wire(&packs.unwrap_or_default());
+        let Some(body) = w.body else { return Ok(None) };
+        let body = match body {
+            W::Leader(w) => Body::Leader { name: w.name },
+            W::Begin(w) => {
+                let purpose = match w.purpose {
+                    1 => Purpose::Backup,
+                    2 => Purpose::Rewrite,
+                    3 => Purpose::Pin,
+                    _ => return Ok(None),
+                };
+                Body::Begin { transaction: transaction(&w.transaction)?, purpose }
+            }
+            W::Commit(w) => {
+                let backup = backup_from_wire(w)?;
+                Body::Commit { transaction: backup.backup, nodes: backup.nodes, packs: backup.packs }
+            }
+            W::Abort(w) => Body::Abort { transaction: transaction(&w.transaction)? },
+            W::Forget(w) => Body::Forget { backup: transaction(&w.backup)? },
+            W::Condemn(w) => Body::Condemn { packs: packs(w.packs)? },
+            W::Sweep(w) => Body::Sweep { packs: packs(w.packs)? },
+            W::Rewrite(w) => Body::Rewrite {
+                transaction: transaction(&w.transaction)?,
+                backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
+            },
+        };
+        Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
+    }
+}
+
+fn aad(keys: &Keys, number: u64, header: &[u8]) -> Vec<u8> {
+    [keys.repository().as_bytes(), &number.to_le_bytes(), header].concat()
+}
+
+fn newer(error: Error) -> Error {
+    error.with_hint("a newer palinurus wrote it: update this one")
+}
+
+fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire::Backup {
+    let nodes = nodes.iter().map(|node| wire::Node {
+        node: node.node.clone(),
+        manifest: node.manifest.encode(),
+        files: node.files,
+        bytes: node.bytes,
+        bytes_read: node.bytes_read,
+        bytes_new: node.bytes_new,
+        bytes_stored: node.bytes_stored,
+        warnings: node.warnings,
+        unchanged: node.unchanged,
+    });
+    wire::Backup { id: id.0.to_vec(), nodes: nodes.collect(), packs: Some(packs.to_wire()) }
+}
+
+fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
+    let nodes = w.nodes.into_iter().map(|node| {
+        check_name("node", &node.node)?;
+        Ok(NodeCommit {
+            node: node.node,
+            manifest: ManifestRef::decode(&node.manifest)?,
+            files: node.files,
+            bytes: node.bytes,
+            bytes_read: node.bytes_read,
+            bytes_new: node.bytes_new,
+            bytes_stored: node.bytes_stored,
+            warnings: node.warnings,
+            unchanged: node.unchanged,
+        })
+    });
+    Ok(Rewritten {
+        backup: TransactionId::from_slice(&w.id)?,
+        nodes: nodes.collect::<Result<_>>()?,
+        packs: PackSet::from_wire(&w.packs.unwrap_or_default())?,
+    })
+}
+
+mod wire {
+    use super::pack_wire::PackSet;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Record {
+        #[prost(uint32, tag = "1")]
+        pub(super) level: u32,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(super) previous: Vec<u8>,
+        #[prost(uint64, tag = "3")]
+        pub(super) epoch: u64,
+        #[prost(uint64, tag = "4")]
+        pub(super) at: u64,
+        #[prost(string, tag = "5")]
+        pub(super) writer: String,
+        #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23")]
+        pub(super) body: Option<record::Body>,
+    }
+
+    pub(super) mod record {
+        #[derive(Clone, PartialEq, prost::Oneof)]
+        pub(crate) enum Body {
+            #[prost(message, tag = "16")]
+            Leader(super::Leader),
+            #[prost(message, tag = "17")]
+            Begin(super::Begin),
+            #[prost(message, tag = "18")]
+            Commit(super::Backup),
+            #[prost(message, tag = "19")]
+            Abort(super::Abort),
+            #[prost(message, tag = "20")]
+            Forget(super::Forget),
+            #[prost(message, tag = "21")]
+            Condemn(super::Packs),
+            #[prost(message, tag = "22")]
+            Sweep(super::Packs),
+            #[prost(message, tag = "23")]
+            Rewrite(super::Rewrite),
+        }
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Leader {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Begin {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) transaction: Vec<u8>,
+        #[prost(uint32, tag = "2")]
+        pub(super) purpose: u32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Abort {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) transaction: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Forget {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) backup: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Packs {
+        #[prost(message, optional, tag = "1")]
+        pub(super) packs: Option<PackSet>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Backup {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) id: Vec<u8>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) nodes: Vec<Node>,
+        #[prost(message, optional, tag = "3")]
+        pub(super) packs: Option<PackSet>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Rewrite {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) transaction: Vec<u8>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) backups: Vec<Backup>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Node {
+        #[prost(string, tag = "1")]
+        pub(super) node: String,
+        #[prost(bytes = "vec", tag = "2")]
+        pub(super) manifest: Vec<u8>,
+        #[prost(uint64, tag = "3")]
+        pub(super) files: u64,
+        #[prost(uint64, tag = "4")]
+        pub(super) bytes: u64,
+        #[prost(uint64, tag = "5")]
+        pub(super) bytes_read: u64,
+        #[prost(uint64, tag = "6")]
+        pub(super) bytes_new: u64,
+        #[prost(uint64, tag = "7")]
+        pub(super) bytes_stored: u64,
+        #[prost(uint64, tag = "8")]
+        pub(super) warnings: u64,
+        #[prost(bool, tag = "9")]
+        pub(super) unchanged: bool,
+    }
+}

@@ -1,0 +1,287 @@
+//! What the ledger's records amount to, and which record may follow them. Pure: no store, no clock.
+//!
+//! The rules that keep live data, and where each is checked:
+//!
+//! 1. A COMMIT needs its transaction open, and uses no swept pack ([`State::check_packs`]). It reprieves the condemned
+//!    packs it uses.
+//! 2. A transaction reuses a foreign pack only if a state read at or after its own BEGIN calls it usable
+//!    ([`State::usable`]): committed, neither condemned nor swept.
+//! 3. A CONDEMN names packs that no backup references; a SWEEP, packs still condemned, and only when no transaction
+//!    that began before the condemnation is open ([`State::check_sweep`]).
+//! 4. Manifests that lose their last backup stay until every transaction has ended that began before: an unchanged
+//!    node is committed by naming an earlier manifest ([`State::check_manifests`]).
+//! 5. A record of an epoch below the highest LEADER before it is void.
+//!
+//! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
+//! that it notices when a rule is missing.
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use super::pack_set::PackSet;
+use super::record::{Body, NodeCommit, Purpose, Record};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{BackupId, Epoch, TransactionId, WriterId};
+use crate::manifest::ManifestRef;
+use crate::pack::PackId;
+
+mod check;
+
+/// A committed backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupRecord {
+    pub id: BackupId,
+    /// When its transaction began.
+    pub started: Timestamp,
+    pub committed: Timestamp,
+    pub nodes: Vec<NodeCommit>,
+    /// Every pack that its manifests name.
+    pub packs: PackSet,
+}
+
+/// A transaction between BEGIN and its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenTransaction {
+    pub purpose: Purpose,
+    /// The number of its BEGIN.
+    pub number: u64,
+    pub began: Timestamp,
+    pub epoch: Epoch,
+    pub writer: String,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    epoch: Epoch,
+    leader: String,
+    open: BTreeMap<TransactionId, OpenTransaction>,
+    /// Whatever the way they ended.
+    closed: BTreeSet<TransactionId>,
+    /// By the number of their COMMIT.
+    backups: BTreeMap<u64, Arc<BackupRecord>>,
+    /// Every pack that was ever in a COMMIT, but the swept.
+    committed: PackSet,
+    /// By the number of the CONDEMN.
+    condemned: BTreeMap<u64, PackSet>,
+    swept: PackSet,
+    /// Manifests without a backup since the record of that number, while somebody may still name them.
+    released: BTreeMap<ManifestName, u64>,
+    rules: Rules,
+}
+
+/// Which manifest: all its parts.
+type ManifestName = (TransactionId, String, WriterId);
+
+/// Only the model's mutants switch one off.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) swept: bool,
+    pub(super) barrier: bool,
+    pub(super) manifests: bool,
+    pub(super) fencing: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { swept: true, barrier: true, manifests: true, fencing: true }
+    }
+}
+
+impl State {
+    #[cfg(test)]
+    pub(super) fn with_rules(rules: Rules) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
+    /// The highest epoch that leads, and its leader's name.
+    pub fn leader(&self) -> (Epoch, &str) {
+        (self.epoch, &self.leader)
+    }
+
+    /// In the order of their commits.
+    pub fn backups(&self) -> impl DoubleEndedIterator<Item = &Arc<BackupRecord>> {
+        self.backups.values()
+    }
+
+    pub fn backup(&self, id: BackupId) -> Option<&Arc<BackupRecord>> {
+        self.backups.values().find(|backup| backup.id == id)
+    }
+
+    pub fn open_transactions(&self) -> &BTreeMap<TransactionId, OpenTransaction> {
+        &self.open
+    }
+
+    pub fn is_closed(&self, transaction: TransactionId) -> bool {
+        self.closed.contains(&transaction)
+    }
+
+    /// Every pack that was committed and not swept.
+    pub fn committed(&self) -> &PackSet {
+        &self.committed
+    }
+
+    pub fn swept(&self) -> &PackSet {
+        &self.swept
+    }
+
+    pub fn condemned(&self) -> PackSet {
+        union(self.condemned.values())
+    }
+
+    /// May be reused by a transaction that began before this state.
+    pub fn usable(&self, pack: &PackId) -> bool {
+        self.committed.contains(pack) && !self.condemned.values().any(|packs| packs.contains(pack))
+    }
+
+    /// What a CONDEMN may name now.
+    pub fn unreferenced(&self) -> PackSet {
+        self.committed.difference(&self.referenced()).difference(&self.condemned())
+    }
+
+    /// What a SWEEP may name now; and what must wait, with the transactions it waits for.
+    pub fn sweepable(&self) -> (PackSet, PackSet, Vec<TransactionId>) {
+        let oldest = self.oldest_open();
+        let (mut now, mut later) = (PackSet::new(), PackSet::new());
+        for (number, packs) in &self.condemned {
+            if *number > oldest { later.extend(packs) } else { now.extend(packs) }
+        }
+        let last = self.condemned.keys().next_back().copied().unwrap_or_default();
+        let waits = self.open.iter().filter(|(_, open)| open.number < last).map(|(id, _)| *id);
+        let waits = if later.is_empty() { Vec::new() } else { waits.collect() };
+        (now, later, waits)
+    }
+
+    /// The names (without the part) of all manifests that a backup references or a transaction may still name.
+    pub(crate) fn kept_manifests(&self) -> HashSet<String> {
+        let live =
+            self.backups.values().flat_map(|backup| &backup.nodes).map(|node| manifest_name(&node.manifest));
+        let all = live.chain(self.released.keys().filter(|_| self.rules.manifests).cloned());
+        all.map(|(transaction, node, writer)| format!("t/{transaction}/m/{node}-{writer}")).collect()
+    }
+
+    /// Folds the record of that number. One that the rules refuse is void: it changes nothing, and the reason is
+    /// returned. Conditional puts leave no room for such a record; only a broken writer makes one.
+    pub fn apply(&mut self, number: u64, record: &Record) -> Result<()> {
+        self.check(record)?;
+        match &record.body {
+            Body::Leader { name } => {
+                self.epoch = record.epoch;
+                self.leader.clone_from(name);
+            }
+            Body::Begin { transaction, purpose } => {
+                let open = OpenTransaction {
+                    purpose: *purpose,
+                    number,
+                    began: record.at,
+                    epoch: record.epoch,
+                    writer: record.writer.clone(),
+                };
+                self.open.insert(*transaction, open);
+            }
+            Body::Commit { transaction, nodes, packs } => {
+                let began = self.close(*transaction).map_or(record.at, |open| open.began);
+                self.reference(nodes, packs);
+                let backup = BackupRecord {
+                    id: *transaction,
+                    started: began,
+                    committed: record.at,
+                    nodes: nodes.clone(),
+                    packs: packs.clone(),
+                };
+                self.backups.insert(number, Arc::new(backup));
+            }
+            Body::Abort { transaction } => {
+                self.close(*transaction);
+            }
+            Body::Forget { backup } => {
+                let slot = self.slot(*backup);
+                if let Some(gone) = slot.and_then(|slot| self.backups.remove(&slot)) {
+                    self.release(number, &gone.nodes);
+                }
+            }
+            Body::Condemn { packs } => {
+                // Who is condemned already keeps the earlier number.
+                let new = packs.difference(&self.condemned());
+                self.condemned.insert(number, new);
+                self.condemned.retain(|_, packs| !packs.is_empty());
+            }
+            Body::Sweep { packs } => {
+                self.reprieve(packs);
+                self.committed.remove(packs);
+                self.swept.extend(packs);
+            }
+            Body::Rewrite { transaction, backups } => {
+                self.close(*transaction);
+                for to in backups {
+                    self.reference(&to.nodes, &to.packs);
+                    let Some(slot) = self.slot(to.backup) else { continue };
+                    let Some(before) = self.backups.get(&slot).cloned() else { continue };
+                    let after = BackupRecord {
+                        nodes: to.nodes.clone(),
+                        packs: to.packs.clone(),
+                        ..BackupRecord::clone(&before)
+                    };
+                    self.backups.insert(slot, Arc::new(after));
+                    self.release(number, &before.nodes);
+                }
+            }
+        }
+        let oldest = self.oldest_open();
+        self.released.retain(|_, since| *since > oldest);
+        Ok(())
+    }
+
+    /// The number of the oldest BEGIN that has not ended; beyond all numbers when there is none.
+    fn oldest_open(&self) -> u64 {
+        self.open.values().map(|open| open.number).min().unwrap_or(u64::MAX)
+    }
+
+    fn referenced(&self) -> PackSet {
+        union(self.backups.values().map(|backup| &backup.packs))
+    }
+
+    fn slot(&self, backup: BackupId) -> Option<u64> {
+        self.backups.iter().find(|(_, record)| record.id == backup).map(|(slot, _)| *slot)
+    }
+
+    fn close(&mut self, transaction: TransactionId) -> Option<OpenTransaction> {
+        self.closed.insert(transaction);
+        self.open.remove(&transaction)
+    }
+
+    fn reference(&mut self, nodes: &[NodeCommit], packs: &PackSet) {
+        self.reprieve(packs);
+        self.committed.extend(packs);
+        for node in nodes {
+            self.released.remove(&manifest_name(&node.manifest));
+        }
+    }
+
+    fn reprieve(&mut self, packs: &PackSet) {
+        for condemned in self.condemned.values_mut() {
+            condemned.remove(packs);
+        }
+        self.condemned.retain(|_, packs| !packs.is_empty());
+    }
+
+    /// Call after the backup has lost these nodes.
+    fn release(&mut self, number: u64, nodes: &[NodeCommit]) {
+        for node in nodes {
+            let name = manifest_name(&node.manifest);
+            let live = self.backups.values().flat_map(|backup| &backup.nodes);
+            if !live.map(|node| manifest_name(&node.manifest)).any(|other| other == name) {
+                self.released.insert(name, number);
+            }
+        }
+    }
+}
+
+fn manifest_name(manifest: &ManifestRef) -> ManifestName {
+    (manifest.transaction, manifest.node.clone(), manifest.writer)
+}
+
+fn union<'a>(sets: impl Iterator<Item = &'a PackSet>) -> PackSet {
+    let mut all = PackSet::new();
+    sets.for_each(|set| all.extend(set));
+    all
+}

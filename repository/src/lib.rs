@@ -1,0 +1,33 @@
+//! What lies in the object store. Knows no wire, no cluster and no database; enough by itself to list, verify
+//! and restore when everything else is lost. `docs/format.md` is the specification.
+//!
+//! Read [`commit`] first: it says what a backup is and in which order it comes to be.
+
+pub mod chunk;
+pub mod clock;
+pub mod commit;
+pub mod crypto;
+pub mod entropy;
+pub mod error;
+pub mod fetch;
+pub mod id;
+pub mod index;
+pub mod keyfile;
+pub mod keys;
+pub mod ledger;
+pub mod manifest;
+pub mod pack;
+pub mod page;
+pub mod storage;
+pub mod sweep;
+pub mod verify;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use commit::Repository;
+pub use entropy::{Entropy, SystemEntropy};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{BackupId, ChunkId, Epoch, FileId, KeyId, RepositoryId, TransactionId, WriterId};
+pub use keyfile::KeyFile;
+pub use keys::{Keys, RootKey};
+pub use ledger::Ledger;
+pub use storage::Storage;

@@ -1,0 +1,112 @@
+//! Where objects lie. Every object but `keys/*` is written once and its name never used again.
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+mod counted;
+mod local;
+mod memory;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
+
+pub use counted::{Counted, Requests};
+pub use local::LocalStorage;
+pub use memory::MemoryStorage;
+
+/// A flat store of named objects. Names are `/`-separated parts of `[A-Za-z0-9._-]`; see [`check_key`].
+///
+/// A call that ends in `Unavailable` may have been carried out: look before doing it again.
+#[async_trait]
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Creates an object; durable when it returns. `Conflict` when the name exists: exactly one of any number
+    /// of racing creators succeeds, and what it wrote stays. Never leaves a part of an object under its name, and
+    /// keeps no hold of `body` once it has returned: callers pool their buffers.
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<()>;
+
+    /// Creates or replaces; for `keys/*` only.
+    async fn put(&self, key: &str, body: Bytes) -> Result<()>;
+
+    /// The whole object or `range` of it. `NotFound` when absent; `Corrupt` when the object ends before `range`.
+    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes>;
+
+    /// The object's length; `NotFound` when absent.
+    async fn size(&self, key: &str) -> Result<u64>;
+
+    /// The first `limit` objects whose names begin with `prefix` and are greater than `after`, in the order of names;
+    /// fewer only when there are no more.
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>>;
+
+    /// Removes the objects; one that is absent is no error.
+    async fn delete(&self, keys: &[String]) -> Result<()>;
+
+    /// Removes what writers that died left outside of any object, and says how much that was.
+    async fn tidy(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub key: String,
+    pub size: u64,
+}
+
+/// Opens the store that a URL names: `file:///absolute/path` or `memory:`.
+pub fn open(url: &str) -> Result<Arc<dyn Storage>> {
+    match url.split_once(':') {
+        Some(("file", rest)) => Ok(Arc::new(LocalStorage::open(rest)?)),
+        Some(("memory", "")) => Ok(Arc::new(MemoryStorage::default())),
+        _ => Err(Error::invalid(format!("repository {url:?} is of no kind that is known"))
+            .with_hint("use file:///absolute/path")),
+    }
+}
+
+/// Every object under `prefix`, page by page. For prefixes known to be small.
+pub async fn list_all(storage: &dyn Storage, prefix: &str) -> Result<Vec<Object>> {
+    const PAGE: usize = 1000;
+    let mut all: Vec<Object> = Vec::new();
+    loop {
+        let page = storage.list(prefix, all.last().map(|object| object.key.as_str()), PAGE).await?;
+        let end = page.len() < PAGE;
+        all.extend(page);
+        if end {
+            return Ok(all);
+        }
+    }
+}
+
+/// Every implementation refuses other names, so that no name leaves the repository or means two things.
+pub fn check_key(key: &str) -> Result<()> {
+    let fits =
+        key.len() <= 512 && key.split('/').all(part_fits) && key.split('/').next() != Some(local::TEMPORARY);
+    if fits { Ok(()) } else { Err(Error::invalid(format!("{key:?} is not the name of an object"))) }
+}
+
+/// A prefix is the beginning of a name, and may end in the middle of a part.
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
+    let mut parts = prefix.split('/');
+    let last = parts.next_back().unwrap_or_default();
+    let fits = prefix.len() <= 512 && (last.is_empty() || part_fits(last)) && parts.all(part_fits);
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("{prefix:?} is not the beginning of an object's name")))
+    }
+}
+
+/// Begins with a letter or digit: `..` and hidden names are none of ours.
+fn part_fits(part: &str) -> bool {
+    part.len() <= 255
+        && part.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// What `get` of a range answers when the object is shorter.
+fn ends_early(key: &str, range: &Range<u64>, size: u64) -> Error {
+    Error::corrupt(format!("{key} ends at {size}, before the bytes {}..{}", range.start, range.end))
+}

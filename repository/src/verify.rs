@@ -1,0 +1,268 @@
+//! Looks for damage: whatever a repository holds is compared with what it should hold, before a restore needs it.
+//!
+//! Without reading the data, everything else is read: the header, the ledger, every manifest, index segment and pack
+//! trailer; and everything that these say of each other is compared, down to the ids of the files. With it, every
+//! frame is opened and every chunk's id computed anew: what then finds nothing is restored as it was, byte for byte.
+//!
+//! Nothing found ends the search. Objects of open transactions and leftovers of ended ones are no damage.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::commit::Repository;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BackupId;
+use crate::ledger::{BackupRecord, Ledger, PackSet};
+use crate::storage::list_all;
+
+mod manifests;
+mod packs;
+mod trailers;
+
+use trailers::Trailers;
+
+/// How many different things are said of one object; more are counted.
+const SAID_MAX: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DamageKind {
+    Missing,
+    /// Shorter or longer than it was written.
+    WrongSize,
+    /// Its bytes were changed, moved or cut.
+    DoesNotOpen,
+    /// It opens, and contradicts what else is known.
+    Inconsistent,
+    /// The store did not give it. May pass.
+    Unreadable,
+}
+
+impl DamageKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::WrongSize => "wrong_size",
+            Self::DoesNotOpen => "does_not_open",
+            Self::Inconsistent => "inconsistent",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Missing,
+            ErrorKind::Corrupt | ErrorKind::Invalid => Self::DoesNotOpen,
+            _ => Self::Unreadable,
+        }
+    }
+}
+
+/// One damaged object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    pub object: String,
+    pub kind: DamageKind,
+    pub what: String,
+    /// The backups that need the object, in the order of their commits. None need an index segment.
+    pub backups: Vec<BackupId>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// By object. Empty when all is well.
+    pub damages: Vec<Damage>,
+    pub records_checked: u64,
+    pub backups_checked: u64,
+    pub manifests_checked: u64,
+    pub entries_checked: u64,
+    pub packs_checked: u64,
+    pub segments_checked: u64,
+    /// Only with the data read: chunks whose id was computed anew, and their bytes.
+    pub chunks_checked: u64,
+    pub bytes_checked: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// `ledger`, `packs` or `manifests`.
+    pub phase: &'static str,
+    pub done: u64,
+    pub total: u64,
+    /// Of the data, read so far.
+    pub bytes: u64,
+}
+
+/// Checks a repository. An error means that it could not be looked at; damage is in the report.
+pub async fn check(
+    repository: &Repository,
+    read_data: bool,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Report> {
+    let mut check = Check {
+        repository,
+        read_data,
+        progress,
+        backups: Vec::new(),
+        found: Findings::default(),
+        report: Report::default(),
+        trailers: Trailers::new(repository),
+    };
+    check.ledger().await;
+    check.backups = repository.backups().await;
+    check.report.backups_checked = check.backups.len() as u64;
+    check.header().await;
+    check.packs().await;
+    check.manifests().await;
+    check.finish().await
+}
+
+struct Check<'a> {
+    repository: &'a Repository,
+    read_data: bool,
+    progress: &'a (dyn Fn(Progress) + Send + Sync),
+    backups: Vec<Arc<BackupRecord>>,
+    found: Findings,
+    report: Report,
+    trailers: Trailers,
+}
+
+/// What was found, by object and kind.
+#[derive(Debug, Default)]
+struct Findings(BTreeMap<(String, DamageKind), Finding>);
+
+#[derive(Debug, Default)]
+struct Finding {
+    said: Vec<String>,
+    more: u64,
+    backups: BTreeSet<BackupId>,
+}
+
+impl Findings {
+    fn add(
+        &mut self,
+        object: &str,
+        kind: DamageKind,
+        what: impl Into<String>,
+        backups: impl IntoIterator<Item = BackupId>,
+    ) {
+        let finding = self.0.entry((object.to_owned(), kind)).or_default();
+        let what = what.into();
+        if finding.said.len() < SAID_MAX && !finding.said.contains(&what) {
+            finding.said.push(what);
+        } else if !finding.said.contains(&what) {
+            finding.more += 1;
+        }
+        finding.backups.extend(backups);
+    }
+
+    fn error(&mut self, object: &str, error: &Error, backups: impl IntoIterator<Item = BackupId>) {
+        // The object's name stands beside it already.
+        let chain = error.chain();
+        let what = chain.strip_prefix(object).map_or(&chain[..], |rest| rest.trim_start_matches([':', ' ']));
+        let kind = DamageKind::of(error);
+        self.add(object, kind, if what.is_empty() { error.kind().name() } else { what }, backups);
+    }
+}
+
+impl Check<'_> {
+    fn tell(&self, phase: &'static str, done: u64, total: u64) {
+        (self.progress)(Progress { phase, done, total, bytes: self.report.bytes_checked });
+    }
+
+    fn all(&self) -> Vec<BackupId> {
+        self.backups.iter().map(|backup| backup.id).collect()
+    }
+
+    /// The chain is followed anew from its first record; what this process knew already must still be there.
+    async fn ledger(&mut self) {
+        self.tell("ledger", 0, 1);
+        let refreshed = self.repository.refresh().await;
+        let known: Vec<_> = self.repository.backups().await;
+        let ids = || known.iter().map(|backup| backup.id);
+        let (ledger, read) = Ledger::examine(self.repository.storage().clone(), self.repository.keys()).await;
+        self.report.records_checked = ledger.next();
+        let object = format!("ledger/{:020}", ledger.next());
+        if let Err(error) = read {
+            let gone = self.repository.storage().size(&object).await;
+            let gone = gone.is_err_and(|e| e.kind() == ErrorKind::NotFound);
+            let kind = if gone { DamageKind::Missing } else { DamageKind::of(&error) };
+            self.found.add(&object, kind, error.chain(), ids());
+        } else if let Some((last, _)) =
+            self.repository.head().await.filter(|(last, _)| *last >= ledger.next())
+        {
+            let what = format!("the ledger ended with record {last} and has lost its end");
+            self.found.add(&object, DamageKind::Missing, what, ids());
+        } else if let Err(error) = refreshed {
+            self.found.error("ledger/", &error, ids());
+        }
+        for number in ledger.voids() {
+            let what = "the rules refuse this record: it counts for nothing, and no writer of ours made it";
+            self.found.add(&format!("ledger/{number:020}"), DamageKind::Inconsistent, what, []);
+        }
+        self.tell("ledger", 1, 1);
+    }
+
+    async fn header(&mut self) {
+        let all = self.all();
+        if let Err(error) = self.repository.check_header().await {
+            self.found.error("repo", &error, all.clone());
+        }
+        let storage = self.repository.storage();
+        let keys = match list_all(&**storage, "keys/").await {
+            Ok(keys) => keys,
+            Err(error) => return self.found.error("keys/", &error, all),
+        };
+        let mut whole = 0;
+        let mut damaged = Vec::new();
+        for object in keys {
+            let wrapped = storage.get(&object.key, None).await;
+            match wrapped.and_then(|wrapped| crate::keyfile::wrapped_for(&wrapped)) {
+                Ok(id) if id == self.repository.id() => whole += 1,
+                Ok(_) => damaged.push((object.key, Error::corrupt("it is another repository's"))),
+                Err(error) => damaged.push((object.key, error)),
+            }
+        }
+        // As long as one key is whole, somebody can open the repository.
+        let lost = if whole == 0 { all } else { Vec::new() };
+        if damaged.is_empty() && whole == 0 {
+            self.found.add(
+                "keys/",
+                DamageKind::Missing,
+                "no key is left: nobody can open this repository",
+                lost.clone(),
+            );
+        }
+        for (key, error) in damaged {
+            self.found.error(&key, &error, lost.clone());
+        }
+    }
+
+    /// Those of the backups that reference some of `packs`.
+    fn users(&self, packs: &PackSet) -> Vec<BackupId> {
+        self.backups.iter().filter(|backup| backup.packs.intersects(packs)).map(|backup| backup.id).collect()
+    }
+
+    /// What was deleted while we looked is no damage: its backup is gone, or lies elsewhere now.
+    async fn finish(mut self) -> Result<Report> {
+        // Fails where the ledger is damaged, which was found already.
+        let refreshed = self.repository.refresh().await;
+        let now = self.repository.backups().await;
+        let still: BTreeMap<BackupId, usize> = (self.backups.iter().enumerate())
+            .filter(|(_, then)| refreshed.is_err() || now.iter().any(|now| now == *then))
+            .map(|(order, then)| (then.id, order))
+            .collect();
+        for ((object, kind), finding) in self.found.0 {
+            let mut backups: Vec<BackupId> = finding.backups.iter().copied().collect();
+            backups.retain(|id| still.contains_key(id));
+            if backups.is_empty() && !finding.backups.is_empty() {
+                continue;
+            }
+            backups.sort_by_key(|id| still.get(id).copied());
+            let mut what = finding.said.join("; ");
+            if finding.more > 0 {
+                what.push_str(&format!("; and {} more", finding.more));
+            }
+            self.report.damages.push(Damage { object, kind, what, backups });
+        }
+        Ok(self.report)
+    }
+}
