@@ -1,0 +1,12 @@
+//! Compiles the protos with protox: a fresh machine has no protoc.
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["palinurus/v1/types.proto", "palinurus/v1/coordinator.proto", "palinurus/v1/fleet.proto"];
+    let descriptors = protox::compile(files, ["proto"])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("palinurus_descriptor.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".palinurus.v1").compile_fds(descriptors)?;
+    println!("cargo:rerun-if-changed=proto");
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! The wire: generated messages and services, and the one place that maps the repository's nouns to them.
+#![allow(missing_debug_implementations, unreachable_pub, clippy::doc_markdown)]
+
+pub mod v1 {
+    tonic::include_proto!("palinurus.v1");
+}
+
+mod status;
+pub use status::{failure, from_failure, from_status, to_status};
+
+/// For reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palinurus_descriptor.bin"));
