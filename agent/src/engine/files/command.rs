@@ -1,0 +1,168 @@
+//! Runs an operator's command to its end, or to the end of its time.
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use palinurus_repository::{Error, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+/// Of what the command said last.
+const TAIL: usize = 2 << 10;
+/// After its end, for what it left behind to close its output.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The command and whatever it started: killed as a group when this goes.
+struct Group {
+    child: Child,
+    id: Option<Pid>,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let _ = kill_process_group(id, Signal::KILL);
+        }
+    }
+}
+
+pub(super) async fn run(
+    argv: &[String],
+    environment: &[(&str, &str)],
+    timeout: Duration,
+    cancel: &CancellationToken,
+) -> Result<()> {
+    let Some((program, arguments)) = argv.split_first() else {
+        return Err(Error::internal("a command without a program"));
+    };
+    let mut child = Command::new(program)
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(|e| Error::io(format!("start {program:?}"), e))?;
+    let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let stderr = child.stderr.take();
+    let mut group = Group { child, id };
+    let mut tail = Vec::new();
+    let work = async {
+        let mut read = std::pin::pin!(read_tail(stderr, &mut tail));
+        let mut closed = false;
+        let status = tokio::select! {
+            biased;
+            status = group.child.wait() => status,
+            () = &mut read => {
+                closed = true;
+                group.child.wait().await
+            }
+        };
+        // Reaped: the number may be another's soon.
+        group.id = None;
+        if !closed {
+            let _ = tokio::time::timeout(DRAIN, read).await;
+        }
+        status
+    };
+    let status = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            Err(Error::unavailable(format!("{program:?} was stopped: the task was cancelled")))
+        }
+        ended = tokio::time::timeout(timeout, work) => match ended {
+            Ok(status) => status.map_err(|e| Error::io(format!("wait for {program:?}"), e)),
+            Err(_) => {
+                let timeout = humantime::format_duration(timeout);
+                Err(Error::unavailable(format!("{program:?} did not end within {timeout}"))
+                    .with_hint("it was killed; see what it waits for, or raise engine.freeze_timeout"))
+            }
+        },
+    };
+    drop(group);
+    match status? {
+        status if status.success() => Ok(()),
+        status => Err(failed(program, status, &tail)),
+    }
+}
+
+fn failed(program: &str, status: ExitStatus, tail: &[u8]) -> Error {
+    let said = String::from_utf8_lossy(tail);
+    let said = said.trim();
+    let error = Error::unavailable(format!("{program:?} ended with {status}"));
+    if said.is_empty() { error } else { error.with_source(format!("it said: {said}")) }
+}
+
+async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) {
+    let Some(mut from) = from else { return };
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        tail.extend_from_slice(&buffer[..read]);
+        let extra = tail.len().saturating_sub(TAIL);
+        tail.drain(..extra);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn sh(script: &str, timeout: Duration, cancel: &CancellationToken) -> Result<()> {
+        let argv = ["sh", "-c", script].map(str::to_owned);
+        run(&argv, &[("PALINURUS_OPERATION", "op1")], timeout, cancel).await
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn says_how_it_ended() {
+        let never = CancellationToken::new();
+        sh("test \"$PALINURUS_OPERATION\" = op1", LONG, &never).await.unwrap();
+        let error = sh("yes noise | head -c 100000 >&2; echo last words >&2; exit 3", LONG, &never)
+            .await
+            .unwrap_err();
+        assert!(error.what().contains("exit status: 3"), "{error:?}");
+        assert!(error.chain().ends_with("last words") && error.chain().len() < TAIL + 200, "{error:?}");
+        let error = run(&["/no/such/program".to_owned()], &[], LONG, &never).await.unwrap_err();
+        assert!(error.what().contains("/no/such/program"));
+    }
+
+    #[tokio::test]
+    async fn is_killed_with_all_it_started_when_time_is_up_or_nobody_wants_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .unwrap();
+        // The grandchild holds the FIFO open for writing; our reader sees its end when it is dead.
+        let script = format!("sleep 600 >{} & sleep 600", fifo.display());
+        for cancelled in [false, true] {
+            let cancel = CancellationToken::new();
+            let reader = tokio::task::spawn_blocking({
+                let (fifo, cancel) = (fifo.clone(), cancel.clone());
+                move || {
+                    let mut file = std::fs::File::open(fifo).unwrap();
+                    if cancelled {
+                        cancel.cancel();
+                    }
+                    std::io::copy(&mut file, &mut std::io::sink()).unwrap()
+                }
+            });
+            let timeout = if cancelled { LONG } else { Duration::from_millis(300) };
+            let error = sh(&script, timeout, &cancel).await.unwrap_err();
+            assert!(error.what().contains(if cancelled { "cancelled" } else { "300ms" }), "{error:?}");
+            reader.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_daemon_it_leaves_behind_does_not_hold_us() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("sleep 600 & echo $! >{}", pid.display());
+        sh(&script, LONG, &CancellationToken::new()).await.unwrap();
+        let pid: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
+}

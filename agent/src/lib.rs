@@ -1,0 +1,115 @@
+//! Runs beside the database: takes orders from the coordinator, moves the bytes itself.
+//!
+//! `session` keeps in touch, `runner` runs what it is told, `task` has a handler for each kind of it, `engine` knows
+//! the database, `walk` lists the files, `pipeline` moves them, `restore` brings them back.
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_repository::{KeyFile, Result};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub mod config;
+mod durable;
+pub mod engine;
+mod epoch;
+mod host;
+mod identity;
+mod journal;
+mod pipeline;
+pub mod progress;
+mod repositories;
+pub mod restore;
+mod runner;
+mod session;
+pub mod source;
+mod state;
+mod task;
+mod walk;
+pub mod warning;
+
+pub use config::Config;
+pub use host::Seams;
+
+use epoch::Epochs;
+use host::Host;
+use journal::Journal;
+use repositories::Repositories;
+use runner::Runner;
+use session::Session;
+use state::StateDirectory;
+
+/// For running tasks to stop when the agent ends.
+const END: Duration = Duration::from_secs(10);
+
+/// Runs an agent until cancelled.
+pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
+    run_with(config, Seams::default(), cancel).await
+}
+
+/// The same, with time and chance from the caller.
+pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -> Result<()> {
+    config.check()?;
+    let state = StateDirectory::open(&config.state)?;
+    let engine = engine::open(
+        config.engine.clone(),
+        engine::Parts {
+            service: config.service.clone(),
+            node: config.node.clone(),
+            state: config.state.clone(),
+            clock: Arc::clone(&seams.clock),
+        },
+    )?;
+    let (journal, found) = Journal::open(&state.journal())?;
+    let known: std::collections::HashSet<String> =
+        found.iter().map(|(key, _)| key.operation.clone()).collect();
+    // First of all: a database may stand frozen.
+    engine.recover(&|operation| known.contains(operation)).await?;
+    state.sweep_spools(|operation| known.contains(operation))?;
+    let epochs = Arc::new(Epochs::open(state.path())?);
+    let instance = identity::instance(state.path(), &*seams.entropy)?;
+    let keys = read_keys(&config)?;
+    tracing::info!(
+        service = config.service,
+        node = config.node,
+        engine = engine.name(),
+        instance,
+        "agent begins"
+    );
+
+    let leader = watch::Sender::new(None);
+    let host = Arc::new(Host {
+        config,
+        seams,
+        state,
+        engine,
+        keys,
+        repositories: Repositories::default(),
+        instance,
+        leader,
+    });
+    let runner = Runner::new(Arc::clone(&host), journal, found);
+    let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+    let ended = session.run(cancel).await;
+    if tokio::time::timeout(END, runner.end()).await.is_err() {
+        tracing::warn!("tasks did not stop in time: they will be done again");
+    }
+    let thawed = host.engine.close().await;
+    tracing::info!("agent ends");
+    ended.and(thawed)
+}
+
+fn read_keys(config: &Config) -> Result<Vec<KeyFile>> {
+    let mut keys = Vec::new();
+    for path in &config.keys {
+        let (key, warning) = KeyFile::read(path)?;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        keys.push(key);
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! The data path of a backup: one pass over the disk.
+//!
+//! ```text
+//! source list ─► feeder ─ units ─► workers (one a core) ─ full packs ─► uploader ─► store
+//!    base ──────────┘ │      read → hash → claim → compress → seal          │
+//!                     └── unchanged ──► collector ─► draft                journal, claims
+//! ```
+//! A worker runs to completion, so a frame's bytes stay in its cache; pack buffers are the only queue, and their
+//! number bounds the memory. `upload` ends with a draft; `manifest`, when every node has uploaded, gives the
+//! chunks that others uploaded their places, reads again what changed, and writes the manifest.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use palinurus_proto::v1;
+use palinurus_repository::manifest::ManifestRef;
+use palinurus_repository::{Entropy, Keys, Storage, TransactionId};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::progress::Counters;
+use crate::source::Tree;
+
+mod base;
+mod claims;
+mod collect;
+mod draft;
+mod feed;
+mod fetch;
+mod frames;
+mod journal;
+mod packer;
+mod pages;
+mod pool;
+mod read;
+mod reread;
+mod run;
+mod settle;
+mod spool;
+mod stop;
+mod unit;
+mod upload;
+mod uploader;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use settle::manifest;
+pub(crate) use upload::upload;
+
+/// What bounds a run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Threads that read, compress and seal.
+    pub(crate) workers: usize,
+    /// Each of about 34 MiB: an open one for each worker, the rest on their way to the store.
+    pub(crate) pack_buffers: usize,
+    pub(crate) zstd_level: i32,
+}
+
+/// One operation's view of one node, for both phases.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) keys: Keys,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) transaction: TransactionId,
+    pub(crate) node: String,
+    /// The operation's own directory; the packs it has stored are journaled there.
+    pub(crate) spool: PathBuf,
+    /// The source list that the snapshot made.
+    pub(crate) source: PathBuf,
+    pub(crate) tree: Arc<Tree>,
+    /// This node's manifest in the base backup.
+    pub(crate) base: Option<ManifestRef>,
+    /// This node's place among `nodes`: replicas begin at different places and share the upload.
+    pub(crate) position: u32,
+    pub(crate) nodes: u32,
+    /// The connection to the leader, while there is one.
+    pub(crate) leader: watch::Receiver<Option<Channel>>,
+    pub(crate) claim: v1::ClaimOpen,
+    pub(crate) limits: Limits,
+    pub(crate) progress: Arc<Counters>,
+}

@@ -1,0 +1,77 @@
+//! What the upload leaves in the operation's spool for the phase that writes the manifest.
+use std::path::Path;
+
+use palinurus_repository::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::collect::Collected;
+use crate::warning::Warnings;
+
+/// The draft's entries from the middle of the list on, written first, and those before.
+pub(crate) const DRAFT_TAIL: &str = "draft-tail";
+pub(crate) const DRAFT_HEAD: &str = "draft-head";
+/// The draft in order and with every place known.
+pub(crate) const DRAFT_SETTLED: &str = "draft-settled";
+const UPLOADED: &str = "uploaded";
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Uploaded {
+    /// The base backup's manifest stands for this one too.
+    pub(crate) unchanged: bool,
+    pub(crate) borrowed: u64,
+    pub(crate) torn: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_new: u64,
+    warnings: Vec<(Vec<u8>, String)>,
+    warning_count: u64,
+}
+
+impl Uploaded {
+    pub(crate) fn unchanged() -> Self {
+        Self { unchanged: true, ..Self::default() }
+    }
+
+    pub(crate) fn new(collected: &Collected, bytes_read: u64, bytes_new: u64) -> Self {
+        let warnings = &collected.warnings;
+        Self {
+            unchanged: false,
+            borrowed: collected.borrowed,
+            torn: collected.torn,
+            bytes_read,
+            bytes_new,
+            warnings: warnings.kept().iter().map(|w| (w.path.clone(), w.message.clone())).collect(),
+            warning_count: warnings.count(),
+        }
+    }
+
+    pub(crate) fn warnings(&self) -> Warnings {
+        let mut warnings = Warnings::default();
+        self.warnings.iter().for_each(|(path, message)| warnings.push(path, message.clone()));
+        let missing = self.warning_count.saturating_sub(self.warnings.len() as u64);
+        warnings.count_more(missing);
+        warnings
+    }
+
+    /// Last of the upload: a draft without it is not whole.
+    pub(crate) fn write(&self, spool: &Path) -> Result<()> {
+        let bytes = serde_json::to_vec(self).map_err(|e| Error::internal("uploaded").with_source(e))?;
+        crate::durable::write(&spool.join(UPLOADED), &bytes)
+    }
+
+    pub(crate) fn read(spool: &Path) -> Result<Self> {
+        let path = spool.join(UPLOADED);
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::corrupt(format!("{} does not parse", path.display())).with_source(e))
+    }
+
+    pub(crate) fn remove(spool: &Path) -> Result<()> {
+        let path = spool.join(UPLOADED);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()), e))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The pieces that work is cut into, and what comes back of them.
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use palinurus_repository::chunk::EXTENT;
+use palinurus_repository::manifest::entry::Piece;
+use palinurus_repository::pack::ChunkAt;
+use palinurus_repository::ChunkId;
+
+use super::draft::{Draft, DraftPiece, Ref};
+use super::read::Cut;
+use crate::source::{Class, SourceEntry, SourceKind, Tree};
+
+/// What one worker takes of a large file at a time: one huge file keeps all cores as busy as many files do.
+pub(crate) const RANGE: u64 = 64 << 20;
+
+/// A place in the order in which the draft is written.
+pub(crate) type Order = u64;
+
+#[derive(Debug)]
+pub(crate) enum Unit {
+    /// Small files that share a frame.
+    Small(Vec<(Order, SourceEntry)>),
+    Range { file: Arc<Shared>, part: u32, range: Range<u64> },
+    Pages { file: Arc<Shared>, part: u32, range: Range<u64>, base: Option<BasePart> },
+}
+
+/// What the base backup has of a unit of pages, its map not yet fetched.
+#[derive(Debug)]
+pub(crate) struct BasePart {
+    pub(crate) pieces: Vec<(u64, Piece)>,
+    pub(crate) map: ChunkAt,
+}
+
+/// A large file, read by several workers at once.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) order: Order,
+    pub(crate) entry: SourceEntry,
+    pub(crate) size: u64,
+    pub(crate) class: Class,
+    pub(crate) parts: u32,
+    unread: AtomicU32,
+    opened: OnceLock<Result<Opened, io::ErrorKind>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) before: Stat,
+}
+
+impl Shared {
+    pub(crate) fn new(order: Order, entry: SourceEntry, size: u64, class: Class, parts: u32) -> Arc<Self> {
+        Arc::new(Self { order, entry, size, class, parts, unread: AtomicU32::new(parts), opened: OnceLock::new() })
+    }
+
+    pub(crate) fn open(&self, tree: &Tree) -> io::Result<&Opened> {
+        let opened = self.opened.get_or_init(|| Opened::open(tree, &self.entry).map_err(|e| e.kind()));
+        opened.as_ref().map_err(|kind| io::Error::from(*kind))
+    }
+
+    /// Called once for each part. The last one says whether the file changed while it was read.
+    pub(crate) fn part_was_read(&self, opened: &Opened) -> io::Result<bool> {
+        if self.unread.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(false);
+        }
+        opened.changed(&self.entry, self.size, self.class)
+    }
+}
+
+impl Opened {
+    pub(crate) fn open(tree: &Tree, entry: &SourceEntry) -> io::Result<Self> {
+        let file = tree.open_file(entry)?;
+        let before = Stat::of(&file)?;
+        Ok(Self { file, before })
+    }
+
+    pub(crate) fn sparse(&self) -> bool {
+        self.before.blocks * 512 < self.before.size
+    }
+
+    /// Whether the bytes read may be of several versions of the file.
+    pub(crate) fn changed(&self, entry: &SourceEntry, size: u64, class: Class) -> io::Result<bool> {
+        let after = Stat::of(&self.file)?;
+        Ok(match class {
+            Class::Immutable | Class::Mutable | Class::Opaque => {
+                let meta = &entry.meta;
+                let listed = (size, meta.mtime_seconds, i64::from(meta.mtime_nanos));
+                listed != self.before.version() || self.before.version() != after.version()
+            }
+            Class::AppendOnly => after.size < size,
+            // The engine's backup mode makes them whole again; only lost pages count.
+            Class::Paged(_) => after.size < size,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    pub(crate) size: u64,
+    pub(crate) blocks: u64,
+    pub(crate) inode: u64,
+    pub(crate) device: u64,
+    pub(crate) mtime: (i64, i64),
+}
+
+impl Stat {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self {
+            size: meta.len(),
+            blocks: meta.blocks(),
+            inode: meta.ino(),
+            device: meta.dev(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+
+    fn version(&self) -> (u64, i64, i64) {
+        (self.size, self.mtime.0, self.mtime.1)
+    }
+}
+
+/// Where files of this class and size are cut.
+pub(crate) fn cut(class: Class, size: u64) -> Cut {
+    match class {
+        Class::Opaque => Cut::Content,
+        Class::Mutable if size >= EXTENT as u64 => Cut::Content,
+        _ => Cut::Fixed,
+    }
+}
+
+/// Size and class of a file's entry.
+pub(crate) fn file_of(entry: &SourceEntry) -> Option<(u64, Class)> {
+    match entry.kind {
+        SourceKind::File { size, class, .. } => Some((size, class)),
+        _ => None,
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) order: Order,
+    pub(crate) outcome: Outcome,
+}
+
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Whole(Draft),
+    Part(Part),
+    /// Left out of the backup, and why.
+    Dropped { path: Vec<u8>, why: String },
+}
+
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) file: Arc<Shared>,
+    pub(crate) part: u32,
+    pub(crate) pieces: Vec<DraftPiece>,
+    /// Ids of the chunks, or of the page map.
+    pub(crate) ids: Vec<ChunkId>,
+    pub(crate) map: Option<Ref>,
+    pub(crate) torn: bool,
+}

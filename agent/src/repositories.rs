@@ -1,0 +1,30 @@
+//! The repositories that this agent's keys open.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use palinurus_repository::{KeyFile, Keys, Repository, Result, Storage, storage};
+use tokio::sync::Mutex;
+
+/// An open store and what unlocks it, remembered by URL: neither ever changes.
+#[derive(Debug, Default)]
+pub(crate) struct Repositories(Mutex<HashMap<String, Unlocked>>);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Unlocked {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) keys: Keys,
+}
+
+impl Repositories {
+    pub(crate) async fn unlock(&self, url: &str, keys: &[KeyFile]) -> Result<Unlocked> {
+        let mut known = self.0.lock().await;
+        if let Some(unlocked) = known.get(url) {
+            return Ok(unlocked.clone());
+        }
+        let storage = storage::open(url)?;
+        let keys = Repository::unlock(storage.as_ref(), keys).await?;
+        let unlocked = Unlocked { storage, keys };
+        known.insert(url.to_owned(), unlocked.clone());
+        Ok(unlocked)
+    }
+}

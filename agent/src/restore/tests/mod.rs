@@ -1,0 +1,7 @@
+mod damage;
+mod exact;
+mod forest;
+mod hostile;
+mod limits;
+mod resume;
+mod world;

@@ -1,0 +1,340 @@
+//! Runs tasks, each once, and keeps what is to be said about them until the coordinator has recorded it.
+//!
+//! A task is journaled before it is begun and its end before it is reported. An agent that starts again tells what
+//! it has: the coordinator sends again what was interrupted. An operation is remembered until its release is
+//! acknowledged, because until then something may be held for it.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use palinurus_proto::v1::{self, TaskState, task::Work, task_result::Result as Outcome};
+use palinurus_repository::{Error, Result};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::host::Host;
+use crate::journal::{Journal, Record, TaskKey};
+use crate::progress::Counters;
+use crate::task::{self, Call};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Runner(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    host: Arc<Host>,
+    journal: Journal,
+    entries: Mutex<BTreeMap<TaskKey, Entry>>,
+    /// Counts the changes that the coordinator should hear of soon; carries no data.
+    changed: watch::Sender<u64>,
+    /// The agent ends: what is cut short now is interrupted, not cancelled.
+    ending: CancellationToken,
+    running: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Entry {
+    task: v1::Task,
+    epoch: u64,
+    status: Status,
+}
+
+#[derive(Debug)]
+enum Status {
+    /// Begun by an agent before this one, which did not get to its end.
+    Interrupted,
+    Running {
+        counters: Arc<Counters>,
+        cancel: CancellationToken,
+        done: CancellationToken,
+    },
+    Ended {
+        report: Box<v1::TaskReport>,
+        acknowledged: bool,
+    },
+}
+
+impl Runner {
+    pub(crate) fn new(host: Arc<Host>, journal: Journal, found: Vec<(TaskKey, Record)>) -> Self {
+        let entry = |record: Record| Entry {
+            task: record.task.unwrap_or_default(),
+            epoch: record.epoch,
+            status: match record.report {
+                Some(report) => Status::Ended { report: Box::new(report), acknowledged: record.acknowledged },
+                None => Status::Interrupted,
+            },
+        };
+        Self(Arc::new(Inner {
+            host,
+            journal,
+            entries: Mutex::new(found.into_iter().map(|(key, record)| (key, entry(record))).collect()),
+            changed: watch::Sender::new(0),
+            ending: CancellationToken::new(),
+            running: TaskTracker::new(),
+        }))
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Begins the task, or says again how it stands when it is known.
+    pub(crate) fn start(&self, task: v1::Task, epoch: u64) {
+        let key = TaskKey::of(&task);
+        let mut entries = self.0.entries();
+        match entries.get_mut(&key).map(|entry| &mut entry.status) {
+            Some(Status::Running { .. }) => return self.0.notify(),
+            Some(Status::Ended { acknowledged, .. }) => {
+                *acknowledged = false;
+                return self.0.notify();
+            }
+            Some(Status::Interrupted) | None => {}
+        }
+        if let Err(error) = key.check() {
+            tracing::error!(task = %key, error = %error.chain(), "refused a task");
+            return;
+        }
+        // A message that took the long way round.
+        if entries.keys().any(|other| other.is_same_work(&key) && other.attempt > key.attempt) {
+            tracing::info!(task = %key, "a later attempt is known: ignored");
+            return;
+        }
+        let release = matches!(task.work, Some(Work::Release(_)));
+        let before: Vec<CancellationToken> = entries
+            .iter()
+            .filter(|(other, _)| other.operation == key.operation && (release || other.is_same_work(&key)))
+            .filter_map(|(_, entry)| entry.stop())
+            .collect();
+        let (cancel, done) = (CancellationToken::new(), CancellationToken::new());
+        let counters = Arc::new(Counters::default());
+        let status =
+            Status::Running { counters: Arc::clone(&counters), cancel: cancel.clone(), done: done.clone() };
+        entries.insert(key.clone(), Entry { task: task.clone(), epoch, status });
+        drop(entries);
+        tracing::info!(task = %key, epoch, "task begins");
+        let inner = Arc::clone(&self.0);
+        let call = Call { host: Arc::clone(&inner.host), task, epoch, counters, cancel };
+        self.0.running.spawn(async move {
+            for other in before {
+                other.cancelled().await;
+            }
+            inner.run(key, call).await;
+            done.cancel();
+        });
+        self.0.notify();
+    }
+
+    pub(crate) fn cancel(&self, key: &TaskKey) {
+        let mut entries = self.0.entries();
+        let Some(entry) = entries.get_mut(key) else { return };
+        if matches!(entry.status, Status::Interrupted) {
+            let state = TaskState::TaskCancelled.into();
+            let report = v1::TaskReport { state, ..entry.report(key) };
+            entry.status = Status::Ended { report: Box::new(report), acknowledged: false };
+            self.0.notify();
+        } else {
+            entry.stop();
+        }
+    }
+
+    /// The coordinator has recorded the end: it need not be told again. With the release, or where there is nothing
+    /// to release, the operation is forgotten.
+    pub(crate) fn acknowledge(&self, key: &TaskKey) {
+        let mut entries = self.0.entries();
+        let Some(entry) = entries.get_mut(key) else { return };
+        let Status::Ended { report, acknowledged } = &mut entry.status else { return };
+        *acknowledged = true;
+        let over = match &entry.task.work {
+            Some(Work::Release(_)) => report.state() == TaskState::TaskDone,
+            Some(Work::Verify(_)) => true,
+            _ => false,
+        };
+        let inner = Arc::clone(&self.0);
+        let key = key.clone();
+        let written = if over {
+            entries.retain(|other, _| other.operation != key.operation);
+            self.0.running.spawn_blocking(move || inner.journal.forget_operation(&key.operation))
+        } else {
+            let record = entry.record();
+            self.0.running.spawn_blocking(move || inner.journal.write(&key, &record))
+        };
+        // Lost, it is told and acknowledged once more: no harm.
+        self.0.running.spawn(async move {
+            if let Ok(Err(error)) = written.await {
+                tracing::warn!(error = %error.chain(), "journal");
+            }
+        });
+    }
+
+    /// For a new session: what runs, what was interrupted, what ended unacknowledged, and of every operation that
+    /// is not released at least one task, so that the coordinator learns of it.
+    pub(crate) fn hello(&self) -> Vec<v1::TaskReport> {
+        let entries = self.0.entries();
+        let mut told = BTreeSet::new();
+        let mut reports = Vec::new();
+        for (key, entry) in entries.iter().filter(|(_, entry)| !entry.is_acknowledged()) {
+            told.insert(key.operation.as_str());
+            reports.push(entry.report(key));
+        }
+        for (key, entry) in entries.iter().rev() {
+            if told.insert(key.operation.as_str()) {
+                reports.push(entry.report(key));
+            }
+        }
+        reports
+    }
+
+    pub(crate) fn running(&self) -> Vec<v1::TaskReport> {
+        self.0.reports(|entry| matches!(entry.status, Status::Running { .. }))
+    }
+
+    pub(crate) fn unacknowledged(&self) -> Vec<v1::TaskReport> {
+        self.0.reports(|entry| matches!(entry.status, Status::Ended { acknowledged: false, .. }))
+    }
+
+    /// Stops what runs, so that the next agent is told to do it again, and waits for it.
+    pub(crate) async fn end(&self) {
+        self.0.ending.cancel();
+        self.0.entries().values().for_each(|entry| {
+            entry.stop();
+        });
+        self.0.running.close();
+        self.0.running.wait().await;
+    }
+}
+
+impl Inner {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn reports(&self, which: impl Fn(&Entry) -> bool) -> Vec<v1::TaskReport> {
+        self.entries()
+            .iter()
+            .filter(|(_, entry)| which(entry))
+            .map(|(key, entry)| entry.report(key))
+            .collect()
+    }
+
+    async fn run(self: &Arc<Self>, key: TaskKey, call: Call) {
+        let (counters, cancel) = (Arc::clone(&call.counters), call.cancel.clone());
+        let record =
+            Record { task: Some(call.task.clone()), epoch: call.epoch, report: None, acknowledged: false };
+        let mut result = self.journal(&key, record.clone()).await;
+        let mut outcome = None;
+        if result.is_ok() {
+            // In a task of its own, so that its panic ends here.
+            match tokio::spawn(task::execute(call)).await {
+                Ok(Ok(done)) => outcome = done,
+                Ok(Err(error)) => result = Err(error),
+                Err(panic) => result = Err(Error::internal("the task panicked").with_source(panic)),
+            }
+        }
+        if result.is_err() && self.ending.is_cancelled() {
+            tracing::info!(task = %key, "task interrupted: the agent ends");
+            return;
+        }
+        let report = self.report(&key, &record, result, outcome, &counters, cancel.is_cancelled());
+        // A failure to journal must not hide the end: it is told now, and if we die before it is acknowledged,
+        // the task is done again.
+        if let Err(error) = self.journal(&key, Record { report: Some(report.clone()), ..record }).await {
+            tracing::error!(task = %key, error = %error.chain(), "the end of a task was not journaled");
+        }
+        if let Some(entry) = self.entries().get_mut(&key) {
+            entry.status = Status::Ended { report: Box::new(report), acknowledged: false };
+        }
+        self.notify();
+    }
+
+    fn report(
+        &self,
+        key: &TaskKey,
+        record: &Record,
+        result: Result<()>,
+        outcome: Option<Outcome>,
+        counters: &Counters,
+        cancelled: bool,
+    ) -> v1::TaskReport {
+        let (state, failure) = match result {
+            Ok(()) => {
+                tracing::info!(task = %key, "task done");
+                (TaskState::TaskDone, None)
+            }
+            Err(error) if cancelled => {
+                tracing::info!(task = %key, error = %error.chain(), "task cancelled");
+                (TaskState::TaskCancelled, Some(self.failure(&error)))
+            }
+            Err(error) => {
+                tracing::error!(task = %key, error = %error.chain(), "task failed");
+                (TaskState::TaskFailed, Some(self.failure(&error)))
+            }
+        };
+        v1::TaskReport {
+            operation: key.operation.clone(),
+            task: key.task.clone(),
+            attempt: key.attempt,
+            epoch: record.epoch,
+            state: state.into(),
+            progress: Some(counters.snapshot()),
+            failure,
+            result: outcome.map(|result| v1::TaskResult { result: Some(result) }),
+        }
+    }
+
+    fn failure(&self, error: &Error) -> v1::Failure {
+        v1::Failure { node: self.host.config.node.clone(), ..palinurus_proto::failure(error) }
+    }
+
+    async fn journal(self: &Arc<Self>, key: &TaskKey, record: Record) -> Result<()> {
+        let (inner, key) = (Arc::clone(self), key.clone());
+        tokio::task::spawn_blocking(move || inner.journal.write(&key, &record))
+            .await
+            .map_err(|e| Error::internal("write the journal").with_source(e))?
+    }
+}
+
+impl Entry {
+    /// Asks a running task to end; what it gives is cancelled once it has.
+    fn stop(&self) -> Option<CancellationToken> {
+        let Status::Running { cancel, done, .. } = &self.status else { return None };
+        cancel.cancel();
+        Some(done.clone())
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        matches!(self.status, Status::Ended { acknowledged: true, .. })
+    }
+
+    fn report(&self, key: &TaskKey) -> v1::TaskReport {
+        let (state, progress) = match &self.status {
+            Status::Ended { report, .. } => return v1::TaskReport::clone(report),
+            // In no state: the coordinator hears that the operation is known here, and sends the task again.
+            Status::Interrupted => (TaskState::Unspecified, None),
+            Status::Running { counters, .. } => (TaskState::TaskRunning, Some(counters.snapshot())),
+        };
+        v1::TaskReport {
+            operation: key.operation.clone(),
+            task: key.task.clone(),
+            attempt: key.attempt,
+            epoch: self.epoch,
+            state: state.into(),
+            progress,
+            ..Default::default()
+        }
+    }
+
+    fn record(&self) -> Record {
+        let (report, acknowledged) = match &self.status {
+            Status::Ended { report, acknowledged } => (Some(v1::TaskReport::clone(report)), *acknowledged),
+            _ => (None, false),
+        };
+        Record { task: Some(self.task.clone()), epoch: self.epoch, report, acknowledged }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Keeps the agent in touch with whoever leads: dials the coordinators in turn, follows a refusal to the leader it
+//! names, and comes back after every break. What is running goes on meanwhile.
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_proto::v1;
+use palinurus_repository::{Error, ErrorKind, Result};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::engine::Health;
+use crate::epoch::Epochs;
+use crate::host::Host;
+use crate::runner::Runner;
+
+mod backoff;
+mod stream;
+
+use backoff::Backoff;
+
+/// Refusals that name a leader are followed at once this often; then they wait like any other.
+const FOLLOWED_AT_ONCE: u32 = 3;
+/// Between looks at the data directory.
+const PROBE: Duration = Duration::from_secs(5);
+/// For a look before a hello. A disk that hangs must not keep the agent from saying that it lives.
+const PROBE_WAIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) host: Arc<Host>,
+    pub(crate) runner: Runner,
+    pub(crate) epochs: Arc<Epochs>,
+}
+
+/// What was last seen of the data directory.
+#[derive(Debug)]
+struct Looks {
+    health: watch::Sender<Health>,
+    wanted: Notify,
+}
+
+impl Looks {
+    async fn again(&self) {
+        let mut seen = self.health.subscribe();
+        self.wanted.notify_one();
+        let _ = tokio::time::timeout(PROBE_WAIT, seen.changed()).await;
+    }
+}
+
+/// How one connection ended.
+#[derive(Debug)]
+enum End {
+    /// The agent ends and has said so.
+    Goodbye,
+    Broken {
+        error: Error,
+        welcomed: bool,
+    },
+    /// The coordinator wants no session with this agent, or does not lead.
+    Refused {
+        error: Error,
+        leader: String,
+    },
+}
+
+impl Session {
+    /// Until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) -> Result<()> {
+        let looks = Looks { health: watch::Sender::new(Health::default()), wanted: Notify::new() };
+        // One look at a time: a disk that hangs must not eat a thread each time.
+        let looking = async {
+            loop {
+                looks.health.send_replace(self.probe().await);
+                let _ = tokio::time::timeout(PROBE, looks.wanted.notified()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = self.dial(&looks, &cancel) => ended,
+            () = looking => Ok(()),
+        }
+    }
+
+    async fn dial(&self, looks: &Looks, cancel: &CancellationToken) -> Result<()> {
+        let settings = &self.host.config.session;
+        let mut backoff = Backoff::new(settings.retry_min, settings.retry_max);
+        let configured = &self.host.config.coordinator;
+        let mut turn = 0;
+        let mut leader: Option<String> = None;
+        let mut followed = 0;
+        while !cancel.is_cancelled() {
+            let address = leader.take().unwrap_or_else(|| configured[turn % configured.len()].clone());
+            // A restore may just have filled it.
+            looks.again().await;
+            let end = self.connection(&address, looks.health.subscribe(), cancel).await;
+            self.host.leader.send_replace(None);
+            let pause = match end {
+                End::Goodbye => return Ok(()),
+                End::Broken { error, welcomed } => {
+                    tracing::warn!(coordinator = address, error = %error.chain(), "no session");
+                    // The one that was reached is tried first again: it may only have been started anew.
+                    if welcomed {
+                        (backoff, followed) = (Backoff::new(settings.retry_min, settings.retry_max), 0);
+                    } else {
+                        turn += 1;
+                    }
+                    backoff.next(&*self.host.seams.entropy)?
+                }
+                End::Refused { error, leader: named } if !named.is_empty() && followed < FOLLOWED_AT_ONCE => {
+                    tracing::info!(coordinator = address, leader = named, why = %error.chain(), "following to the leader");
+                    followed += 1;
+                    leader = Some(named);
+                    Duration::ZERO
+                }
+                End::Refused { error, .. } => {
+                    tracing::error!(
+                        coordinator = address,
+                        kind = error.kind().name(),
+                        error = %error.chain(),
+                        hint = error.hint().unwrap_or_default(),
+                        "the coordinator refuses this agent"
+                    );
+                    (turn, followed) = (turn + 1, 0);
+                    let by_operator = matches!(
+                        error.kind(),
+                        ErrorKind::Conflict | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Invalid
+                    );
+                    if by_operator {
+                        settings.retry_refused
+                    } else {
+                        backoff.next(&*self.host.seams.entropy)?
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One connection, from dialling to its end.
+    async fn connection(
+        &self,
+        address: &str,
+        health: watch::Receiver<Health>,
+        cancel: &CancellationToken,
+    ) -> End {
+        let broken = |error| End::Broken { error, welcomed: false };
+        let connecting = async {
+            let channel = self.connect(address).await?;
+            let hello = self.hello(*health.borrow());
+            stream::open(channel, hello, self.host.config.session.connect_timeout).await
+        };
+        let opened = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return End::Goodbye,
+            opened = connecting => opened,
+        };
+        match opened {
+            Ok(stream) => stream.run(self, health, cancel).await,
+            Err(error) => match error.kind() {
+                ErrorKind::Unavailable | ErrorKind::Internal => broken(error),
+                _ => End::Refused { error, leader: String::new() },
+            },
+        }
+    }
+
+    async fn connect(&self, address: &str) -> Result<Channel> {
+        let settings = &self.host.config.session;
+        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+        let endpoint = Endpoint::from_shared(url).map_err(|e| {
+            Error::invalid(format!("coordinator {address:?} is not an address")).with_source(e)
+        })?;
+        endpoint
+            .connect_timeout(settings.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(settings.keep_alive)
+            .keep_alive_timeout(settings.keep_alive)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(|e| Error::unavailable(format!("connect to {address}")).with_source(e))
+    }
+
+    fn hello(&self, health: Health) -> v1::Hello {
+        let host = &self.host;
+        v1::Hello {
+            service: host.config.service.clone(),
+            node: host.config.node.clone(),
+            instance: host.instance.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine: host.engine.name().to_owned(),
+            epoch: self.epochs.highest(&host.config.service).0,
+            data_empty: health.data_empty,
+            tasks: self.runner.hello(),
+        }
+    }
+
+    /// What cannot be looked at is not known to be empty: nobody may restore into it unasked.
+    async fn probe(&self) -> Health {
+        match self.host.engine.probe().await {
+            Ok(health) => health,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "probe");
+                Health::default()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod far;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+use palinurus_proto::v1::agent_message::Message as FromAgent;
+use palinurus_proto::v1::coordinator_message::Message as ToAgent;
+use palinurus_proto::v1::{self, TaskState};
+use palinurus_repository::Epoch;
+use tokio::task::JoinHandle;
+
+use super::far::Coordinator;
+use super::*;
+use crate::config::Config;
+use crate::host::puppet;
+use crate::journal::Journal;
+
+struct Agent {
+    cancel: CancellationToken,
+    running: JoinHandle<Result<()>>,
+    host: Arc<Host>,
+    runner: Runner,
+    _dir: tempfile::TempDir,
+}
+
+impl Agent {
+    fn start(coordinators: Vec<String>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config { coordinator: coordinators, ..Config::default() };
+        config.session.retry_min = Duration::from_millis(1);
+        config.session.retry_max = Duration::from_millis(20);
+        config.session.retry_refused = Duration::from_millis(30);
+        config.session.progress = Duration::from_millis(20);
+        let (host, _) = puppet::host(dir.path(), config);
+        let (journal, found) = Journal::open(&host.state.journal()).unwrap();
+        let runner = Runner::new(Arc::clone(&host), journal, found);
+        let epochs = Arc::new(Epochs::open(host.state.path()).unwrap());
+        let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+        let cancel = CancellationToken::new();
+        let running = tokio::spawn(session.run(cancel.clone()));
+        Self { cancel, running, host, runner, _dir: dir }
+    }
+
+    async fn end(self) {
+        self.cancel.cancel();
+        self.running.await.unwrap().unwrap();
+        self.runner.end().await;
+    }
+}
+
+fn inspect() -> v1::Task {
+    v1::Task {
+        operation: "op1".into(),
+        task: "inspect".into(),
+        attempt: 1,
+        service: "db".into(),
+        node: "n1".into(),
+        repository: String::new(),
+        work: Some(v1::task::Work::Inspect(v1::InspectTask {})),
+    }
+}
+
+#[tokio::test]
+async fn hello_work_and_goodbye() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let mut far = coordinator.session().await;
+    assert_eq!((far.hello.service.as_str(), far.hello.node.as_str(), far.hello.epoch), ("db", "n1", 0));
+    assert!(far.hello.data_empty && far.hello.tasks.is_empty() && !far.hello.instance.is_empty());
+    far.say(3, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1 })).await;
+    assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: true }))));
+    agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
+    far.say(3, ToAgent::Task(inspect())).await;
+    let report = far.report(&[TaskState::TaskDone]).await;
+    assert_eq!((report.operation.as_str(), report.attempt, report.epoch), ("op1", 1, 3));
+    let acknowledge = v1::Acknowledge { operation: "op1".into(), task: "inspect".into(), attempt: 1 };
+    far.say(3, ToAgent::Acknowledge(acknowledge)).await;
+    agent.cancel.cancel();
+    let last = loop {
+        match far.hear().await {
+            Some(FromAgent::Goodbye(_)) => break true,
+            None => break false,
+            _ => {}
+        }
+    };
+    assert!(last, "no goodbye");
+    assert!(far.hear().await.is_none());
+    drop(far);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_break_is_mended_and_what_ended_is_told_again() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let mut far = coordinator.welcomed(3).await;
+    far.say(3, ToAgent::Task(inspect())).await;
+    far.report(&[TaskState::TaskDone]).await;
+    drop(far); // before it acknowledged
+    let mut far = coordinator.welcomed(3).await;
+    assert_eq!(far.hello.tasks.len(), 1);
+    assert_eq!(far.hello.tasks[0].state(), TaskState::TaskDone);
+    far.report(&[TaskState::TaskDone]).await;
+    drop(far);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_standby_leads_to_the_leader() {
+    let (mut standby, mut leader) = (Coordinator::start().await, Coordinator::start().await);
+    let agent = Agent::start(vec![standby.url()]);
+    standby.session().await.refuse(&Error::fenced("not the leader"), &leader.url()).await;
+    let far = leader.welcomed(8).await;
+    assert_eq!(far.hello.node, "n1");
+    drop(far);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn dead_coordinators_are_passed_over() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = dead.local_addr().unwrap();
+    drop(dead);
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![format!("http://{address}"), coordinator.url()]);
+    coordinator.welcomed(1).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn the_refused_agent_asks_again() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    for error in [
+        Error::conflict("another agent is n1").with_hint("stop the other"),
+        Error::denied("who are you"),
+        Error::not_found("no service db"),
+        Error::invalid("no such engine"),
+    ] {
+        coordinator.session().await.refuse(&error, "").await;
+    }
+    coordinator.welcomed(1).await;
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_over_gives_no_orders() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let mut far = coordinator.welcomed(5).await;
+    far.say(4, ToAgent::Task(inspect())).await;
+    while far.hear().await.is_some() {}
+    let far = coordinator.session().await;
+    assert_eq!(far.hello.epoch, 5);
+    assert!(far.hello.tasks.is_empty(), "it was not begun");
+    far.say(4, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1 })).await;
+    let _far = coordinator.welcomed(6).await;
+    agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
+    let epochs = Epochs::open(agent.host.state.path()).unwrap();
+    assert_eq!(epochs.highest("db"), Epoch(6));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn ends_at_once_when_nobody_is_there() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Accepts and says nothing.
+    let agent = Agent::start(vec![format!("http://{}", listener.local_addr().unwrap())]);
+    let (_held, _) = tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap();
+    agent.end().await;
+}

@@ -1,0 +1,66 @@
+//! One handler for each kind of task. They are thin: what they know of is the wire.
+use std::sync::Arc;
+
+use palinurus_proto::v1::{self, task::Work, task_result::Result as Outcome};
+use palinurus_repository::{Error, Result};
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Host;
+use crate::progress::Counters;
+
+mod freeze;
+mod inspect;
+mod manifest;
+mod release;
+mod restore;
+mod snapshot;
+mod thaw;
+mod transfer;
+mod upload;
+mod verify;
+
+/// Warnings in a result; all are in the manifest.
+pub(crate) const WARNINGS_TOLD: usize = 100;
+
+/// A task as it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) host: Arc<Host>,
+    pub(crate) task: v1::Task,
+    pub(crate) epoch: u64,
+    pub(crate) counters: Arc<Counters>,
+    /// The coordinator wants it no more, or the agent ends.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Call {
+    pub(crate) fn operation(&self) -> &str {
+        &self.task.operation
+    }
+}
+
+/// Does the task. Repeating it is safe; cut short, it leaves nothing that a release does not remove.
+pub(crate) async fn execute(call: Call) -> Result<Option<Outcome>> {
+    let config = &call.host.config;
+    if call.task.service != config.service || call.task.node != config.node {
+        return Err(Error::denied(format!(
+            "a task for node {} of service {}, and this is {} of {}",
+            call.task.node, call.task.service, config.node, config.service
+        )));
+    }
+    let Some(work) = call.task.work.clone() else {
+        return Err(Error::invalid(format!("task {:?} is of no kind that this agent knows", call.task.task))
+            .with_hint("update the agent to the coordinator's version"));
+    };
+    match work {
+        Work::Inspect(_) => inspect::run(&call).await.map(Outcome::Inspect).map(Some),
+        Work::Freeze(order) => freeze::run(&call, &order).await.map(|()| None),
+        Work::Snapshot(_) => snapshot::run(&call).await.map(Outcome::Snapshot).map(Some),
+        Work::Thaw(_) => thaw::run(&call).await.map(|()| None),
+        Work::Release(_) => release::run(&call).await.map(|()| None),
+        Work::Upload(order) => upload::run(&call, &order).await.map(Outcome::Upload).map(Some),
+        Work::Manifest(order) => manifest::run(&call, &order).await.map(Outcome::Manifest).map(Some),
+        Work::Restore(order) => restore::run(&call, &order).await.map(Outcome::Restore).map(Some),
+        Work::Verify(order) => verify::run(&call, &order).await.map(Outcome::Verify).map(Some),
+    }
+}

@@ -1,0 +1,28 @@
+//! Lists the data, and holds on to what could go away.
+use std::sync::Arc;
+
+use palinurus_proto::v1::SnapshotResult;
+use palinurus_repository::Result;
+
+use super::{Call, WARNINGS_TOLD};
+use crate::engine::SnapshotOrder;
+
+/// In the operation's spool.
+pub(crate) const LIST: &str = "walk";
+
+pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
+    let spool = call.host.state.create_spool(call.operation())?;
+    let order = SnapshotOrder {
+        list: spool.join(LIST),
+        counters: Arc::clone(&call.counters),
+        cancel: call.cancel.clone(),
+    };
+    let snapshot = call.host.engine.snapshot(call.operation(), order).await?;
+    Ok(SnapshotResult {
+        files: snapshot.totals.files,
+        bytes: snapshot.totals.bytes,
+        taken_ms: snapshot.taken.0,
+        warnings: snapshot.warnings.to_wire(&call.host.config.node, WARNINGS_TOLD),
+        warning_count: snapshot.warnings.count(),
+    })
+}

@@ -1,0 +1,47 @@
+//! What upload and manifest, the two halves of moving the bytes, have in common.
+use std::sync::Arc;
+
+use palinurus_proto::v1;
+use palinurus_repository::manifest::ManifestRef;
+use palinurus_repository::{Result, TransactionId};
+
+use super::Call;
+use super::snapshot::LIST;
+use crate::pipeline::{Context, Limits};
+
+pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Result<Context> {
+    let host = &call.host;
+    let unlocked = host.repositories.unlock(&call.task.repository, &host.keys).await?;
+    let transaction = TransactionId::from_slice(transaction)?;
+    let base = if base.is_empty() { None } else { Some(ManifestRef::decode(base)?) };
+    let spool = host.state.spool(call.operation())?;
+    let limits = &host.config.limits;
+    Ok(Context {
+        storage: unlocked.storage,
+        keys: unlocked.keys,
+        entropy: Arc::clone(&host.seams.entropy),
+        transaction,
+        node: call.task.node.clone(),
+        source: spool.join(LIST),
+        spool,
+        tree: Arc::new(host.engine.tree(call.operation())?),
+        base,
+        position: 0,
+        nodes: 1,
+        leader: host.leader.subscribe(),
+        claim: v1::ClaimOpen {
+            service: call.task.service.clone(),
+            node: call.task.node.clone(),
+            instance: host.instance.clone(),
+            operation: call.task.operation.clone(),
+            transaction: transaction.as_bytes().to_vec().into(),
+            epoch: call.epoch,
+        },
+        limits: Limits {
+            workers: limits.workers(),
+            pack_buffers: limits.pack_buffers(),
+            zstd_level: limits.zstd_level,
+        },
+        progress: Arc::clone(&call.counters),
+    })
+}
