@@ -1,0 +1,111 @@
+//! One agent's session. Passes on what the agent says, sends what it is told to, and ends when the agent is silent,
+//! does not read, or leaves. What that means for its tasks is the service's and the operation's to say.
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_proto::v1::{self, agent_message, coordinator_message::Message};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
+
+use super::service::ServiceMsg;
+
+/// Messages on their way to an agent. One that takes none of them any more is taken for dead.
+pub(crate) const OUTBOUND: usize = 256;
+const SILENT_BEATS: u32 = 4;
+
+pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+
+#[derive(Debug)]
+pub(crate) enum AgentMsg {
+    Send(Message),
+    Heard(v1::AgentMessage),
+    Ended(String),
+    Check,
+}
+
+#[derive(Debug)]
+pub(crate) struct AgentActor;
+
+#[derive(Debug)]
+pub(crate) struct AgentArgs {
+    pub(crate) service: ActorRef<ServiceMsg>,
+    pub(crate) node: Arc<str>,
+    pub(crate) epoch: u64,
+    pub(crate) heartbeat: Duration,
+    pub(crate) outbound: Outbound,
+    /// Cancelled when the session is over, however it ended.
+    pub(crate) over: CancellationToken,
+}
+
+pub(crate) struct Session {
+    service: ActorRef<ServiceMsg>,
+    node: Arc<str>,
+    epoch: u64,
+    heartbeat: Duration,
+    outbound: Outbound,
+    heard: Instant,
+    _over: DropGuard,
+}
+
+impl Actor for AgentActor {
+    type Msg = AgentMsg;
+    type State = Session;
+    type Arguments = AgentArgs;
+
+    async fn pre_start(&self, me: ActorRef<AgentMsg>, args: AgentArgs) -> Result<Session, ActorProcessingErr> {
+        let AgentArgs { service, node, epoch, heartbeat, outbound, over } = args;
+        me.send_after(heartbeat, || AgentMsg::Check);
+        let session =
+            Session { service, node, epoch, heartbeat, outbound, heard: Instant::now(), _over: over.drop_guard() };
+        let seconds = u32::try_from(heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
+        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds }));
+        Ok(session)
+    }
+
+    async fn handle(&self, me: ActorRef<AgentMsg>, message: AgentMsg, session: &mut Session) -> Result<(), ActorProcessingErr> {
+        match message {
+            AgentMsg::Send(message) => session.send(&me, message),
+            AgentMsg::Heard(message) => session.heard(&me, message),
+            AgentMsg::Ended(why) => me.stop(Some(why)),
+            AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
+                me.stop(Some("it is silent".to_owned()));
+            }
+            AgentMsg::Check => drop(me.send_after(session.heartbeat, || AgentMsg::Check)),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, _: ActorRef<AgentMsg>, _: SupervisionEvent, _: &mut Session) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+}
+
+impl Session {
+    /// Never waits: a session whose queue is full is over, and its agent is told everything again on the next one.
+    fn send(&self, me: &ActorRef<AgentMsg>, message: Message) {
+        let message = v1::CoordinatorMessage { epoch: self.epoch, message: Some(message) };
+        if let Err(e) = self.outbound.try_send(Ok(message)) {
+            me.stop(Some(match e {
+                mpsc::error::TrySendError::Full(_) => "it does not read".to_owned(),
+                mpsc::error::TrySendError::Closed(_) => "its connection broke".to_owned(),
+            }));
+        }
+    }
+
+    fn heard(&mut self, me: &ActorRef<AgentMsg>, message: v1::AgentMessage) {
+        self.heard = Instant::now();
+        let from = me.get_id();
+        let node = self.node.clone();
+        let told = match message.message {
+            Some(agent_message::Message::Report(report)) => ServiceMsg::Report { node, from, report: Box::new(report) },
+            Some(agent_message::Message::Heartbeat(beat)) => ServiceMsg::Beat { node, from, data_empty: beat.data_empty },
+            Some(agent_message::Message::Goodbye(goodbye)) => return me.stop(Some(format!("it left: {}", goodbye.reason))),
+            Some(agent_message::Message::Hello(_)) => return me.stop(Some("it said hello twice".to_owned())),
+            None => return, // of a newer agent: nothing that this coordinator asked for
+        };
+        let _ = self.service.cast(told);
+    }
+}

@@ -1,0 +1,240 @@
+//! One service: its repository, who is connected for its nodes, and its one running operation.
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use palinurus_proto::v1;
+use palinurus_repository::{Epoch, Error, Result};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::agent::{AgentMsg, Outbound};
+use super::{Reply, STOP_WITHIN, reply};
+use crate::operation::{Detail, finished};
+use crate::shared::Shared;
+use crate::state::{Expect, Versioned};
+use crate::vault::Vault;
+
+mod operations;
+mod sessions;
+
+use operations::Slot;
+use sessions::Seat;
+
+/// Between tries to open a repository, longer each time.
+const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const OPEN_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) enum ServiceMsg {
+    Describe(Reply<Described>),
+    /// The service as it is to be; validated, and the same repository.
+    Apply(Box<v1::Service>, Reply<v1::Service>),
+    Connect(Box<Connect>, Reply<ActorRef<AgentMsg>>),
+    Report { node: Arc<str>, from: ActorId, report: Box<v1::TaskReport> },
+    Beat { node: Arc<str>, from: ActorId, data_empty: bool },
+    /// Over which nodes: empty for all.
+    Start { detail: Box<Detail>, nodes: Vec<String>, to: Reply<v1::Operation> },
+    Cancel(String, Reply<v1::Operation>),
+    Vault(Reply<Arc<Vault>>),
+    /// Checked: that operation runs, with that node and transaction.
+    Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
+    Open,
+    Opened(Result<Arc<Vault>>),
+    /// Run the operation that waits, if one does.
+    Resume,
+    /// Look again how the operation ended whose actor is gone.
+    OperationEnded { why: String, failed: bool },
+}
+
+#[derive(Debug)]
+pub(crate) struct Connect {
+    pub(crate) hello: v1::Hello,
+    pub(crate) outbound: Outbound,
+    pub(crate) over: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) service: v1::Service,
+    pub(crate) nodes: Vec<v1::Node>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ServiceActor;
+
+#[derive(Debug)]
+pub(crate) struct ServiceArgs {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) record: Versioned<v1::Service>,
+}
+
+pub(crate) struct Service {
+    shared: Arc<Shared>,
+    record: Versioned<v1::Service>,
+    epoch: Epoch,
+    vault: Result<Arc<Vault>>,
+    opening: Option<AbortOnDropHandle<()>>,
+    open_again: Duration,
+    seats: BTreeMap<String, Seat>,
+    /// Those that have ended, by id.
+    history: BTreeMap<String, Versioned<v1::Operation>>,
+    slot: Slot,
+}
+
+impl Actor for ServiceActor {
+    type Msg = ServiceMsg;
+    type State = Service;
+    type Arguments = ServiceArgs;
+
+    async fn pre_start(&self, me: ActorRef<ServiceMsg>, args: ServiceArgs) -> Result<Service, ActorProcessingErr> {
+        let ServiceArgs { shared, record } = args;
+        let name = record.value.name.clone();
+        let now = shared.now();
+        let known: Vec<v1::Node> = shared.records.nodes(&name).await?.into_iter().map(|node| node.value).collect();
+        let mut history = BTreeMap::new();
+        let mut slot = Slot::default();
+        for operation in shared.records.operations(&name).await? {
+            shared.board.publish(&operation.value);
+            if finished(operation.value.state()) {
+                history.insert(operation.value.id.clone(), operation);
+            } else {
+                slot.wait(operation);
+            }
+        }
+        let epoch = Epoch(record.value.epoch_base + shared.records.epoch().0);
+        let seats = sessions::seats(&record.value, known, now);
+        me.cast(ServiceMsg::Open)?;
+        Ok(Service {
+            shared,
+            record,
+            epoch,
+            vault: Err(Error::unavailable(format!("the repository of {name} is being opened")).with_hint("try again")),
+            opening: None,
+            open_again: OPEN_AGAIN_AFTER,
+            seats,
+            history,
+            slot,
+        })
+    }
+
+    async fn handle(&self, me: ActorRef<ServiceMsg>, message: ServiceMsg, service: &mut Service) -> Result<(), ActorProcessingErr> {
+        match message {
+            ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
+            ServiceMsg::Apply(wanted, to) => reply(to, service.apply(*wanted).await),
+            ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
+            ServiceMsg::Report { node, from, report } => service.report(&node, from, report).await,
+            ServiceMsg::Beat { node, from, data_empty } => service.beat(&node, from, data_empty),
+            ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
+            ServiceMsg::Cancel(id, to) => service.cancel(&id, to).await,
+            ServiceMsg::Vault(to) => reply(to, service.vault()),
+            ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
+            ServiceMsg::Open => service.open(&me),
+            ServiceMsg::Opened(vault) => service.opened(&me, vault),
+            ServiceMsg::Resume => service.resume(&me).await,
+            ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, me: ActorRef<ServiceMsg>, event: SupervisionEvent, service: &mut Service) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(child, _, why) => {
+                service.child_ended(&me, child.get_id(), why.unwrap_or_else(|| "it was stopped".to_owned()), false).await;
+            }
+            SupervisionEvent::ActorFailed(child, error) => {
+                service.child_ended(&me, child.get_id(), error.to_string(), true).await;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, me: ActorRef<ServiceMsg>, _: &mut Service) -> Result<(), ActorProcessingErr> {
+        me.stop_children_and_wait(Some("the coordinator stops".to_owned()), Some(STOP_WITHIN)).await;
+        Ok(())
+    }
+}
+
+impl Service {
+    fn name(&self) -> &str {
+        &self.record.value.name
+    }
+
+    fn describe(&self) -> Described {
+        let nodes = self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name)).map(Seat::shown);
+        Described { service: self.record.value.clone(), nodes: nodes.collect() }
+    }
+
+    fn vault(&self) -> Result<Arc<Vault>> {
+        self.vault.as_ref().cloned().map_err(same)
+    }
+
+    /// Nodes, zones and settings may change; while an operation runs, no node may go.
+    async fn apply(&mut self, wanted: v1::Service) -> Result<v1::Service> {
+        let kept: BTreeSet<&str> = wanted.nodes.iter().map(|node| node.name.as_str()).collect();
+        let gone: Vec<String> = self.seats.keys().filter(|node| !kept.contains(node.as_str())).cloned().collect();
+        if let (Some(node), Some(running)) = (gone.first(), self.slot.current()) {
+            return Err(Error::conflict(format!("node {node} cannot go while operation {} runs", running.id))
+                .with_hint(format!("wait for it, or cancel it: palinurus operation cancel {}", running.id)));
+        }
+        let next = v1::Service {
+            repository: self.record.value.repository.clone(),
+            repository_id: self.record.value.repository_id.clone(),
+            created_ms: self.record.value.created_ms,
+            epoch_base: self.record.value.epoch_base,
+            ..wanted
+        };
+        if next != self.record.value {
+            let revision = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await?;
+            self.record = Versioned { value: next, revision };
+        }
+        for node in gone {
+            if let Some(seat) = self.seats.remove(&node) {
+                seat.leave("its node was taken out of the service");
+            }
+            self.shared.records.delete_node(self.name(), &node).await?;
+        }
+        self.add_seats();
+        Ok(self.record.value.clone())
+    }
+
+    /// Opens the repository in a task of its own; `Opened` says how that went.
+    fn open(&mut self, me: &ActorRef<ServiceMsg>) {
+        let (shared, record, epoch, me) = (self.shared.clone(), self.record.value.clone(), self.epoch, me.clone());
+        let open = async move {
+            let opened = AssertUnwindSafe(Vault::open(&shared, &record, epoch)).catch_unwind().await;
+            let opened = opened.unwrap_or_else(|_| Err(Error::internal("opening the repository panicked")));
+            let _ = me.cast(ServiceMsg::Opened(opened.map(Arc::new)));
+        };
+        self.opening = Some(AbortOnDropHandle::new(tokio::spawn(open)));
+    }
+
+    fn opened(&mut self, me: &ActorRef<ServiceMsg>, vault: Result<Arc<Vault>>) {
+        self.opening = None;
+        match &vault {
+            Ok(_) => {
+                tracing::info!(service = self.name(), epoch = self.epoch.0, "leads the repository");
+                let _ = me.cast(ServiceMsg::Resume);
+            }
+            Err(e) => {
+                tracing::error!(service = self.name(), error = e.chain(), "cannot open the repository");
+                me.send_after(self.open_again, || ServiceMsg::Open);
+                self.open_again = (self.open_again * 2).min(OPEN_AGAIN_AT_MOST);
+            }
+        }
+        self.vault = vault;
+    }
+}
+
+/// An error said once more.
+fn same(error: &Error) -> Error {
+    let again = Error::new(error.kind(), error.chain());
+    match error.hint() {
+        Some(hint) => again.with_hint(hint),
+        None => again,
+    }
+}

@@ -1,0 +1,270 @@
+//! The one exclusive operation of a service: begun, resumed after any crash, and never lost without a word.
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use palinurus_proto::v1;
+use palinurus_repository::{Error, Result, TransactionId};
+use ractor::{ActorId, ActorRef};
+
+use super::sessions::owes_release;
+use super::{Service, ServiceMsg};
+use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
+use crate::actor::{RESTART_AFTER, Reply, reply};
+use crate::operation::{Detail, finished, record};
+use crate::state::{Expect, Versioned};
+use crate::vault::Vault;
+
+/// How often an operation's actor may fail before the operation itself does.
+const FAILURES_MAX: u32 = 3;
+
+/// What runs, and what is to run after it: after a start, the operations that were not finished.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    waiting: VecDeque<Versioned<v1::Operation>>,
+    running: Option<Run>,
+    /// Of the operation in the slot, over all of its actors.
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Run {
+    id: String,
+    kind: v1::OperationKind,
+    actor: ActorRef<OperationMsg>,
+}
+
+pub(super) struct Current<'a> {
+    pub(super) id: &'a str,
+    kind: v1::OperationKind,
+}
+
+impl Slot {
+    pub(super) fn wait(&mut self, operation: Versioned<v1::Operation>) {
+        let at = self.waiting.partition_point(|other| other.value.created_ms <= operation.value.created_ms);
+        self.waiting.insert(at, operation);
+    }
+
+    pub(super) fn current(&self) -> Option<Current<'_>> {
+        if let Some(run) = &self.running {
+            return Some(Current { id: &run.id, kind: run.kind });
+        }
+        self.waiting.front().map(|operation| Current { id: &operation.value.id, kind: operation.value.kind() })
+    }
+
+    pub(super) fn running(&self) -> Option<(&str, &ActorRef<OperationMsg>)> {
+        self.running.as_ref().map(|run| (run.id.as_str(), &run.actor))
+    }
+
+    /// Runs, or is to run.
+    pub(super) fn knows(&self, id: &str) -> bool {
+        let runs = self.running.as_ref().is_some_and(|run| run.id == id);
+        runs || self.waiting.iter().any(|operation| operation.value.id == id)
+    }
+}
+
+impl Service {
+    pub(super) async fn start(&mut self, me: &ActorRef<ServiceMsg>, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
+        let vault = self.vault()?;
+        if let Some(current) = self.slot.current() {
+            let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
+            return Err(Error::conflict(format!("operation {id} ({kind}) is running on service {}", self.name()))
+                .with_hint(format!("watch it: palinurus operation watch {id}")));
+        }
+        let entropy = &*self.shared.world.entropy;
+        let mut detail = detail;
+        let mut nodes = nodes;
+        match &mut detail {
+            Detail::Backup(backup) => {
+                backup.backup_id = TransactionId(entropy.array()?).to_string();
+                nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
+            }
+            Detail::Verify(verify) if verify.read_data => {
+                verify.node = self.reader()?;
+                nodes = vec![verify.node.clone()];
+            }
+            Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) => {}
+        }
+        let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
+        let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
+        let revision = self.shared.records.put_operation(&operation, Expect::Absent).await?;
+        self.shared.board.publish(&operation);
+        tracing::info!(service = self.name(), operation = operation.id, kind = operation.kind().as_str_name(), "begins");
+        self.slot.failures = 0;
+        self.run(me, vault, Versioned { value: operation.clone(), revision }).await;
+        Ok(operation)
+    }
+
+    /// The node whose agent reads the data for a check.
+    fn reader(&self) -> Result<String> {
+        let spec = self.record.value.nodes.iter().find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        spec.map(|node| node.name.clone()).ok_or_else(|| {
+            Error::unavailable(format!("no agent of service {} is connected, and one is to read the data", self.name()))
+                .with_hint("start an agent, or check without reading the data")
+        })
+    }
+
+    /// An operation whose actor cannot be had waits for the next try.
+    async fn run(&mut self, me: &ActorRef<ServiceMsg>, vault: Arc<Vault>, record: Versioned<v1::Operation>) {
+        let (id, kind) = (record.value.id.clone(), record.value.kind());
+        let mut nodes = std::collections::BTreeMap::new();
+        for node in &record.value.nodes {
+            let now = self.shared.now();
+            let link = self.seats.get_mut(node).map_or(Link::Gone(now), |seat| seat.link(&id));
+            nodes.insert(node.clone(), link);
+        }
+        let patience = self.record.value.settings.get("patience");
+        let patience = patience.and_then(|text| humantime::parse_duration(text).ok());
+        let args = OperationArgs {
+            shared: self.shared.clone(),
+            vault,
+            repository: self.record.value.repository.clone(),
+            limits: self.shared.limits(patience),
+            record: record.clone(),
+            nodes,
+        };
+        match me.spawn_linked(None, OperationActor, args).await {
+            Ok((actor, _)) => self.slot.running = Some(Run { id, kind, actor }),
+            Err(e) => {
+                tracing::error!(operation = id, error = %e, "cannot run the operation, trying again");
+                self.slot.waiting.push_front(record);
+                me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+            }
+        }
+    }
+
+    pub(super) async fn resume(&mut self, me: &ActorRef<ServiceMsg>) {
+        let Ok(vault) = self.vault() else { return };
+        if self.slot.running.is_some() {
+            return;
+        }
+        if let Some(operation) = self.slot.waiting.pop_front() {
+            tracing::info!(service = self.name(), operation = operation.value.id, phase = operation.value.phase, "goes on");
+            self.run(me, vault, operation).await;
+        }
+    }
+
+    pub(super) async fn child_ended(&mut self, me: &ActorRef<ServiceMsg>, child: ActorId, why: String, failed: bool) {
+        if self.slot.running.as_ref().is_some_and(|run| run.actor.get_id() == child) {
+            self.operation_ended(me, why, failed).await;
+        } else {
+            self.session_ended(child, &why).await;
+        }
+    }
+
+    /// The record says whether it ended. If it did not, its actor failed, and another goes on from the record.
+    pub(super) async fn operation_ended(&mut self, me: &ActorRef<ServiceMsg>, why: String, failed: bool) {
+        let Some(id) = self.slot.running.as_ref().map(|run| run.id.clone()) else { return };
+        let loaded = self.shared.records.operation(self.name(), &id).await;
+        let operation = match loaded {
+            Ok(operation) => operation,
+            Err(e) => {
+                // Until the record can be read nothing else may begin.
+                tracing::warn!(operation = id, error = e.chain(), "cannot load the operation, trying again");
+                me.send_after(RESTART_AFTER, move || ServiceMsg::OperationEnded { why, failed });
+                return;
+            }
+        };
+        self.slot.running = None;
+        if finished(operation.value.state()) {
+            self.into_history(operation).await;
+            let _ = me.cast(ServiceMsg::Resume);
+            return;
+        }
+        self.slot.failures += 1;
+        tracing::error!(operation = id, why, failed, failures = self.slot.failures, "the operation's actor ended");
+        if self.slot.failures <= FAILURES_MAX {
+            self.slot.waiting.push_front(operation);
+            me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+            return;
+        }
+        let failure = Error::internal(format!("the operation's actor failed {} times, last: {why}", self.slot.failures));
+        let mut next = operation.value.clone();
+        record::give_up(&mut next, palinurus_proto::failure(&failure), self.shared.now());
+        match self.shared.records.put_operation(&next, Expect::At(operation.revision)).await {
+            Ok(revision) => {
+                self.shared.board.publish(&next);
+                self.into_history(Versioned { value: next, revision }).await;
+                self.clean_all();
+            }
+            Err(e) => {
+                tracing::error!(operation = id, error = e.chain(), "cannot give the operation up, trying again");
+                self.slot.waiting.push_front(operation);
+            }
+        }
+        me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+    }
+
+    /// Keeps the newest; one that still owes a node its release is kept longer than others.
+    async fn into_history(&mut self, operation: Versioned<v1::Operation>) {
+        self.slot.failures = 0;
+        self.history.insert(operation.value.id.clone(), operation);
+        while self.history.len() > self.shared.config.history.max(1) {
+            let owes = |operation: &v1::Operation| self.seats.keys().any(|node| owes_release(operation, node));
+            let oldest = self.history.values().min_by_key(|each| (owes(&each.value), each.value.created_ms));
+            let Some(oldest) = oldest.map(|each| each.value.clone()) else { return };
+            if let Err(e) = self.shared.records.delete_operation(&oldest).await {
+                tracing::warn!(operation = oldest.id, error = e.chain(), "cannot delete an old operation");
+                return;
+            }
+            self.history.remove(&oldest.id);
+            self.shared.board.remove(&oldest.id);
+        }
+    }
+
+    pub(super) async fn cancel(&mut self, id: &str, to: Reply<v1::Operation>) {
+        if let Some((_, actor)) = self.slot.running().filter(|(running, _)| *running == id) {
+            // If it has just ended, its port is dropped, and who asked is told to look again.
+            let _ = actor.cast(OperationMsg::Cancel(to));
+            return;
+        }
+        let now = self.shared.now();
+        let answer = match self.slot.waiting.iter_mut().find(|operation| operation.value.id == id) {
+            Some(waiting) => {
+                let mut next = waiting.value.clone();
+                record::cancel(&mut next, now);
+                let stored = self.shared.records.put_operation(&next, Expect::At(waiting.revision)).await;
+                stored.map(|revision| {
+                    self.shared.board.publish(&next);
+                    *waiting = Versioned { value: next.clone(), revision };
+                    next
+                })
+            }
+            None => Err(match self.history.get(id) {
+                Some(ended) => Error::conflict(format!(
+                    "operation {id} has ended already: {}",
+                    ended.value.state().as_str_name().to_lowercase()
+                )),
+                None => Error::not_found(format!("service {} has no operation {id}", self.name())),
+            }),
+        };
+        reply(to, answer);
+    }
+
+    /// A claim stream belongs to a node of the running backup, by its transaction.
+    pub(super) fn claim(&self, open: &v1::ClaimOpen) -> Result<Arc<Vault>> {
+        if open.epoch > self.epoch.0 {
+            return Err(Error::fenced(format!("epoch {} leads by now, this coordinator has {}", open.epoch, self.epoch)));
+        }
+        let runs = self.slot.running().is_some_and(|(id, _)| id == open.operation);
+        if !runs && self.slot.knows(&open.operation) {
+            return Err(Error::unavailable(format!("operation {} does not run yet", open.operation)));
+        }
+        if !runs {
+            return Err(Error::conflict(format!("operation {:?} does not run", open.operation)));
+        }
+        let operation = self.shared.board.find(&open.operation)?.borrow().clone();
+        let transaction = TransactionId::from_slice(&open.transaction)?.to_string();
+        if operation.backup.as_ref().is_none_or(|backup| backup.backup_id != transaction) {
+            return Err(Error::invalid(format!("operation {} has no transaction {transaction}", open.operation)));
+        }
+        if !operation.nodes.contains(&open.node) {
+            return Err(Error::not_found(format!("node {:?} has no part in operation {}", open.node, open.operation)));
+        }
+        match self.seats.get(&open.node).and_then(|seat| seat.instance()) {
+            Some(instance) if instance != open.instance => {
+                Err(Error::conflict(format!("node {} is taken by agent {instance}", open.node)))
+            }
+            _ => self.vault().map_err(|e| Error::unavailable("the repository is not open").with_source(e)),
+        }
+    }
+}

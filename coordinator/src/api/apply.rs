@@ -1,0 +1,187 @@
+//! Making and changing a service. Applying the same again changes nothing.
+use std::collections::BTreeSet;
+
+use palinurus_proto::v1;
+use palinurus_repository::id::check_name;
+use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, storage};
+
+use super::Api;
+use crate::actor::ask;
+use crate::actor::coordinator::CoordinatorMsg;
+use crate::actor::service::ServiceMsg;
+use crate::state::{Expect, Versioned};
+
+const TYPES: [&str; 1] = ["files"];
+/// `patience`: how long a node may be gone before an operation that needs it fails.
+const SETTINGS: [&str; 1] = ["patience"];
+
+impl Api {
+    pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
+        validate(&wanted)?;
+        let _applying = self.shared.applying.lock().await;
+        let known = self.shared.records.services().await?;
+        let Some(current) = known.iter().find(|service| service.value.name == wanted.name) else {
+            return self.make(wanted, &known).await;
+        };
+        if !wanted.repository.is_empty() && wanted.repository != current.value.repository {
+            return Err(Error::conflict(format!(
+                "service {} has its backups in {}, which cannot change to {}",
+                wanted.name, current.value.repository, wanted.repository
+            ))
+            .with_hint("make another service for the other repository"));
+        }
+        let service = self.service(&wanted.name).await?;
+        ask(&service, |to| ServiceMsg::Apply(Box::new(wanted), to)).await
+    }
+
+    async fn make(&self, wanted: v1::Service, known: &[Versioned<v1::Service>]) -> Result<v1::Service> {
+        if wanted.repository.is_empty() {
+            return Err(Error::invalid(format!("service {} names no repository", wanted.name))
+                .with_hint("say where its backups are to lie: file:///absolute/path"));
+        }
+        if let Some(other) = known.iter().find(|service| service.value.repository == wanted.repository) {
+            return Err(used(&wanted.repository, &other.value.name));
+        }
+        let repository = self.open_or_create(&wanted.repository).await?;
+        let id = repository.id().to_string();
+        // The same place under another URL.
+        if let Some(other) = known.iter().find(|service| service.value.repository_id == id) {
+            return Err(used(&wanted.repository, &other.value.name));
+        }
+        let led = repository.read(|state| state.leader().0).await;
+        let service = v1::Service {
+            repository_id: id,
+            created_ms: self.shared.now().0,
+            epoch_base: epoch_base(led, self.shared.records.epoch()),
+            ..wanted
+        };
+        if led > Epoch(0) {
+            tracing::warn!(service = service.name, repository = service.repository, epoch = led.0,
+                "takes over a repository that another coordinator has led: that one is fenced");
+        }
+        let revision = self.shared.records.put_service(&service, Expect::Absent).await?;
+        let record = Box::new(Versioned { value: service.clone(), revision });
+        ask(&self.root, |to| CoordinatorMsg::Add(record, to)).await?;
+        Ok(service)
+    }
+
+    async fn open_or_create(&self, url: &str) -> Result<Repository> {
+        let storage = storage::open(url)?;
+        match Repository::open(storage.clone(), &self.shared.keys).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let world = &self.shared.world;
+                Repository::create(storage, self.shared.key()?, &*world.entropy, world.clock.clone()).await
+            }
+            other => other,
+        }
+    }
+}
+
+fn used(url: &str, by: &str) -> Error {
+    Error::conflict(format!("repository {url} is used by service {by}"))
+        .with_hint("every service has a repository of its own: name another place")
+}
+
+/// What is added to each of our epochs so that they are above all that the repository has seen: a coordinator that
+/// lost its state begins to count anew.
+fn epoch_base(led: Epoch, ours: Epoch) -> u64 {
+    if led >= ours { led.0 } else { 0 }
+}
+
+fn validate(service: &v1::Service) -> Result<()> {
+    name("service", &service.name, b"-")?;
+    if !TYPES.contains(&service.r#type.as_str()) {
+        return Err(Error::invalid(format!("type {:?} is not known", service.r#type))
+            .with_hint(format!("known types: {}", TYPES.join(", "))));
+    }
+    if !service.repository.is_empty() && service.repository.split_once(':').is_none() {
+        return Err(Error::invalid(format!("repository {:?} is no URL", service.repository))
+            .with_hint("write file:///absolute/path"));
+    }
+    if service.nodes.is_empty() {
+        return Err(Error::invalid(format!("service {} has no nodes", service.name)));
+    }
+    let mut seen = BTreeSet::new();
+    for node in &service.nodes {
+        name("node", &node.name, b".-")?;
+        if !seen.insert(&node.name) {
+            return Err(Error::invalid(format!("node {} is named twice", node.name)));
+        }
+    }
+    for (key, value) in &service.settings {
+        match key.as_str() {
+            "patience" => {
+                let parsed = humantime::parse_duration(value);
+                parsed.map_err(|e| Error::invalid(format!("patience {value:?}")).with_source(e).with_hint("such as 60s or 5m"))?;
+            }
+            _ => {
+                return Err(Error::invalid(format!("setting {key:?} is not known"))
+                    .with_hint(format!("known settings: {}", SETTINGS.join(", "))));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names become parts of object names, which have no capitals.
+fn name(what: &str, name: &str, also: &[u8]) -> Result<()> {
+    check_name(what, name)?;
+    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || also.contains(&b)) {
+        return Ok(());
+    }
+    let also = also.iter().map(|b| format!("'{}'", char::from(*b))).collect::<Vec<_>>().join(" and ");
+    Err(Error::invalid(format!("{what} name {name:?} is not usable"))
+        .with_hint(format!("use small letters, digits, {also}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service() -> v1::Service {
+        v1::Service {
+            name: "shop-1".to_owned(),
+            r#type: "files".to_owned(),
+            repository: "file:///backups/shop".to_owned(),
+            nodes: vec![v1::NodeSpec { name: "db1.example".to_owned(), zone: "a".to_owned() }],
+            settings: [("patience".to_owned(), "5m".to_owned())].into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_and_told() {
+        validate(&service()).unwrap();
+        type Change = fn(&mut v1::Service);
+        let wrong: [(Change, &str); 9] = [
+            (|s| s.name = "Shop".to_owned(), "Shop"),
+            (|s| s.name = "a.b".to_owned(), "a.b"),
+            (|s| s.name.clear(), "service name"),
+            (|s| s.r#type = "oracle".to_owned(), "oracle"),
+            (|s| s.repository = "/backups".to_owned(), "/backups"),
+            (|s| s.nodes.clear(), "no nodes"),
+            (|s| s.nodes.push(s.nodes[0].clone()), "twice"),
+            (|s| s.nodes[0].name = "../x".to_owned(), "../x"),
+            (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
+        ];
+        for (change, told) in wrong {
+            let mut service = service();
+            change(&mut service);
+            let error = validate(&service).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.what().contains(told), "{error:?}");
+        }
+        let mut unknown = service();
+        unknown.settings.insert("x".to_owned(), String::new());
+        assert!(validate(&unknown).unwrap_err().hint().unwrap().contains("patience"));
+    }
+
+    #[test]
+    fn epochs_go_on_above_what_the_repository_has_seen() {
+        assert_eq!(epoch_base(Epoch(0), Epoch(1)), 0);
+        assert_eq!(epoch_base(Epoch(3), Epoch(7)), 0);
+        for (led, ours) in [(7, 7), (9, 1)] {
+            assert!(epoch_base(Epoch(led), Epoch(ours)) + ours > led);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Backups: listed from the ledger, which is the truth; started, restored, checked and deleted as operations.
+use std::sync::Arc;
+
+use palinurus_proto::v1;
+use palinurus_repository::ledger::BackupRecord;
+use palinurus_repository::{Error, Result};
+use ractor::ActorRef;
+
+use super::Api;
+use crate::actor::ask;
+use crate::actor::service::ServiceMsg;
+use crate::operation::Detail;
+use crate::plan::{Planned, plan};
+use crate::vault::Vault;
+
+impl Api {
+    async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
+        let vault = ask(service, ServiceMsg::Vault).await?;
+        vault.repository.refresh().await?;
+        Ok(vault)
+    }
+
+    async fn start(&self, service: &str, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
+        let service = self.service(service).await?;
+        ask(&service, |to| ServiceMsg::Start { detail: Box::new(detail), nodes, to }).await
+    }
+
+    pub(super) async fn start_backup(&self, request: v1::StartBackupRequest) -> Result<v1::Operation> {
+        let detail = v1::BackupDetail { full: request.full, ..Default::default() };
+        self.start(&request.service, Detail::Backup(detail), Vec::new()).await
+    }
+
+    pub(super) async fn list_backups(&self, name: &str) -> Result<v1::ListBackupsReply> {
+        let mut backups = Vec::new();
+        for service in self.services(name).await? {
+            let described = ask(&service, ServiceMsg::Describe).await?;
+            let vault = Self::vault(&service).await?;
+            let found = vault.repository.backups().await;
+            backups.extend(found.iter().map(|backup| shown(&described.service.name, backup)));
+        }
+        Ok(v1::ListBackupsReply { backups })
+    }
+
+    pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
+        let vault = Self::vault(&self.service(&request.service).await?).await?;
+        let backup = vault.repository.find_backup(&request.backup).await?;
+        Ok(shown(&request.service, &backup))
+    }
+
+    pub(super) async fn delete_backup(&self, request: v1::DeleteBackupRequest) -> Result<v1::Operation> {
+        let vault = Self::vault(&self.service(&request.service).await?).await?;
+        let backup = vault.repository.find_backup(&request.backup).await?;
+        let detail = v1::DeleteDetail { backup_id: backup.id.to_string(), ..Default::default() };
+        self.start(&request.service, Detail::Delete(detail), Vec::new()).await
+    }
+
+    pub(super) async fn plan_restore(&self, request: &v1::RestoreRequest) -> Result<Planned> {
+        let service = self.service(&request.service).await?;
+        let vault = Self::vault(&service).await?;
+        let backup = vault.repository.find_backup(&request.backup).await?;
+        let described = ask(&service, ServiceMsg::Describe).await?;
+        plan(&request.service, &described.nodes, &backup, &request.nodes, request.delta)
+    }
+
+    pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {
+        let Planned { plan, manifests } = self.plan_restore(request).await?;
+        if !plan.refusals.is_empty() {
+            return Err(Error::conflict(format!("the restore is refused: {}", plan.refusals.join("; ")))
+                .with_hint("palinurus restore plan shows what would be done"));
+        }
+        let nodes = plan.nodes.iter().map(|assignment| assignment.node.clone()).collect();
+        let detail = v1::RestoreDetail { plan: Some(plan), manifests };
+        self.start(&request.service, Detail::Restore(detail), nodes).await
+    }
+
+    pub(super) async fn check_repository(&self, request: v1::CheckRepositoryRequest) -> Result<v1::Operation> {
+        let detail = v1::VerifyDetail { read_data: request.read_data, ..Default::default() };
+        self.start(&request.service, Detail::Verify(detail), Vec::new()).await
+    }
+}
+
+fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
+    let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
+    let nodes: Vec<v1::BackupNode> = backup
+        .nodes
+        .iter()
+        .map(|node| v1::BackupNode {
+            node: node.node.clone(),
+            files: node.files,
+            bytes: node.bytes,
+            bytes_read: node.bytes_read,
+            bytes_new: node.bytes_new,
+            bytes_stored: node.bytes_stored,
+            warnings: node.warnings,
+            unchanged: node.unchanged,
+        })
+        .collect();
+    v1::Backup {
+        id: backup.id.to_string(),
+        service: service.to_owned(),
+        started_ms: backup.started.0,
+        committed_ms: backup.committed.0,
+        files: sum(|node| node.files, &nodes),
+        bytes: sum(|node| node.bytes, &nodes),
+        bytes_new: sum(|node| node.bytes_new, &nodes),
+        bytes_stored: sum(|node| node.bytes_stored, &nodes),
+        warnings: sum(|node| node.warnings, &nodes),
+        nodes,
+    }
+}

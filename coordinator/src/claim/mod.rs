@@ -1,0 +1,287 @@
+//! Who uploads which chunk of one open transaction. Answers are hints that save work, never promises: whoever is
+//! told "yours" twice uploads twice, and nothing is lost.
+//!
+//! Memory holds only claims that are not yet stored, which pack buffers bound, and no more than [`CLAIMS_MAX`];
+//! what is stored lies in the index.
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use palinurus_repository::ledger::State;
+use palinurus_repository::pack::PackSummary;
+use palinurus_repository::{ChunkId, Error, Result, TransactionId};
+
+use crate::index::Index;
+
+pub(crate) mod stream;
+
+/// The most ids in one question.
+pub(crate) const ASK_MAX: usize = 8192;
+/// Beyond this a claim is granted and not remembered: some content is then uploaded twice.
+const CLAIMS_MAX: usize = 1 << 20;
+
+const YOURS: u8 = 1;
+const ANOTHER: u8 = 2;
+const STORED: u8 = 3;
+
+pub(crate) struct Claims {
+    transaction: TransactionId,
+    /// Read after the transaction's BEGIN: what it calls usable is not swept before the transaction ends.
+    state: State,
+    index: Arc<Index>,
+    /// Shared while a question looks into index and claims, alone while a pack moves from one to the other.
+    moving: RwLock<()>,
+    /// By which stream.
+    claimed: Mutex<HashMap<ChunkId, u64>>,
+    streams: Mutex<HashMap<String, u64>>,
+    next_stream: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Claims({})", self.transaction)
+    }
+}
+
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Answer {
+    /// One for each id.
+    pub(crate) verdicts: Vec<u8>,
+    /// One for each `STORED`, encoded.
+    pub(crate) places: Vec<Bytes>,
+}
+
+impl Claims {
+    /// Blocks, as `ask` and `stored` do.
+    pub(crate) fn open(transaction: TransactionId, state: State, index: Arc<Index>) -> Result<Self> {
+        index.begin(transaction)?;
+        Ok(Self {
+            transaction,
+            state,
+            index,
+            moving: RwLock::default(),
+            claimed: Mutex::default(),
+            streams: Mutex::default(),
+            next_stream: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn transaction(&self) -> TransactionId {
+        self.transaction
+    }
+
+    /// The transaction has ended: nothing more is answered.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// A node's stream of questions. A later one of the same node takes the place of an earlier one.
+    pub(crate) fn join(self: &Arc<Self>, node: &str) -> Claimant {
+        let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
+        let before = lock(&self.streams).insert(node.to_owned(), stream);
+        if let Some(before) = before {
+            self.free(before);
+        }
+        Claimant { claims: self.clone(), node: node.to_owned(), stream }
+    }
+
+    fn free(&self, stream: u64) {
+        lock(&self.claimed).retain(|_, holder| *holder != stream);
+    }
+
+    fn check(&self, stream: u64, node: &str) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::conflict(format!("transaction {} has ended", self.transaction)));
+        }
+        if lock(&self.streams).get(node) != Some(&stream) {
+            return Err(Error::unavailable(format!("node {node} has a newer claim stream")));
+        }
+        Ok(())
+    }
+}
+
+/// One stream of one node. What it claimed and did not store is free again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claimant {
+    claims: Arc<Claims>,
+    node: String,
+    stream: u64,
+}
+
+impl Claimant {
+    /// With `settle` all nodes have uploaded: who asks for a chunk that is stored nowhere is to upload it.
+    pub(crate) fn ask(&self, ids: &[ChunkId], settle: bool) -> Result<Answer> {
+        let claims = &*self.claims;
+        claims.check(self.stream, &self.node)?;
+        let _still = claims.moving.read().unwrap_or_else(PoisonError::into_inner);
+        let found = claims.index.find(ids, |pack| claims.state.usable(pack))?;
+        let mut answer = Answer { verdicts: Vec::with_capacity(ids.len()), places: Vec::new() };
+        let mut claimed = lock(&claims.claimed);
+        for (id, place) in ids.iter().zip(found) {
+            let verdict = match place {
+                Some(at) => {
+                    answer.places.push(at.encode().into());
+                    STORED
+                }
+                None if !settle && claimed.contains_key(id) => ANOTHER,
+                None => {
+                    if claimed.len() < CLAIMS_MAX {
+                        claimed.insert(*id, self.stream);
+                    }
+                    YOURS
+                }
+            };
+            answer.verdicts.push(verdict);
+        }
+        Ok(answer)
+    }
+
+    /// A pack is durable. Told again, it changes nothing.
+    pub(crate) fn stored(&self, pack: &PackSummary) -> Result<()> {
+        let claims = &*self.claims;
+        claims.check(self.stream, &self.node)?;
+        if pack.pack.transaction != claims.transaction {
+            return Err(Error::invalid(format!("{} is not of transaction {}", pack.pack, claims.transaction)));
+        }
+        let _alone = claims.moving.write().unwrap_or_else(PoisonError::into_inner);
+        claims.index.stored(pack)?;
+        let mut claimed = lock(&claims.claimed);
+        for (id, _) in pack.chunks() {
+            claimed.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Claimant {
+    fn drop(&mut self) {
+        let mut streams = lock(&self.claims.streams);
+        if streams.get(&self.node) == Some(&self.stream) {
+            streams.remove(&self.node);
+        }
+        drop(streams);
+        self.claims.free(self.stream);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use palinurus_repository::pack::ChunkAt;
+    use palinurus_repository::{ErrorKind, RepositoryId};
+
+    use super::*;
+    use crate::index::tests::{chunk, pack};
+
+    struct World {
+        _directory: tempfile::TempDir,
+        index: Arc<Index>,
+        claims: Arc<Claims>,
+    }
+
+    fn world() -> World {
+        let directory = tempfile::tempdir().unwrap();
+        let index = Arc::new(Index::open(&directory.path().join("index"), RepositoryId([1; 16]), 8 << 20).unwrap());
+        let claims = Arc::new(Claims::open(TransactionId([1; 16]), State::default(), index.clone()).unwrap());
+        World { _directory: directory, index, claims }
+    }
+
+    fn ids(range: Range<u32>) -> Vec<ChunkId> {
+        range.map(chunk).collect()
+    }
+
+    fn verdicts(claimant: &Claimant, range: Range<u32>, settle: bool) -> Vec<u8> {
+        claimant.ask(&ids(range), settle).unwrap().verdicts
+    }
+
+    #[test]
+    fn the_first_to_ask_uploads_and_the_others_learn_where() {
+        let world = world();
+        let (one, two) = (world.claims.join("n1"), world.claims.join("n2"));
+        assert_eq!(verdicts(&one, 0..4, false), [YOURS; 4]);
+        assert_eq!(verdicts(&two, 2..6, false), [ANOTHER, ANOTHER, YOURS, YOURS]);
+        assert_eq!(verdicts(&one, 0..1, false), [ANOTHER], "the same content twice in one node");
+
+        one.stored(&pack(1, 0, 0..4)).unwrap();
+        one.stored(&pack(1, 0, 0..4)).unwrap();
+        let answer = two.ask(&ids(2..5), false).unwrap();
+        assert_eq!(answer.verdicts, [STORED, STORED, ANOTHER]);
+        let place = ChunkAt::decode(&answer.places[0]).unwrap();
+        assert_eq!((place.frame.pack, place.start), (pack(1, 0, 0..4).pack, 2 * 4096));
+    }
+
+    #[test]
+    fn settling_never_waits_for_others() {
+        let world = world();
+        let (one, two) = (world.claims.join("n1"), world.claims.join("n2"));
+        assert_eq!(verdicts(&one, 0..2, false), [YOURS; 2]);
+        one.stored(&pack(1, 0, 0..1)).unwrap();
+        assert_eq!(verdicts(&two, 0..2, true), [STORED, YOURS]);
+        drop(one);
+        assert_eq!(verdicts(&world.claims.join("n3"), 1..2, false), [ANOTHER], "the settler has the claim now");
+    }
+
+    #[test]
+    fn claims_of_a_stream_that_ends_are_free() {
+        let world = world();
+        let (one, two) = (world.claims.join("n1"), world.claims.join("n2"));
+        assert_eq!(verdicts(&one, 0..2, false), [YOURS; 2]);
+        one.stored(&pack(1, 0, 0..1)).unwrap();
+        drop(one);
+        assert_eq!(verdicts(&two, 0..2, false), [STORED, YOURS]);
+
+        let again = world.claims.join("n2");
+        assert_eq!(verdicts(&again, 1..2, false), [YOURS], "a new stream takes the old one's place");
+        assert_eq!(two.ask(&ids(0..1), false).unwrap_err().kind(), ErrorKind::Unavailable);
+        drop(two);
+        assert_eq!(verdicts(&world.claims.join("n3"), 1..2, false), [ANOTHER], "and the old one's end frees nothing of it");
+    }
+
+    #[test]
+    fn nothing_outlives_its_transaction() {
+        let world = world();
+        let one = world.claims.join("n1");
+        assert_eq!(one.stored(&pack(2, 0, 0..1)).unwrap_err().kind(), ErrorKind::Invalid);
+        world.claims.close();
+        assert_eq!(one.ask(&ids(0..1), false).unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    /// What a restarted coordinator knows of an open transaction: what the file kept, and what agents tell again.
+    #[test]
+    fn stored_packs_survive_and_uncommitted_foreign_ones_never_count() {
+        let world = world();
+        let one = world.claims.join("n1");
+        one.stored(&pack(1, 0, 0..10)).unwrap();
+        let claims = Arc::new(Claims::open(TransactionId([1; 16]), State::default(), world.index.clone()).unwrap());
+        let one = claims.join("n1");
+        assert_eq!(verdicts(&one, 0..10, false), [STORED; 10]);
+        world.index.fold(&[pack(7, 0, 20..30)]).unwrap();
+        assert_eq!(verdicts(&one, 20..30, false), [YOURS; 10], "no COMMIT of that pack in the ledger's state");
+    }
+
+    #[test]
+    fn a_hundred_thousand_ids_are_quick() {
+        let world = world();
+        let one = world.claims.join("n1");
+        for i in 0..5 {
+            one.stored(&pack(1, i, i * 20_000..(i + 1) * 20_000)).unwrap();
+        }
+        let ids = ids(50_000..150_000);
+        let start = tokio::time::Instant::now();
+        let mut stored = 0;
+        for batch in ids.chunks(ASK_MAX) {
+            stored += one.ask(batch, false).unwrap().places.len();
+        }
+        println!("100,000 ids in {:?}", start.elapsed());
+        assert_eq!(stored, 50_000);
+    }
+}

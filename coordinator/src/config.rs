@@ -1,0 +1,121 @@
+//! The coordinator's settings: one TOML file, unknown keys refused. `Default` is the documented default.
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use palinurus_repository::{Error, Result};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Said in the ledger and to operators.
+    pub name: String,
+    /// Where agents and operators reach it; port 0 takes a free one.
+    pub listen: String,
+    /// A directory of its own: the state file and the chunk indexes.
+    pub state: PathBuf,
+    /// Operator keys; each repository must open with one of them.
+    pub keys: Vec<PathBuf>,
+    /// How long a node may be gone before an operation that needs it fails.
+    #[serde(deserialize_with = "duration", serialize_with = "human")]
+    pub patience: Duration,
+    /// How often agents say that they live; four in silence and the session is closed.
+    #[serde(deserialize_with = "duration", serialize_with = "human")]
+    pub heartbeat: Duration,
+    /// After this, an agent thaws its database by itself.
+    #[serde(deserialize_with = "duration", serialize_with = "human")]
+    pub freeze_limit: Duration,
+    /// How long a task may take to stop before its node is released anyway.
+    #[serde(deserialize_with = "duration", serialize_with = "human")]
+    pub cancel_limit: Duration,
+    /// How long the store may fail before a step of the coordinator's own fails.
+    #[serde(deserialize_with = "duration", serialize_with = "human")]
+    pub store_patience: Duration,
+    /// Ended operations kept for each service.
+    pub history: usize,
+    /// Memory for one service's chunk index, in MiB.
+    pub index_cache_mib: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "coordinator".to_owned(),
+            listen: "127.0.0.1:7410".to_owned(),
+            state: PathBuf::from("/var/lib/palinurus/coordinator"),
+            keys: vec![PathBuf::from("/etc/palinurus/operator.key")],
+            patience: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(5),
+            freeze_limit: Duration::from_secs(120),
+            cancel_limit: Duration::from_secs(30),
+            store_patience: Duration::from_secs(60),
+            history: 1000,
+            index_cache_mib: 64,
+        }
+    }
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::io(format!("read the configuration {}", path.display()), e))?;
+        Self::parse(&text).map_err(|e| {
+            Error::invalid(format!("configuration {}", path.display())).with_source(e.what().to_owned())
+        })
+    }
+
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|e| Error::invalid(e.to_string().trim().to_owned()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    pub fn check(&self) -> Result<()> {
+        palinurus_repository::id::check_name("coordinator", &self.name)?;
+        if self.keys.is_empty() {
+            return Err(Error::invalid("keys names no file").with_hint("palinurus keys generate makes one"));
+        }
+        for (name, value) in [("heartbeat", self.heartbeat), ("patience", self.patience)] {
+            if value.is_zero() {
+                return Err(Error::invalid(format!("{name} is zero")));
+            }
+        }
+        Ok(())
+    }
+
+    /// In bytes; below a few MiB redb has no room for its own pages.
+    pub(crate) fn index_cache(&self) -> usize {
+        self.index_cache_mib.max(4) << 20
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(from)?;
+    humantime::parse_duration(&text).map_err(serde::de::Error::custom)
+}
+
+fn human<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&humantime::format_duration(*duration))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_is_the_default_and_what_is_unknown_is_refused() {
+        let config = Config::parse("name = \"c1\"\nheartbeat = \"250ms\"\nkeys = [\"k\"]").unwrap();
+        let expected = Config {
+            name: "c1".to_owned(),
+            heartbeat: Duration::from_millis(250),
+            keys: vec![PathBuf::from("k")],
+            ..Config::default()
+        };
+        assert_eq!(config, expected);
+        for bad in ["nmae = \"c1\"", "patience = 60", "patience = \"0s\"", "keys = []", "name = \"../x\""] {
+            let error = Config::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), palinurus_repository::ErrorKind::Invalid, "{bad}");
+        }
+        assert!(Config::parse("nmae = 1").unwrap_err().what().contains("unknown field `nmae`"));
+    }
+}

@@ -1,0 +1,130 @@
+//! What agents call: their session and their claims.
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_proto::v1::fleet_server::Fleet;
+use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message};
+use palinurus_proto::{failure, from_status, to_status};
+use palinurus_repository::{Error, Result, TransactionId};
+use ractor::ActorRef;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::actor::agent::{AgentMsg, OUTBOUND, Outbound};
+use crate::actor::ask;
+use crate::actor::coordinator::CoordinatorMsg;
+use crate::actor::service::{Connect, ServiceMsg};
+use crate::claim::stream;
+use crate::shared::Shared;
+
+/// Who has connected says at once who it is.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// Answers to claims that wait for their agent to read them.
+const REPLIES: usize = 4;
+
+#[derive(Clone, Debug)]
+pub(crate) struct FleetService {
+    pub(crate) root: ActorRef<CoordinatorMsg>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[tonic::async_trait]
+impl Fleet for FleetService {
+    type SessionStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+    type ClaimStream = ReceiverStream<Result<v1::ClaimReply, Status>>;
+
+    async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (outbound, outgoing) = mpsc::channel(OUTBOUND);
+        let fleet = self.clone();
+        tokio::spawn(async move { fleet.serve_session(request.into_inner(), outbound).await });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn claim(&self, request: Request<Streaming<v1::ClaimRequest>>) -> Result<Response<Self::ClaimStream>, Status> {
+        let (replies, outgoing) = mpsc::channel(REPLIES);
+        let fleet = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = fleet.shared.cancel.cancelled() => {}
+                // When the node is gone, what it said before is still taken in.
+                ended = fleet.serve_claim(request.into_inner(), &replies) => {
+                    if let Err(e) = ended {
+                        let _ = replies.send(Err(to_status(&e))).await;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+impl FleetService {
+    async fn service(&self, name: &str) -> Result<ActorRef<ServiceMsg>> {
+        ask(&self.root, |to| CoordinatorMsg::Find(name.to_owned(), to)).await
+    }
+
+    async fn serve_session(&self, mut inbound: Streaming<v1::AgentMessage>, outbound: Outbound) {
+        let over = CancellationToken::new();
+        let admitted = async {
+            let hello = hello(&mut inbound).await?;
+            let service = self.service(&hello.service).await?;
+            let connect = Box::new(Connect { hello, outbound: outbound.clone(), over: over.clone() });
+            ask(&service, |to| ServiceMsg::Connect(connect, to)).await
+        };
+        let agent = match admitted.await {
+            Ok(agent) => agent,
+            Err(e) => {
+                tracing::info!(error = e.chain(), "refused an agent");
+                let refused = v1::Refused { failure: Some(failure(&e)), leader: String::new() };
+                let message = Some(coordinator_message::Message::Refused(refused));
+                let _ = outbound.send(Ok(v1::CoordinatorMessage { epoch: 0, message })).await;
+                return;
+            }
+        };
+        drop(outbound); // the actor's is the last: when it ends, so does the stream
+        loop {
+            let heard = tokio::select! {
+                biased;
+                () = self.shared.cancel.cancelled() => return,
+                () = over.cancelled() => return,
+                heard = inbound.message() => heard,
+            };
+            let message = match heard {
+                Ok(Some(message)) => AgentMsg::Heard(message),
+                // Not a goodbye: a broken connection may end like this too.
+                Ok(None) => AgentMsg::Ended("its stream ended".to_owned()),
+                Err(e) => AgentMsg::Ended(format!("its stream broke: {}", from_status(e).chain())),
+            };
+            let last = matches!(message, AgentMsg::Ended(_));
+            if agent.cast(message).is_err() || last {
+                return;
+            }
+        }
+    }
+
+    async fn serve_claim(&self, mut requests: Streaming<v1::ClaimRequest>, replies: &stream::Replies) -> Result<()> {
+        let first = tokio::time::timeout(HELLO_WITHIN, requests.message()).await;
+        let first = first.map_err(|_| Error::unavailable("the claim stream was not opened in time"))?;
+        let Some(claim_request::Message::Open(open)) = first.map_err(from_status)?.and_then(|first| first.message) else {
+            return Err(Error::invalid("a claim stream begins with `open`"));
+        };
+        let service = self.service(&open.service).await?;
+        let transaction = TransactionId::from_slice(&open.transaction)?;
+        let node = open.node.clone();
+        let vault = ask(&service, |to| ServiceMsg::Claim(open, to)).await?;
+        let (claims, _) = vault.claims(transaction).await?;
+        stream::run(claims.join(&node), requests, replies).await
+    }
+}
+
+async fn hello(inbound: &mut Streaming<v1::AgentMessage>) -> Result<v1::Hello> {
+    let first = tokio::time::timeout(HELLO_WITHIN, inbound.message()).await;
+    let first = first.map_err(|_| Error::unavailable("it did not say who it is in time"))?;
+    match first.map_err(from_status)?.and_then(|first| first.message) {
+        Some(agent_message::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Error::invalid("a session begins with `hello`")),
+    }
+}

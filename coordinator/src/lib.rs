@@ -1,0 +1,21 @@
+//! Plans backups and restores, assigns the work to agents, and keeps the record. No user data passes through it, and
+//! it knows no database: it knows phases, nodes, chunks and policies. `docs/protocol.md` is the specification.
+//!
+//! Read `operation/backup.rs` first: it says what a backup does.
+mod actor;
+mod api;
+mod board;
+mod claim;
+mod config;
+mod fleet;
+mod index;
+mod operation;
+mod plan;
+mod server;
+mod shared;
+mod state;
+mod vault;
+
+pub use config::Config;
+pub use server::Server;
+pub use shared::World;

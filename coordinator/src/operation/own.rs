@@ -1,0 +1,244 @@
+//! The coordinator's own tasks. Each looks before it acts, so that doing it again, by this leader or the next, is
+//! the same as doing it once.
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use palinurus_proto::v1::{self, task_result};
+use palinurus_repository::ledger::{NodeCommit, PackSet, Purpose, State};
+use palinurus_repository::manifest::{ManifestReader, ManifestRef};
+use palinurus_repository::storage::list_all;
+use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::record::{self, Patch};
+use super::Work;
+use crate::vault::Vault;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Manifests opened at a time.
+const AT_ONCE: usize = 8;
+
+pub(crate) type OnProgress<'a> = &'a (dyn Fn(v1::Progress) + Send + Sync);
+
+/// Tries until the store has failed for as long as `patience`, or somebody asks to stop.
+pub(crate) async fn persevere(
+    work: Work,
+    operation: &v1::Operation,
+    vault: &Vault,
+    patience: Duration,
+    stop: &CancellationToken,
+    progress: OnProgress<'_>,
+) -> Result<Patch, v1::Failure> {
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match perform(work, operation, vault, progress).await {
+            Ok(patch) => return Ok(patch),
+            Err(e) => e,
+        };
+        if error.kind() != ErrorKind::Unavailable || began.elapsed() >= patience || stop.is_cancelled() {
+            tracing::warn!(operation = operation.id, work = work.name(), error = error.chain(), "failed");
+            return Err(palinurus_proto::failure(&error));
+        }
+        tracing::info!(operation = operation.id, work = work.name(), error = error.chain(), "trying again");
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn perform(work: Work, operation: &v1::Operation, vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
+    match work {
+        Work::Begin => begin(operation, vault).await,
+        Work::Commit => commit(operation, vault).await,
+        Work::Abort => abort(operation, vault).await,
+        Work::Forget => forget(operation, vault).await,
+        Work::Sweep => swept(vault).await,
+        Work::Check => check(vault, progress).await,
+        other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
+    }
+}
+
+fn transaction(operation: &v1::Operation) -> Result<TransactionId> {
+    operation.backup.as_ref().map_or("", |backup| &backup.backup_id).parse()
+}
+
+/// Opens the transaction, and only then looks for what it may reuse.
+async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
+    let transaction = transaction(operation)?;
+    let repository = &vault.repository;
+    close_others(vault, Some(transaction)).await?;
+    if !repository.read(|state| state.open_transactions().contains_key(&transaction)).await {
+        repository.begin(vault.epoch, transaction, Purpose::Backup).await?;
+    }
+    let (_, warnings) = vault.claims(transaction).await?;
+    let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
+    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, &operation.nodes)).await };
+    Ok(Patch::Begun { bases, warnings })
+}
+
+/// For each node, its manifest in the newest backup that has the node.
+fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
+    let newest = |node: &String| {
+        state.backups().rev().find_map(|backup| {
+            let commit = backup.nodes.iter().find(|commit| commit.node == *node)?;
+            Some(v1::NodeManifest {
+                node: node.clone(),
+                backup_id: backup.id.to_string(),
+                manifest: commit.manifest.encode().into(),
+            })
+        })
+    };
+    nodes.iter().filter_map(newest).collect()
+}
+
+/// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
+/// end it, and would hold up every sweep.
+async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> {
+    vault.repository.refresh().await?;
+    let others = |state: &State| -> Vec<TransactionId> {
+        let open = state.open_transactions().iter();
+        open.filter(|(id, open)| Some(**id) != ours && open.purpose == Purpose::Backup).map(|(id, _)| *id).collect()
+    };
+    for other in vault.repository.read(others).await {
+        tracing::warn!(transaction = %other, "ending a transaction that was left behind");
+        vault.repository.abort(vault.epoch, other).await?;
+    }
+    Ok(())
+}
+
+async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
+    let transaction = transaction(operation)?;
+    let repository = &vault.repository;
+    repository.refresh().await?;
+    if repository.read(|state| state.backup(transaction).is_none()).await {
+        let nodes: Vec<NodeCommit> =
+            operation.nodes.iter().map(|node| node_commit(operation, transaction, node)).collect::<Result<_>>()?;
+        let footers = nodes.iter().map(|node| async move {
+            let storage = repository.storage().clone();
+            let reader = ManifestReader::open(storage, repository.keys(), &node.manifest).await?;
+            Ok::<_, Error>(reader.footer().packs.clone())
+        });
+        let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
+        let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        repository.commit(vault.epoch, transaction, nodes, packs).await?;
+    }
+    vault.close_claims().await;
+    // The backup stands; the index is only the next one's convenience.
+    if let Err(e) = vault.fold().await {
+        tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
+    }
+    Ok(Patch::Committed)
+}
+
+/// What a node says it wrote, held to what it was asked to write.
+fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str) -> Result<NodeCommit> {
+    let record = record::find(operation, node, Work::Manifest);
+    let result = record.and_then(|record| record.result.as_ref()).and_then(|result| result.result.as_ref());
+    let Some(task_result::Result::Manifest(result)) = result else {
+        return Err(Error::internal(format!("node {node} named no manifest")));
+    };
+    let manifest = ManifestRef::decode(&result.manifest)?;
+    let base = operation.backup.iter().flat_map(|backup| &backup.bases).find(|base| base.node == node);
+    let unchanged = base.is_some_and(|base| base.manifest == result.manifest);
+    if !unchanged && (manifest.node != node || manifest.transaction != transaction) {
+        return Err(Error::internal(format!(
+            "node {node} named the manifest {}, which is not its own of this backup",
+            manifest.key(0)
+        )));
+    }
+    let summary = result.summary.clone().unwrap_or_default();
+    Ok(NodeCommit {
+        node: node.to_owned(),
+        manifest,
+        files: summary.files,
+        bytes: summary.bytes,
+        bytes_read: summary.bytes_read,
+        bytes_new: summary.bytes_new,
+        bytes_stored: summary.bytes_stored,
+        warnings: summary.warnings,
+        unchanged,
+    })
+}
+
+/// Ends the transaction unless the ledger says that it was committed.
+async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
+    let transaction = transaction(operation)?;
+    let repository = &vault.repository;
+    vault.close_claims().await;
+    repository.refresh().await?;
+    let (committed, open) = repository
+        .read(|state| (state.backup(transaction).is_some(), state.open_transactions().contains_key(&transaction)))
+        .await;
+    if committed {
+        return Ok(Patch::Committed);
+    }
+    if open {
+        repository.abort(vault.epoch, transaction).await?;
+    }
+    // Nothing of an aborted transaction can ever be referenced. What a straggler still puts, a later sweep takes.
+    if let Err(e) = delete_all_of(vault, transaction).await {
+        tracing::warn!(%transaction, error = e.chain(), "leftovers of the failed backup stay until the next sweep");
+    }
+    Ok(Patch::Nothing)
+}
+
+async fn delete_all_of(vault: &Vault, transaction: TransactionId) -> Result<()> {
+    if !vault.repository.read(|state| state.is_closed(transaction) && state.backup(transaction).is_none()).await {
+        return Ok(());
+    }
+    let storage = vault.repository.storage();
+    let objects = list_all(&**storage, &format!("t/{transaction}/")).await?;
+    let keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
+    for keys in keys.chunks(1000) {
+        storage.delete(keys).await?;
+    }
+    Ok(())
+}
+
+async fn forget(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
+    let id: TransactionId = operation.delete.as_ref().map_or("", |delete| &delete.backup_id).parse()?;
+    vault.repository.refresh().await?;
+    if vault.repository.read(|state| state.backup(id).is_some()).await {
+        vault.repository.forget(vault.epoch, id).await?;
+    }
+    Ok(Patch::Nothing)
+}
+
+async fn swept(vault: &Vault) -> Result<Patch> {
+    close_others(vault, None).await?;
+    let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
+    vault.prune_index().await?;
+    Ok(Patch::Swept { condemned: swept.condemned, swept: swept.packs, objects: swept.deleted.objects })
+}
+
+/// Reads no user data: that is for agents to read.
+async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
+    vault.repository.refresh().await?;
+    let tell = |at: verify::Progress| {
+        progress(v1::Progress { files_done: at.done, files_total: at.total, ..Default::default() });
+    };
+    let report = verify::check(&vault.repository, false, &tell).await?;
+    let damages: Vec<v1::Damage> = report
+        .damages
+        .iter()
+        .take(record::DAMAGES_KEPT)
+        .map(|damage| v1::Damage {
+            object: damage.object.clone(),
+            what: damage.what.clone(),
+            backups: damage.backups.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    Ok(Patch::Checked(v1::VerifyDetail {
+        packs_checked: report.packs_checked,
+        backups_checked: report.backups_checked,
+        damages,
+        damage_count: report.damages.len() as u64,
+        ..Default::default()
+    }))
+}

@@ -1,0 +1,425 @@
+//! How an operation's record changes: every change is a function of this file, used by the actor and by the
+//! deciders' tests alike. None of them looks at a clock or waits.
+use palinurus_proto::v1::{self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result};
+use palinurus_repository::{Epoch, Timestamp};
+
+use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
+
+/// Warnings and damages kept; the counts have them all.
+const WARNINGS_KEPT: usize = 100;
+pub(crate) const DAMAGES_KEPT: usize = 1000;
+/// A phase has no second try yet: what failed fails the operation.
+pub(crate) const ATTEMPT: u32 = 1;
+
+/// What an operation is about.
+#[derive(Clone, Debug)]
+pub(crate) enum Detail {
+    Backup(v1::BackupDetail),
+    Restore(v1::RestoreDetail),
+    Verify(v1::VerifyDetail),
+    Delete(v1::DeleteDetail),
+}
+
+/// What a task of the coordinator's own found out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Patch {
+    Nothing,
+    Begun { bases: Vec<v1::NodeManifest>, warnings: Vec<v1::Warning> },
+    Committed,
+    Swept { condemned: u64, swept: u64, objects: u64 },
+    Checked(v1::VerifyDetail),
+}
+
+/// What came of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// Known already, or about nothing that was asked for.
+    Nothing,
+    /// To be shown; losing it loses nothing.
+    Progress,
+    /// To be stored before anything follows from it, and only then acknowledged.
+    Ended,
+}
+
+pub(crate) fn create(
+    id: String,
+    service: &str,
+    nodes: Vec<String>,
+    epoch: Epoch,
+    now: Timestamp,
+    detail: Detail,
+) -> v1::Operation {
+    let mut operation = v1::Operation {
+        id,
+        service: service.to_owned(),
+        epoch: epoch.0,
+        created_ms: now.0,
+        updated_ms: now.0,
+        phase_ms: now.0,
+        nodes,
+        ..Default::default()
+    };
+    operation.set_state(OperationState::Running);
+    let (kind, phase) = match detail {
+        Detail::Backup(backup) => {
+            operation.backup = Some(backup);
+            (OperationKind::Backup, Phase::Inspect)
+        }
+        Detail::Restore(restore) => {
+            operation.restore = Some(restore);
+            (OperationKind::Restore, Phase::Restore)
+        }
+        Detail::Verify(verify) => {
+            operation.verify = Some(verify);
+            (OperationKind::Verify, Phase::Verify)
+        }
+        Detail::Delete(delete) => {
+            operation.delete = Some(delete);
+            (OperationKind::Delete, Phase::Forget)
+        }
+    };
+    operation.set_kind(kind);
+    operation.phase = phase.name().to_owned();
+    operation
+}
+
+pub(crate) fn find<'a>(operation: &'a v1::Operation, node: &str, work: Work) -> Option<&'a TaskRecord> {
+    operation.tasks.iter().find(|record| record.node == node && record.name == work.name())
+}
+
+/// What the record says once `step` is taken; to be stored before the step's actions. False when it says nothing new.
+pub(crate) fn apply(operation: &mut v1::Operation, step: &Step, now: Timestamp) -> bool {
+    match step {
+        Step::Wait(_) => false,
+        Step::Do(actions) => {
+            let before = operation.tasks.len();
+            for action in actions {
+                if let Action::Assign { node, work } = action {
+                    assign(operation, node, *work);
+                }
+            }
+            operation.tasks.len() > before
+        }
+        Step::Advance(phase, failure) => {
+            advance(operation, *phase, failure.clone(), now);
+            true
+        }
+        Step::Finish(outcome) => {
+            finish(operation, outcome.clone(), now);
+            true
+        }
+    }
+}
+
+/// Assigning again what was assigned changes nothing.
+fn assign(operation: &mut v1::Operation, node: &str, work: Work) {
+    if find(operation, node, work).is_some() {
+        return;
+    }
+    let mut record = TaskRecord {
+        node: node.to_owned(),
+        name: work.name().to_owned(),
+        attempt: ATTEMPT,
+        ..Default::default()
+    };
+    record.set_state(TaskState::TaskAssigned);
+    operation.tasks.push(record);
+}
+
+fn advance(operation: &mut v1::Operation, phase: Phase, failure: Option<v1::Failure>, now: Timestamp) {
+    operation.phase = phase.name().to_owned();
+    operation.phase_ms = now.0;
+    operation.updated_ms = now.0;
+    if operation.failure.is_none() {
+        operation.failure = failure;
+    }
+}
+
+fn finish(operation: &mut v1::Operation, outcome: Outcome, now: Timestamp) {
+    warn(operation, "", outcome.warnings, 0);
+    let state = match outcome.state {
+        OperationState::Succeeded if operation.warning_count > 0 => OperationState::Warnings,
+        state => state,
+    };
+    operation.set_state(state);
+    operation.failure = outcome.failure;
+    operation.phase = Phase::Done.name().to_owned();
+    operation.phase_ms = now.0;
+    operation.updated_ms = now.0;
+    operation.finished_ms = now.0;
+}
+
+/// For an operation that cannot be carried on: failed without its clean-up, which its nodes are then owed.
+pub(crate) fn give_up(operation: &mut v1::Operation, failure: v1::Failure, now: Timestamp) {
+    finish(operation, super::failed(failure), now);
+}
+
+/// Makes room for the report of a release that the operation ended without.
+pub(crate) fn owed(operation: &mut v1::Operation, node: &str) {
+    assign(operation, node, Work::Release);
+    let release = operation.tasks.iter_mut().find(|record| record.node == node && record.name == Work::Release.name());
+    if let Some(release) = release.filter(|release| release.state() != TaskState::TaskDone) {
+        release.set_state(TaskState::TaskAssigned);
+        release.failure = None;
+    }
+}
+
+/// False when it has ended or is being cancelled already.
+pub(crate) fn cancel(operation: &mut v1::Operation, now: Timestamp) -> bool {
+    if operation.state() != OperationState::Running {
+        return false;
+    }
+    operation.set_state(OperationState::Cancelling);
+    operation.updated_ms = now.0;
+    true
+}
+
+pub(crate) fn report(operation: &mut v1::Operation, node: &str, report: &TaskReport, now: Timestamp) -> Recorded {
+    let found = operation.tasks.iter_mut().find(|record| {
+        record.node == node && record.name == report.task && record.attempt == report.attempt
+    });
+    let Some(record) = found.filter(|record| !ended(record.state())) else { return Recorded::Nothing };
+    if report.state() == TaskState::Unspecified {
+        return Recorded::Nothing;
+    }
+    record.set_state(report.state());
+    if report.progress.is_some() {
+        record.progress = report.progress;
+    }
+    let has_ended = ended(report.state());
+    let mut heard = (Vec::new(), 0);
+    if has_ended {
+        record.failure.clone_from(&report.failure);
+        record.result.clone_from(&report.result);
+        heard = record.result.as_mut().map(take_warnings).unwrap_or_default();
+        if matches!(record.result.as_ref().and_then(|r| r.result.as_ref()), Some(task_result::Result::Manifest(_))) {
+            forget_warnings(operation, node);
+        }
+    }
+    let verified = match report.result.as_ref().and_then(|result| result.result.as_ref()) {
+        Some(task_result::Result::Verify(verified)) if has_ended => verified.detail.clone(),
+        _ => None,
+    };
+    warn(operation, node, heard.0, heard.1);
+    if let Some(verified) = verified {
+        verify(operation, verified);
+    }
+    operation.progress = Some(sum(&operation.tasks));
+    operation.updated_ms = now.0;
+    if has_ended { Recorded::Ended } else { Recorded::Progress }
+}
+
+/// How a task of the coordinator's own ended.
+pub(crate) fn own(operation: &mut v1::Operation, work: Work, ended: Result<Patch, v1::Failure>, now: Timestamp) {
+    let patch = match ended {
+        Ok(patch) => patch,
+        Err(failure) => {
+            if let Some(record) = own_record(operation, work) {
+                record.set_state(TaskState::TaskFailed);
+                record.failure = Some(failure);
+            }
+            operation.updated_ms = now.0;
+            return;
+        }
+    };
+    match patch {
+        Patch::Nothing => {}
+        Patch::Begun { bases, warnings } => {
+            warn(operation, "", warnings, 0);
+            if let Some(backup) = &mut operation.backup {
+                backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
+                backup.bases = bases;
+            }
+        }
+        Patch::Committed => {
+            if let Some(backup) = &mut operation.backup {
+                backup.committed = true;
+            }
+        }
+        Patch::Swept { condemned, swept, objects } => {
+            if let Some(delete) = &mut operation.delete {
+                delete.packs_condemned = condemned;
+                delete.packs_swept = swept;
+                delete.objects_deleted = objects;
+            }
+        }
+        Patch::Checked(detail) => verify(operation, detail),
+    }
+    if let Some(record) = own_record(operation, work) {
+        record.set_state(TaskState::TaskDone);
+    }
+    operation.updated_ms = now.0;
+}
+
+/// How far a task of the coordinator's own is.
+pub(crate) fn own_progress(operation: &mut v1::Operation, work: Work, progress: v1::Progress) {
+    if let Some(record) = own_record(operation, work) {
+        record.progress = Some(progress);
+    }
+    operation.progress = Some(sum(&operation.tasks));
+}
+
+fn own_record(operation: &mut v1::Operation, work: Work) -> Option<&mut TaskRecord> {
+    operation.tasks.iter_mut().find(|record| record.node == OWN && record.name == work.name())
+}
+
+/// Adds what somebody checked to what others did.
+fn verify(operation: &mut v1::Operation, found: v1::VerifyDetail) {
+    let Some(verify) = &mut operation.verify else { return };
+    verify.packs_checked = verify.packs_checked.max(found.packs_checked);
+    verify.backups_checked = verify.backups_checked.max(found.backups_checked);
+    let unlisted = found.damage_count.saturating_sub(found.damages.len() as u64);
+    verify.damage_count += unlisted;
+    for damage in found.damages {
+        if verify.damages.iter().any(|known| known.object == damage.object && known.what == damage.what) {
+            continue;
+        }
+        verify.damage_count += 1;
+        if verify.damages.len() < DAMAGES_KEPT {
+            verify.damages.push(damage);
+        }
+    }
+}
+
+/// Moves the warnings out of a result: they are kept once, in the operation.
+fn take_warnings(result: &mut v1::TaskResult) -> (Vec<v1::Warning>, u64) {
+    use task_result::Result as R;
+    let (warnings, count) = match &mut result.result {
+        Some(R::Snapshot(r)) => (&mut r.warnings, &mut r.warning_count),
+        Some(R::Upload(r)) => (&mut r.warnings, &mut r.warning_count),
+        Some(R::Manifest(r)) => (&mut r.warnings, &mut r.warning_count),
+        Some(R::Restore(r)) => (&mut r.warnings, &mut r.warning_count),
+        Some(R::Verify(_) | R::Inspect(_)) | None => return (Vec::new(), 0),
+    };
+    *count = (*count).max(warnings.len() as u64);
+    (std::mem::take(warnings), *count)
+}
+
+/// A manifest's warnings are all of its node's: those that earlier tasks told are among them.
+fn forget_warnings(operation: &mut v1::Operation, node: &str) {
+    use task_result::Result as R;
+    operation.warnings.retain(|warning| warning.node != node);
+    let told = |record: &TaskRecord| match record.result.as_ref().and_then(|result| result.result.as_ref()) {
+        Some(R::Snapshot(r)) => r.warning_count,
+        Some(R::Upload(r)) => r.warning_count,
+        _ => 0,
+    };
+    let told: u64 = operation.tasks.iter().filter(|record| record.node == node).map(told).sum();
+    operation.warning_count = operation.warning_count.saturating_sub(told);
+}
+
+fn warn(operation: &mut v1::Operation, node: &str, warnings: Vec<v1::Warning>, count: u64) {
+    operation.warning_count += count.max(warnings.len() as u64);
+    let room = WARNINGS_KEPT.saturating_sub(operation.warnings.len());
+    for mut warning in warnings.into_iter().take(room) {
+        if warning.node.is_empty() {
+            node.clone_into(&mut warning.node);
+        }
+        operation.warnings.push(warning);
+    }
+}
+
+/// Over all nodes. What is to be done is the same for each of a node's tasks; what was moved adds up.
+fn sum(tasks: &[TaskRecord]) -> v1::Progress {
+    let mut nodes: std::collections::BTreeMap<&str, v1::Progress> = std::collections::BTreeMap::new();
+    for (node, progress) in tasks.iter().filter_map(|record| Some((record.node.as_str(), record.progress?))) {
+        let sum = nodes.entry(node).or_default();
+        sum.files_total = sum.files_total.max(progress.files_total);
+        sum.files_done = sum.files_done.max(progress.files_done);
+        sum.bytes_total = sum.bytes_total.max(progress.bytes_total);
+        sum.bytes_done = sum.bytes_done.max(progress.bytes_done);
+        sum.bytes_read += progress.bytes_read;
+        sum.bytes_new += progress.bytes_new;
+        sum.bytes_stored += progress.bytes_stored;
+        sum.puts += progress.puts;
+        sum.gets += progress.gets;
+    }
+    nodes.values().fold(v1::Progress::default(), |mut all, node| {
+        all.files_total += node.files_total;
+        all.files_done += node.files_done;
+        all.bytes_total += node.bytes_total;
+        all.bytes_done += node.bytes_done;
+        all.bytes_read += node.bytes_read;
+        all.bytes_new += node.bytes_new;
+        all.bytes_stored += node.bytes_stored;
+        all.puts += node.puts;
+        all.gets += node.gets;
+        all
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup() -> v1::Operation {
+        let mut operation = create("o1".to_owned(), "s", vec!["n1".to_owned(), "n2".to_owned()], Epoch(1), Timestamp(5),
+            Detail::Backup(v1::BackupDetail::default()));
+        assign(&mut operation, "n1", Work::Upload);
+        operation
+    }
+
+    fn said(state: TaskState) -> TaskReport {
+        let mut report = TaskReport { task: "upload".to_owned(), attempt: ATTEMPT, ..Default::default() };
+        report.set_state(state);
+        report
+    }
+
+    #[test]
+    fn a_task_ends_once() {
+        let mut operation = backup();
+        let now = Timestamp(9);
+        assert_eq!(report(&mut operation, "n1", &said(TaskState::TaskRunning), now), Recorded::Progress);
+        assert_eq!(report(&mut operation, "n1", &said(TaskState::TaskDone), now), Recorded::Ended);
+        let after = operation.clone();
+        for late in [TaskState::TaskRunning, TaskState::TaskFailed, TaskState::TaskDone] {
+            assert_eq!(report(&mut operation, "n1", &said(late), Timestamp(11)), Recorded::Nothing);
+        }
+        assert_eq!(report(&mut operation, "n2", &said(TaskState::TaskDone), now), Recorded::Nothing);
+        assert_eq!(operation, after);
+    }
+
+    #[test]
+    fn warnings_are_kept_once_and_counted_all() {
+        let mut operation = backup();
+        let warning = v1::Warning { path: b"x".to_vec().into(), message: "vanished".to_owned(), ..Default::default() };
+        let result = v1::UploadResult { warnings: vec![warning; 150], warning_count: 4000, ..Default::default() };
+        let mut ended = said(TaskState::TaskDone);
+        ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Upload(result)) });
+        report(&mut operation, "n1", &ended, Timestamp(9));
+        assert_eq!((operation.warnings.len(), operation.warning_count), (WARNINGS_KEPT, 4000));
+        assert!(operation.warnings.iter().all(|warning| warning.node == "n1"));
+        let Some(task_result::Result::Upload(kept)) = &operation.tasks[0].result.as_ref().unwrap().result else { panic!() };
+        assert!(kept.warnings.is_empty() && kept.warning_count == 4000);
+        finish(&mut operation, super::super::succeeded(Vec::new()), Timestamp(10));
+        assert_eq!(operation.state(), OperationState::Warnings);
+    }
+
+    #[test]
+    fn a_manifests_warnings_stand_for_its_nodes_earlier_ones() {
+        let warning = |message: &str| v1::Warning { message: message.to_owned(), ..Default::default() };
+        let mut operation = backup();
+        let mut ended = said(TaskState::TaskDone);
+        let result = v1::UploadResult { warnings: vec![warning("torn")], warning_count: 1, ..Default::default() };
+        ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Upload(result)) });
+        report(&mut operation, "n1", &ended, Timestamp(9));
+        assign(&mut operation, "n1", Work::Manifest);
+        let result = v1::ManifestResult { warnings: vec![warning("torn"), warning("a socket")], ..Default::default() };
+        ended.task = "manifest".to_owned();
+        ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Manifest(result)) });
+        report(&mut operation, "n1", &ended, Timestamp(9));
+        assert_eq!((operation.warnings.len(), operation.warning_count), (2, 2));
+    }
+
+    #[test]
+    fn damage_found_by_two_counts_once() {
+        let mut operation = create("o1".to_owned(), "s", Vec::new(), Epoch(1), Timestamp(5),
+            Detail::Verify(v1::VerifyDetail::default()));
+        let damage = v1::Damage { object: "t/x".to_owned(), what: "missing".to_owned(), ..Default::default() };
+        let found = v1::VerifyDetail { damages: vec![damage], damage_count: 1, packs_checked: 7, ..Default::default() };
+        own(&mut operation, Work::Check, Ok(Patch::Checked(found.clone())), Timestamp(6));
+        verify(&mut operation, found);
+        let detail = operation.verify.unwrap();
+        assert_eq!((detail.damage_count, detail.damages.len(), detail.packs_checked), (1, 1, 7));
+    }
+}

@@ -1,0 +1,67 @@
+//! The message that asks a node for its share of a phase, made from the record alone: sent again after a crash it
+//! is the same message.
+use palinurus_proto::v1::{self, task};
+use palinurus_repository::{Error, Result, TransactionId};
+use bytes::Bytes;
+
+use super::record::ATTEMPT;
+use super::Work;
+
+pub(crate) fn task(
+    operation: &v1::Operation,
+    repository: &str,
+    freeze_limit: std::time::Duration,
+    node: &str,
+    work: Work,
+) -> Result<v1::Task> {
+    let transaction = || -> Result<Bytes> {
+        let id: TransactionId = operation.backup.as_ref().map_or("", |backup| &backup.backup_id).parse()?;
+        Ok(Bytes::copy_from_slice(id.as_bytes()))
+    };
+    let base = || {
+        let bases = operation.backup.iter().flat_map(|backup| &backup.bases);
+        bases.clone().find(|base| base.node == node).map(|base| base.manifest.clone()).unwrap_or_default()
+    };
+    let work_of = match work {
+        Work::Inspect => task::Work::Inspect(v1::InspectTask {}),
+        Work::Freeze => task::Work::Freeze(v1::FreezeTask {
+            dead_man_seconds: u32::try_from(freeze_limit.as_secs()).unwrap_or(u32::MAX).max(1),
+        }),
+        Work::Snapshot => task::Work::Snapshot(v1::SnapshotTask {}),
+        Work::Thaw => task::Work::Thaw(v1::ThawTask {}),
+        Work::Upload => task::Work::Upload(v1::UploadTask {
+            transaction: transaction()?,
+            base: base(),
+            position: operation.nodes.iter().position(|each| each == node).unwrap_or_default() as u32,
+            nodes: operation.nodes.len() as u32,
+        }),
+        Work::Manifest => task::Work::Manifest(v1::ManifestTask { transaction: transaction()?, base: base() }),
+        Work::Release => task::Work::Release(v1::ReleaseTask {}),
+        Work::Restore => task::Work::Restore(restore(operation, node)?),
+        Work::Verify => task::Work::Verify(v1::VerifyTask {
+            read_data: operation.verify.as_ref().is_some_and(|verify| verify.read_data),
+        }),
+        own => return Err(Error::internal(format!("{} is no task of an agent", own.name()))),
+    };
+    Ok(v1::Task {
+        operation: operation.id.clone(),
+        task: work.name().to_owned(),
+        attempt: ATTEMPT,
+        service: operation.service.clone(),
+        node: node.to_owned(),
+        repository: repository.to_owned(),
+        work: Some(work_of),
+    })
+}
+
+fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
+    let detail = operation.restore.as_ref();
+    let manifest = detail.and_then(|detail| detail.manifests.iter().find(|each| each.node == node));
+    let manifest = manifest
+        .ok_or_else(|| Error::internal(format!("operation {} names no manifest for {node}", operation.id)))?;
+    Ok(v1::RestoreTask {
+        manifest: manifest.manifest.clone(),
+        backup_id: manifest.backup_id.clone(),
+        delta: detail.and_then(|detail| detail.plan.as_ref()).is_some_and(|plan| plan.delta),
+    })
+}

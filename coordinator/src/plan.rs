@@ -1,0 +1,179 @@
+//! Which node is restored from what, and why not. Pure: shown as a plan, and asked again when it is applied.
+use std::collections::BTreeMap;
+
+use palinurus_proto::v1;
+use palinurus_repository::ledger::{BackupRecord, NodeCommit};
+use palinurus_repository::{Error, Result};
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Planned {
+    pub(crate) plan: v1::RestorePlan,
+    /// For each node that is written to, what it is written from.
+    pub(crate) manifests: Vec<v1::NodeManifest>,
+}
+
+/// `nodes` are the service's, as they are now. A plan with refusals is a plan, to be shown; a request that cannot be
+/// understood is an error.
+pub(crate) fn plan(
+    service: &str,
+    nodes: &[v1::Node],
+    backup: &BackupRecord,
+    wanted: &[String],
+    delta: bool,
+) -> Result<Planned> {
+    let sources: BTreeMap<&str, &NodeCommit> =
+        backup.nodes.iter().map(|commit| (commit.node.as_str(), commit)).collect();
+    let targets: BTreeMap<&str, &v1::Node> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let mut planned = Planned {
+        plan: v1::RestorePlan {
+            service: service.to_owned(),
+            backup_id: backup.id.to_string(),
+            delta,
+            ..Default::default()
+        },
+        manifests: Vec::new(),
+    };
+    let pairs = match wanted {
+        [] => onto_themselves(&targets, &sources, &mut planned.plan),
+        wanted => wanted.iter().map(|text| pair(text)).collect::<Result<_>>()?,
+    };
+    let plan = &mut planned.plan;
+    if pairs.is_empty() {
+        plan.refusals.push("no node of the service is in the backup: say which to restore, as node=source".to_owned());
+    }
+    for (node, source) in pairs {
+        let (Some(target), Some(commit)) = (targets.get(node), sources.get(source)) else {
+            plan.refusals.push(if targets.contains_key(node) {
+                format!("the backup has no node {source:?}: it has {}", join(sources.keys()))
+            } else {
+                format!("service {service} has no node {node:?}: it has {}", join(targets.keys()))
+            });
+            continue;
+        };
+        if plan.nodes.iter().any(|assignment| assignment.node == node) {
+            plan.refusals.push(format!("node {node} is named twice"));
+            continue;
+        }
+        if !target.connected {
+            plan.refusals.push(format!("node {node} is not connected: start its agent"));
+        } else if !target.data_empty && !delta {
+            plan.refusals.push(format!("the data directory of node {node} is not empty: empty it, or restore with delta"));
+        } else if !target.data_empty {
+            plan.warnings.push(format!("the data directory of node {node} is made what it was in the backup: what differs is lost"));
+        }
+        plan.nodes.push(v1::RestoreAssignment {
+            node: node.to_owned(),
+            source: source.to_owned(),
+            files: commit.files,
+            bytes: commit.bytes,
+            data_empty: target.data_empty,
+            connected: target.connected,
+        });
+        planned.manifests.push(v1::NodeManifest {
+            node: node.to_owned(),
+            backup_id: backup.id.to_string(),
+            manifest: commit.manifest.encode().into(),
+        });
+    }
+    Ok(planned)
+}
+
+fn onto_themselves<'a>(
+    targets: &BTreeMap<&'a str, &v1::Node>,
+    sources: &BTreeMap<&'a str, &NodeCommit>,
+    plan: &mut v1::RestorePlan,
+) -> Vec<(&'a str, &'a str)> {
+    for source in sources.keys().filter(|source| !targets.contains_key(*source)) {
+        plan.warnings.push(format!("node {source} of the backup is a node no more: restore it with node={source}"));
+    }
+    for target in targets.keys().filter(|target| !sources.contains_key(*target)) {
+        plan.warnings.push(format!("node {target} is not in the backup and stays as it is"));
+    }
+    targets.keys().filter(|target| sources.contains_key(*target)).map(|node| (*node, *node)).collect()
+}
+
+fn pair(text: &str) -> Result<(&str, &str)> {
+    let (node, source) = text.split_once('=').unwrap_or((text, text));
+    if node.is_empty() || source.is_empty() {
+        return Err(Error::invalid(format!("{text:?} names no node")).with_hint("write node or node=source"));
+    }
+    Ok((node, source))
+}
+
+fn join<'a>(names: impl Iterator<Item = &'a &'a str>) -> String {
+    names.copied().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use palinurus_repository::ledger::PackSet;
+    use palinurus_repository::manifest::ManifestRef;
+    use palinurus_repository::{Timestamp, TransactionId, WriterId};
+
+    use super::*;
+
+    fn backup(nodes: &[&str]) -> BackupRecord {
+        let commit = |node: &&str| NodeCommit {
+            node: (*node).to_owned(),
+            manifest: ManifestRef {
+                transaction: TransactionId([1; 16]),
+                node: (*node).to_owned(),
+                writer: WriterId([2; 8]),
+                parts: 1,
+                size: 100,
+                tail: 50,
+                root: [3; 32],
+            },
+            files: 7,
+            bytes: 1000,
+            bytes_read: 0,
+            bytes_new: 0,
+            bytes_stored: 0,
+            warnings: 0,
+            unchanged: false,
+        };
+        BackupRecord {
+            id: TransactionId([1; 16]),
+            started: Timestamp(1),
+            committed: Timestamp(2),
+            nodes: nodes.iter().map(commit).collect(),
+            packs: PackSet::new(),
+        }
+    }
+
+    fn node(name: &str, connected: bool, data_empty: bool) -> v1::Node {
+        v1::Node { name: name.to_owned(), connected, data_empty, ..Default::default() }
+    }
+
+    fn planned(nodes: &[v1::Node], wanted: &[&str], delta: bool) -> Planned {
+        let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
+        plan("s", nodes, &backup(&["n1", "n2", "old"]), &wanted, delta).unwrap()
+    }
+
+    #[test]
+    fn every_node_onto_itself() {
+        let Planned { plan, manifests } = planned(&[node("n1", true, true), node("n2", true, true), node("n3", true, true)], &[], false);
+        assert_eq!(plan.refusals, Vec::<String>::new());
+        assert_eq!(plan.nodes.iter().map(|each| (each.node.as_str(), each.source.as_str(), each.files)).collect::<Vec<_>>(),
+            [("n1", "n1", 7), ("n2", "n2", 7)]);
+        assert_eq!(manifests.len(), 2);
+        assert_eq!(ManifestRef::decode(&manifests[1].manifest).unwrap().node, "n2");
+        assert!(plan.warnings.iter().any(|warning| warning.contains("old")) && plan.warnings.iter().any(|warning| warning.contains("n3")));
+    }
+
+    #[test]
+    fn another_nodes_part_and_refusals() {
+        let nodes = [node("n1", true, true), node("n2", false, true), node("n3", true, false)];
+        let refusals = |wanted: &[&str], delta| planned(&nodes, wanted, delta).plan.refusals.join("; ");
+        assert_eq!(refusals(&["n1=old"], false), "");
+        assert!(refusals(&["n2"], false).contains("n2 is not connected"));
+        assert!(refusals(&["n3=n1"], false).contains("not empty"));
+        assert_eq!(refusals(&["n3=n1"], true), "");
+        assert!(refusals(&["n1=n9"], false).contains("has no node \"n9\": it has n1, n2, old"));
+        assert!(refusals(&["n9=n1"], false).contains("service s has no node \"n9\""));
+        assert!(refusals(&["n1", "n1=n2"], false).contains("twice"));
+        assert!(!planned(&[node("n7", true, true)], &[], false).plan.refusals.is_empty());
+        assert!(plan("s", &nodes, &backup(&["n1"]), &["=n1".to_owned()], false).is_err());
+        assert!(planned(&nodes, &["n3=n1"], true).plan.warnings[0].contains("n3"));
+    }
+}

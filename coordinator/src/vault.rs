@@ -1,0 +1,127 @@
+//! One service's repository, with what the coordinator keeps beside it: the chunk index and the claims of the open
+//! transaction.
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use palinurus_proto::v1;
+use palinurus_repository::index::IndexSegment;
+use palinurus_repository::storage::{self, list_all};
+use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use tokio::sync::Mutex;
+
+use crate::claim::Claims;
+use crate::index::Index;
+use crate::shared::Shared;
+
+#[derive(Debug)]
+pub(crate) struct Vault {
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) epoch: Epoch,
+    index: Arc<Index>,
+    claims: Mutex<Option<Arc<Claims>>>,
+}
+
+impl Vault {
+    /// Opens the service's repository and takes the lead in it: an earlier leader is fenced from here on.
+    pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
+        let storage = storage::open(&service.repository)?;
+        let clock = shared.world.clock.clone();
+        let repository = Repository::open(storage, &shared.keys).await?.with_clock(clock);
+        let id = repository.id();
+        if id.to_string() != service.repository_id {
+            return Err(Error::conflict(format!(
+                "{} holds repository {id}, and service {} was made with {}",
+                service.repository, service.name, service.repository_id
+            ))
+            .with_hint("bring the right store back to that place"));
+        }
+        repository.lead(epoch, &shared.config.name).await?;
+        let path = shared.config.state.join(format!("index-{id}.redb"));
+        let cache = shared.config.index_cache();
+        let index = off_runtime(move || Index::open(&path, id, cache)).await?;
+        Ok(Self { repository: Arc::new(repository), epoch, index: Arc::new(index), claims: Mutex::default() })
+    }
+
+    /// The claims of that transaction while it is open, and what could not be read of the index on the way.
+    pub(crate) async fn claims(&self, transaction: TransactionId) -> Result<(Arc<Claims>, Vec<v1::Warning>)> {
+        let mut slot = self.claims.lock().await;
+        if let Some(claims) = slot.as_ref().filter(|claims| claims.transaction() == transaction) {
+            return Ok((claims.clone(), Vec::new()));
+        }
+        let warnings = self.fold().await?;
+        self.repository.refresh().await?;
+        // Read after the BEGIN: what this state calls usable stays as long as the transaction is open.
+        let open = |state: &palinurus_repository::ledger::State| {
+            state.open_transactions().contains_key(&transaction).then(|| state.clone())
+        };
+        let state = self.repository.read(open).await;
+        let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
+        let index = self.index.clone();
+        let claims = Arc::new(off_runtime(move || Claims::open(transaction, state, index)).await?);
+        *slot = Some(claims.clone());
+        Ok((claims, warnings))
+    }
+
+    pub(crate) async fn close_claims(&self) {
+        if let Some(claims) = self.claims.lock().await.take() {
+            claims.close();
+        }
+    }
+
+    /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.
+    pub(crate) async fn fold(&self) -> Result<Vec<v1::Warning>> {
+        let index = self.index.clone();
+        let folded = off_runtime(move || index.folded()).await?;
+        let committed: BTreeSet<TransactionId> =
+            self.repository.read(|state| state.committed().writers().map(|(id, _)| id).collect()).await;
+        let mut warnings = Vec::new();
+        for transaction in committed.difference(&folded) {
+            let before = warnings.len();
+            self.fold_one(*transaction, &mut warnings).await?;
+            if warnings.len() == before {
+                let (index, transaction) = (self.index.clone(), *transaction);
+                off_runtime(move || index.fold_done(transaction)).await?;
+            }
+        }
+        Ok(warnings)
+    }
+
+    async fn fold_one(&self, transaction: TransactionId, warnings: &mut Vec<v1::Warning>) -> Result<()> {
+        let storage = self.repository.storage();
+        for segment in list_all(&**storage, &format!("t/{transaction}/x/")).await? {
+            let object = match storage.get(&segment.key, None).await {
+                Ok(object) => object,
+                Err(e) if e.kind() == ErrorKind::NotFound => continue, // swept since it was listed
+                Err(e) => return Err(e),
+            };
+            let (index, keys, key) = (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
+            let folded = off_runtime(move || {
+                let packs = IndexSegment::open(&keys, &key, &object)?;
+                drop(object);
+                index.fold(&packs)
+            });
+            match folded.await {
+                Err(e) if e.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!(segment = segment.key, error = e.chain(), "index segment is damaged");
+                    warnings.push(v1::Warning {
+                        message: format!("index segment {} is damaged: what it lists is stored again", segment.key),
+                        ..Default::default()
+                    });
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was swept.
+    pub(crate) async fn prune_index(&self) -> Result<()> {
+        let committed = self.repository.read(|state| state.committed().clone()).await;
+        let index = self.index.clone();
+        off_runtime(move || index.retain(|pack| committed.contains(pack))).await
+    }
+}
+
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("the index's worker").with_source(e))?
+}

@@ -1,0 +1,192 @@
+//! A coordinator with its folders, and an operator's client.
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_coordinator::{Config, Server};
+use palinurus_proto::v1::coordinator_client::CoordinatorClient;
+use palinurus_proto::{from_status, v1};
+use palinurus_repository::{Error, KeyFile, Repository, Result, SystemEntropy, storage};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::peer::{Peer, PeerConfig};
+
+pub(crate) const SERVICE: &str = "shop";
+
+pub(crate) struct World {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: Config,
+    running: Option<(Server, CancellationToken)>,
+    address: watch::Sender<String>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
+            .with_test_writer()
+            .try_init();
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("operator.key");
+        KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
+        let mut config = Config {
+            name: "c1".to_owned(),
+            listen: "127.0.0.1:0".to_owned(),
+            state: directory.path().join("coordinator"),
+            keys: vec![key],
+            heartbeat: Duration::from_secs(1),
+            ..Config::default()
+        };
+        change(&mut config);
+        let mut world = Self { directory, config, running: None, address: watch::Sender::default() };
+        world.start().await;
+        world
+    }
+
+    pub(crate) async fn start(&mut self) {
+        let cancel = CancellationToken::new();
+        let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
+        self.address.send_replace(format!("http://{}", server.local_addr()));
+        self.running = Some((server, cancel));
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        let (server, cancel) = self.running.take().unwrap();
+        cancel.cancel();
+        server.join().await.unwrap();
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.borrow().clone()
+    }
+
+    pub(crate) fn repository_path(&self) -> PathBuf {
+        self.directory.path().join("repository")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("file://{}", self.repository_path().display())
+    }
+
+    pub(crate) fn key(&self) -> KeyFile {
+        KeyFile::read(&self.config.keys[0]).unwrap().0
+    }
+
+    /// Looked at past the coordinator: what a restore without one would see.
+    pub(crate) async fn repository(&self) -> Repository {
+        Repository::open(storage::open(&self.url()).unwrap(), &[self.key()]).await.unwrap()
+    }
+
+    pub(crate) async fn operator(&self) -> Operator {
+        Operator(CoordinatorClient::connect(self.address()).await.unwrap())
+    }
+
+    pub(crate) fn service(&self, nodes: &[&str]) -> v1::Service {
+        let nodes = nodes.iter().map(|name| v1::NodeSpec { name: (*name).to_owned(), zone: String::new() });
+        v1::Service {
+            name: SERVICE.to_owned(),
+            r#type: "files".to_owned(),
+            repository: self.url(),
+            nodes: nodes.collect(),
+            ..Default::default()
+        }
+    }
+
+    pub(crate) async fn apply(&self, nodes: &[&str]) -> Operator {
+        let mut operator = self.operator().await;
+        operator.apply(self.service(nodes)).await.unwrap();
+        operator
+    }
+
+    /// An agent for that node, whose files hold those chunks of its own making.
+    pub(crate) fn peer(&self, node: &str, files: &[(&str, Vec<u64>)]) -> Peer {
+        self.peer_with(node, files, |_| {})
+    }
+
+    pub(crate) fn peer_with(&self, node: &str, files: &[(&str, Vec<u64>)], change: impl FnOnce(&mut PeerConfig)) -> Peer {
+        let mut config = PeerConfig {
+            service: SERVICE.to_owned(),
+            node: node.to_owned(),
+            instance: format!("instance-of-{node}"),
+            engine: "files".to_owned(),
+            epoch: 0,
+            data_empty: false,
+            files: files.iter().map(|(name, chunks)| ((*name).to_owned(), chunks.clone())).collect(),
+            key: Arc::new(self.key()),
+        };
+        change(&mut config);
+        Peer::start(config, self.address.subscribe())
+    }
+}
+
+/// An operator's client, whose errors are what the CLI would show.
+#[derive(Clone)]
+pub(crate) struct Operator(pub(crate) CoordinatorClient<Channel>);
+
+impl Operator {
+    pub(crate) async fn apply(&mut self, service: v1::Service) -> Result<v1::Service> {
+        let request = v1::ApplyServiceRequest { service: Some(service) };
+        self.0.apply_service(request).await.map(tonic::Response::into_inner).map_err(from_status)
+    }
+
+    pub(crate) async fn start_backup(&mut self) -> Result<v1::Operation> {
+        let request = v1::StartBackupRequest { service: SERVICE.to_owned(), full: false };
+        // The repository is opened beside everything else; an operator would try again.
+        loop {
+            match self.0.start_backup(request.clone()).await.map_err(from_status) {
+                Err(e) if e.what().contains("is being opened") => tokio::task::yield_now().await,
+                other => return other.map(tonic::Response::into_inner),
+            }
+        }
+    }
+
+    pub(crate) async fn backup(&mut self) -> v1::Operation {
+        let operation = self.start_backup().await.unwrap();
+        self.finished(&operation.id).await
+    }
+
+    /// Watches until the operation is as wanted, or has ended.
+    pub(crate) async fn until(&mut self, id: &str, wanted: impl Fn(&v1::Operation) -> bool) -> v1::Operation {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        let watching = async {
+            let mut stream = self.0.watch_operation(request).await.map_err(from_status)?.into_inner();
+            let mut last = None;
+            while let Some(operation) = stream.message().await.map_err(from_status)? {
+                if wanted(&operation) {
+                    return Ok(operation);
+                }
+                last = Some(operation);
+            }
+            Err::<v1::Operation, Error>(Error::internal(format!("it never was as wanted: {last:#?}")))
+        };
+        tokio::time::timeout(Duration::from_secs(60), watching).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn finished(&mut self, id: &str) -> v1::Operation {
+        self.until(id, |operation| operation.finished_ms > 0).await
+    }
+
+    pub(crate) async fn backups(&mut self) -> Vec<v1::Backup> {
+        let request = v1::ListBackupsRequest { service: SERVICE.to_owned() };
+        self.0.list_backups(request).await.unwrap().into_inner().backups
+    }
+
+    pub(crate) async fn nodes(&mut self) -> Vec<v1::Node> {
+        self.0.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner().nodes
+    }
+}
+
+pub(crate) fn task<'a>(operation: &'a v1::Operation, node: &str, name: &str) -> Option<&'a v1::TaskRecord> {
+    operation.tasks.iter().find(|task| task.node == node && task.name == name)
+}
