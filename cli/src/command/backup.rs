@@ -1,0 +1,213 @@
+use palinurus_proto::{from_status, v1};
+use palinurus_repository::Result;
+use serde::Serialize;
+
+use crate::command::operation::{self, OperationView};
+use crate::confirm::confirm;
+use crate::exit::Outcome;
+use crate::output::{Output, fields, table};
+use crate::{Global, client, follow, human};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Takes a backup of all nodes and follows it until it is committed.
+    Start {
+        /// May be left out when there is only one.
+        #[arg(long, short)]
+        service: Option<String>,
+        /// Read every file again, also those that look unchanged.
+        #[arg(long)]
+        full: bool,
+        /// Return at once with the operation's id.
+        #[arg(long)]
+        detach: bool,
+    },
+    /// The oldest first.
+    List {
+        /// Only of this service.
+        #[arg(long, short)]
+        service: Option<String>,
+    },
+    Show {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+    },
+    /// Forgets a backup and frees what only it used.
+    Delete {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Return at once with the operation's id.
+        #[arg(long)]
+        detach: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Backups {
+    backups: Vec<BackupView>,
+}
+
+/// Times are RFC 3339, sizes bytes.
+#[derive(Serialize)]
+pub(crate) struct BackupView {
+    id: String,
+    service: String,
+    started: Option<String>,
+    committed: Option<String>,
+    files: u64,
+    /// Logical.
+    bytes: u64,
+    /// That nobody had stored.
+    bytes_new: u64,
+    /// What it added to the store.
+    bytes_stored: u64,
+    warnings: u64,
+    nodes: Vec<BackupNodeView>,
+}
+
+#[derive(Serialize)]
+struct BackupNodeView {
+    node: String,
+    files: u64,
+    bytes: u64,
+    bytes_read: u64,
+    bytes_new: u64,
+    bytes_stored: u64,
+    warnings: u64,
+    /// Nothing had changed: the manifest of the base backup stands for this one too.
+    unchanged: bool,
+}
+
+pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
+    let mut client = client::connect(global).await?;
+    match verb {
+        Verb::Start { service, full, detach } => {
+            let service = client::service(&mut client, service).await?;
+            let started = client.start_backup(v1::StartBackupRequest { service, full }).await.map_err(from_status)?;
+            follow_or_detach(global, output, &started.into_inner(), detach).await
+        }
+        Verb::List { service } => {
+            let request = v1::ListBackupsRequest { service: service.unwrap_or_default() };
+            let reply = client.list_backups(request).await.map_err(from_status)?.into_inner();
+            output.data(&Backups { backups: reply.backups.iter().map(view).collect() }, show_list);
+            Ok(Outcome::Done)
+        }
+        Verb::Show { backup, service } => {
+            let service = client::service(&mut client, service).await?;
+            let found = client.get_backup(v1::GetBackupRequest { service, backup }).await.map_err(from_status)?;
+            output.data(&view(&found.into_inner()), show);
+            Ok(Outcome::Done)
+        }
+        Verb::Delete { backup, service, yes, detach } => {
+            let service = client::service(&mut client, service).await?;
+            let request = v1::GetBackupRequest { service: service.clone(), backup };
+            let found = client.get_backup(request).await.map_err(from_status)?.into_inner();
+            output.note(show(&view(&found)));
+            if !confirm(yes, "Delete this backup? It cannot be had back.")? {
+                output.note("nothing was deleted");
+                return Ok(Outcome::Declined);
+            }
+            // By its full id: `latest` may be another one by now.
+            let request = v1::DeleteBackupRequest { service, backup: found.id };
+            let started = client.delete_backup(request).await.map_err(from_status)?.into_inner();
+            follow_or_detach(global, output, &started, detach).await
+        }
+    }
+}
+
+pub(crate) async fn follow_or_detach(
+    global: &Global,
+    output: &Output,
+    started: &v1::Operation,
+    detach: bool,
+) -> Result<Outcome> {
+    if detach {
+        output.data(&OperationView::of(started), operation::show);
+        output.note(format!("`palinurus operation watch {}` follows it", started.id));
+        return Ok(Outcome::Done);
+    }
+    output.note(format!("operation {}", started.id));
+    let ended = follow::follow(global, output, &started.id).await?;
+    operation::finish(output, &ended)
+}
+
+fn view(backup: &v1::Backup) -> BackupView {
+    let nodes = backup.nodes.iter().map(|node| BackupNodeView {
+        node: node.node.clone(),
+        files: node.files,
+        bytes: node.bytes,
+        bytes_read: node.bytes_read,
+        bytes_new: node.bytes_new,
+        bytes_stored: node.bytes_stored,
+        warnings: node.warnings,
+        unchanged: node.unchanged,
+    });
+    BackupView {
+        id: backup.id.clone(),
+        service: backup.service.clone(),
+        started: human::rfc3339(backup.started_ms),
+        committed: human::rfc3339(backup.committed_ms),
+        files: backup.files,
+        bytes: backup.bytes,
+        bytes_new: backup.bytes_new,
+        bytes_stored: backup.bytes_stored,
+        warnings: backup.warnings,
+        nodes: nodes.collect(),
+    }
+}
+
+fn show(backup: &BackupView) -> String {
+    let time = |time: &Option<String>| time.clone().unwrap_or_default().replacen('T', " ", 1);
+    let rows: Vec<Vec<String>> = backup
+        .nodes
+        .iter()
+        .map(|node| {
+            vec![
+                node.node.clone(),
+                human::count(node.files),
+                human::size(node.bytes),
+                human::size(node.bytes_read),
+                human::size(node.bytes_new),
+                human::size(node.bytes_stored),
+                node.warnings.to_string(),
+                if node.unchanged { "unchanged".into() } else { String::new() },
+            ]
+        })
+        .collect();
+    let head = fields(&[
+        ("backup", backup.id.clone()),
+        ("service", backup.service.clone()),
+        ("started", time(&backup.started)),
+        ("committed", time(&backup.committed)),
+        ("data", format!("{} in {} files", human::size(backup.bytes), human::count(backup.files))),
+        ("stored", human::size(backup.bytes_stored)),
+    ]);
+    let header = ["NODE", "FILES", "DATA", "READ", "NEW", "STORED", "WARNINGS", ""];
+    format!("{head}\n{}", table(&header, &[1, 2, 3, 4, 5, 6], &rows))
+}
+
+fn show_list(backups: &Backups) -> String {
+    let row = |backup: &BackupView| {
+        vec![
+            backup.id.clone(),
+            backup.service.clone(),
+            backup.committed.clone().unwrap_or_default().replacen('T', " ", 1),
+            backup.nodes.len().to_string(),
+            human::count(backup.files),
+            human::size(backup.bytes),
+            human::size(backup.bytes_new),
+            human::size(backup.bytes_stored),
+            backup.warnings.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = backups.backups.iter().map(row).collect();
+    let header = ["BACKUP", "SERVICE", "COMMITTED", "NODES", "FILES", "DATA", "NEW", "STORED", "WARNINGS"];
+    table(&header, &[3, 4, 5, 6, 7, 8], &rows)
+}

@@ -1,0 +1,76 @@
+//! One file a noun.
+pub(crate) mod backup;
+pub(crate) mod bench;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod demo;
+mod fleet;
+pub(crate) mod keys;
+pub(crate) mod node;
+pub(crate) mod offline;
+pub(crate) mod operation;
+pub(crate) mod repository;
+pub(crate) mod restore;
+pub(crate) mod service;
+pub(crate) mod up;
+
+use palinurus_repository::Result;
+
+use crate::Global;
+use crate::exit::Outcome;
+use crate::output::Output;
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Backs up one directory of this machine: coordinator and agent in one process, until Ctrl-C.
+    Up(up::Up),
+    /// Shows all of it on this machine in a minute: backups, a lost node, its restore, the proof.
+    Demo(demo::Demo),
+    /// Measures backup and restore beside this machine's limit and restic.
+    Bench(bench::Bench),
+    /// The protected clusters.
+    #[command(subcommand)]
+    Service(service::Verb),
+    /// Take, look at and delete backups.
+    #[command(subcommand)]
+    Backup(backup::Verb),
+    /// Restore through the coordinator (plan, apply), or straight from a repository (--repository).
+    Restore(restore::Restore),
+    /// Long work: what runs and what ran.
+    #[command(subcommand)]
+    Operation(operation::Verb),
+    /// The members of the clusters and their agents.
+    #[command(subcommand)]
+    Node(node::Verb),
+    /// What lies in the object store.
+    #[command(subcommand)]
+    Repository(repository::Verb),
+    /// Operator keys: without one, no backup can be read.
+    #[command(subcommand)]
+    Keys(keys::Verb),
+    /// Runs a coordinator until it is told to end.
+    Coordinator(daemon::Daemon),
+    /// Runs the agent of a node until it is told to end.
+    Agent(daemon::Daemon),
+    /// Settings: what is in force, and why.
+    #[command(subcommand)]
+    Config(config::Verb),
+}
+
+pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> Result<Outcome> {
+    match command {
+        Command::Up(args) => Box::pin(up::run(args, global, output)).await,
+        Command::Demo(demo) => demo::run(demo, global, output).await,
+        Command::Bench(bench) => bench::run(bench, global, output).await,
+        Command::Service(verb) => service::run(verb, global, output).await,
+        Command::Backup(verb) => backup::run(verb, global, output).await,
+        Command::Restore(restore) => restore::run(restore, global, output).await,
+        Command::Operation(verb) => operation::run(verb, global, output).await,
+        Command::Node(verb) => node::run(verb, global, output).await,
+        Command::Repository(verb) => repository::run(verb, global, output).await,
+        Command::Keys(verb) => keys::run(&verb, output),
+        Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,
+        Command::Agent(daemon) => daemon::agent(daemon, output).await,
+        Command::Config(verb) => config::run(&verb, output),
+    }
+}

@@ -1,0 +1,75 @@
+use palinurus_proto::{from_status, v1};
+use palinurus_repository::Result;
+use serde::Serialize;
+
+use crate::exit::Outcome;
+use crate::output::{Output, table};
+use crate::{Global, client, human};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Who is connected, and whether its data directory is empty.
+    List {
+        /// Only of this service.
+        #[arg(long, short)]
+        service: Option<String>,
+    },
+}
+
+#[derive(Serialize)]
+struct Nodes {
+    nodes: Vec<NodeView>,
+}
+
+#[derive(Serialize)]
+struct NodeView {
+    service: String,
+    name: String,
+    zone: String,
+    connected: bool,
+    data_empty: bool,
+    engine: String,
+    version: String,
+    instance: String,
+    last_seen: Option<String>,
+}
+
+pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
+    let Verb::List { service } = verb;
+    let mut client = client::connect(global).await?;
+    let request = v1::ListNodesRequest { service: service.unwrap_or_default() };
+    let nodes = client.list_nodes(request).await.map_err(from_status)?.into_inner().nodes;
+    let nodes = Nodes { nodes: nodes.into_iter().map(view).collect() };
+    output.data(&nodes, show);
+    Ok(Outcome::Done)
+}
+
+fn view(node: v1::Node) -> NodeView {
+    NodeView {
+        service: node.service,
+        name: node.name,
+        zone: node.zone,
+        connected: node.connected,
+        data_empty: node.data_empty,
+        engine: node.engine,
+        version: node.version,
+        instance: node.instance,
+        last_seen: human::rfc3339(node.last_seen_ms),
+    }
+}
+
+fn show(nodes: &Nodes) -> String {
+    let row = |node: &NodeView| {
+        let state = if node.connected { "connected" } else { "away" };
+        let data = match (&node.last_seen, node.data_empty) {
+            (None, _) => "-",
+            (Some(_), true) => "empty",
+            (Some(_), false) => "present",
+        };
+        let seen = node.last_seen.clone().unwrap_or_else(|| "never".into()).replacen('T', " ", 1);
+        let cells = [&node.service, &node.name, &node.zone, state, data, &node.engine, &node.version, &seen];
+        cells.map(str::to_owned).into()
+    };
+    let rows: Vec<Vec<String>> = nodes.nodes.iter().map(row).collect();
+    table(&["SERVICE", "NODE", "ZONE", "AGENT", "DATA", "ENGINE", "VERSION", "LAST SEEN"], &[], &rows)
+}

@@ -1,0 +1,177 @@
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use palinurus_proto::{from_status, v1};
+use palinurus_repository::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::Outcome;
+use crate::output::{Output, fields, table};
+use crate::{Global, client, human};
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Verb {
+    /// Makes or changes a service to be as the file says.
+    Apply {
+        /// TOML: name, type, repository, [[nodes]], [settings]; `-` reads stdin.
+        file: PathBuf,
+    },
+    List,
+    Show {
+        /// May be left out when there is only one.
+        service: Option<String>,
+    },
+}
+
+/// A service as an operator writes it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceFile {
+    name: String,
+    #[serde(rename = "type", default = "files")]
+    engine: String,
+    repository: String,
+    nodes: Vec<NodeFile>,
+    #[serde(default)]
+    settings: HashMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    name: String,
+    #[serde(default)]
+    zone: String,
+}
+
+fn files() -> String {
+    "files".into()
+}
+
+#[derive(Serialize)]
+struct Services {
+    services: Vec<ServiceView>,
+}
+
+#[derive(Serialize)]
+struct ServiceView {
+    name: String,
+    r#type: String,
+    repository: String,
+    repository_id: String,
+    created: Option<String>,
+    nodes: Vec<NodeSpecView>,
+    settings: HashMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct NodeSpecView {
+    name: String,
+    zone: String,
+}
+
+pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
+    match verb {
+        Verb::Apply { file } => {
+            let service = Some(parse(&file, &read(&file)?)?);
+            let mut client = client::connect(global).await?;
+            let applied = client.apply_service(v1::ApplyServiceRequest { service }).await.map_err(from_status)?;
+            output.data(&view(applied.into_inner()), show);
+        }
+        Verb::List => {
+            let mut client = client::connect(global).await?;
+            let reply = client.list_services(v1::ListServicesRequest {}).await.map_err(from_status)?.into_inner();
+            output.data(&Services { services: reply.services.into_iter().map(view).collect() }, show_list);
+        }
+        Verb::Show { service } => {
+            let mut client = client::connect(global).await?;
+            let service = client::service(&mut client, service).await?;
+            let found = client.get_service(v1::GetServiceRequest { service }).await.map_err(from_status)?;
+            output.data(&view(found.into_inner()), show);
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn read(file: &Path) -> Result<String> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().read_to_string(&mut text).map(|_| ())
+    } else {
+        std::fs::read_to_string(file).map(|read| text = read)
+    };
+    read.map_err(|error| Error::io(format!("read the service from {}", file.display()), error))?;
+    Ok(text)
+}
+
+fn parse(file: &Path, text: &str) -> Result<v1::Service> {
+    let service: ServiceFile = toml::from_str(text).map_err(|error| {
+        Error::invalid(format!("{} does not describe a service", file.display()))
+            .with_source(error)
+            .with_hint("docs/operations/install.md shows one")
+    })?;
+    let nodes = service.nodes.into_iter().map(|node| v1::NodeSpec { name: node.name, zone: node.zone });
+    Ok(v1::Service {
+        name: service.name,
+        r#type: service.engine,
+        repository: service.repository,
+        nodes: nodes.collect(),
+        settings: service.settings,
+        ..Default::default()
+    })
+}
+
+fn view(service: v1::Service) -> ServiceView {
+    let nodes = service.nodes.into_iter().map(|node| NodeSpecView { name: node.name, zone: node.zone });
+    ServiceView {
+        name: service.name,
+        r#type: service.r#type,
+        repository: service.repository,
+        repository_id: service.repository_id,
+        created: human::rfc3339(service.created_ms),
+        nodes: nodes.collect(),
+        settings: service.settings,
+    }
+}
+
+fn show(service: &ServiceView) -> String {
+    let nodes: Vec<String> = service
+        .nodes
+        .iter()
+        .map(|node| if node.zone.is_empty() { node.name.clone() } else { format!("{} ({})", node.name, node.zone) })
+        .collect();
+    let mut settings: Vec<String> = service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    settings.sort();
+    fields(&[
+        ("service", service.name.clone()),
+        ("type", service.r#type.clone()),
+        ("repository", service.repository.clone()),
+        ("id", service.repository_id.clone()),
+        ("nodes", nodes.join(", ")),
+        ("settings", settings.join(", ")),
+    ])
+}
+
+fn show_list(services: &Services) -> String {
+    let rows: Vec<Vec<String>> = services
+        .services
+        .iter()
+        .map(|s| vec![s.name.clone(), s.r#type.clone(), s.nodes.len().to_string(), s.repository.clone()])
+        .collect();
+    table(&["SERVICE", "TYPE", "NODES", "REPOSITORY"], &[2], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_describes_a_service_and_an_unknown_key_is_refused() {
+        let text = "name = 'a'\nrepository = 'file:///r'\n[[nodes]]\nname = 'n1'\nzone = 'z'\n";
+        let service = parse(Path::new("s.toml"), text).unwrap();
+        assert_eq!((service.name.as_str(), service.r#type.as_str(), service.nodes.len()), ("a", "files", 1));
+        let error = parse(Path::new("s.toml"), &format!("nodse = 1\n{text}")).unwrap_err();
+        assert!(error.chain().contains("nodse"), "{}", error.chain());
+    }
+}

@@ -1,0 +1,189 @@
+//! Coordinator and agent in one process, for one directory: everything but the wire between machines.
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use palinurus_coordinator::Server;
+use palinurus_proto::{from_status, v1};
+use palinurus_repository::{Error, ErrorKind, KeyFile, Result, SystemEntropy};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::command::daemon;
+use crate::exit::Outcome;
+use crate::output::Output;
+use crate::{Global, client, logging, signal};
+
+const NODE: &str = "local";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Up {
+    /// The directory to back up.
+    #[arg(long)]
+    data: PathBuf,
+    /// Key, state and, by default, the repository; $XDG_STATE_HOME/palinurus or ~/.local/state/palinurus.
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Where backups are kept: file:///path.
+    #[arg(long, value_name = "URL")]
+    repository: Option<String>,
+    /// The service's name.
+    #[arg(long, default_value = "default")]
+    name: String,
+    /// Port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:7410")]
+    listen: String,
+}
+
+pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outcome> {
+    daemon::refuse_open_plaintext(&up.listen, global.insecure_plaintext)?;
+    logging::start(output, "warn");
+    let data = up.data.canonicalize().map_err(|error| Error::io(format!("open {}", up.data.display()), error))?;
+    if !data.is_dir() {
+        return Err(Error::invalid(format!("{} is no directory", data.display())));
+    }
+    let state = make_state(up.state)?;
+    if state.starts_with(&data) || data.starts_with(&state) {
+        return Err(Error::invalid(format!("the state {} and the data {} lie in one another", state.display(), data.display()))
+            .with_hint("name another place with --state DIR"));
+    }
+    let _lock = lock(&state)?;
+    let key = operator_key(&state, output)?;
+    let repository = match up.repository {
+        Some(url) => url,
+        None => format!("file://{}", make_dir(&state.join("repository"))?.display()),
+    };
+
+    let cancel = signal::cancel_on_signal()?;
+    let server = Server::start(
+        palinurus_coordinator::Config {
+            name: "up".into(),
+            listen: up.listen,
+            state: make_dir(&state.join("coordinator"))?,
+            keys: vec![key.clone()],
+            ..Default::default()
+        },
+        cancel.child_token(),
+    )
+    .await?;
+    let address = server.local_addr().to_string();
+    daemon::write_address(&state.join("coordinator"), &address)?;
+    let server_url = format!("http://{address}");
+    let mut client = client::dial(&server_url, global.insecure_plaintext).await?;
+    let service = v1::Service {
+        name: up.name.clone(),
+        r#type: "files".into(),
+        repository: repository.clone(),
+        nodes: vec![v1::NodeSpec { name: NODE.into(), ..Default::default() }],
+        ..Default::default()
+    };
+    client.apply_service(v1::ApplyServiceRequest { service: Some(service) }).await.map_err(from_status)?;
+    let agent = agent_config(&up.name, &server_url, &make_dir(&state.join("agent"))?, &key, &data)?;
+    let mut agent = tokio::spawn(palinurus_agent::run(agent, cancel.child_token()));
+
+    say_what_next(output, &data, &repository, &address);
+    let ended = tokio::select! {
+        biased;
+        () = cancel.cancelled() => None,
+        ended = &mut agent => Some(ended),
+    };
+    output.note("ending ...");
+    cancel.cancel();
+    let agent = match ended {
+        Some(ended) => ended,
+        None => agent.await,
+    };
+    server.join().await?;
+    agent.map_err(|error| Error::internal("the agent died").with_source(error))??;
+    Ok(Outcome::Done)
+}
+
+fn make_state(named: Option<PathBuf>) -> Result<PathBuf> {
+    let state = match named {
+        Some(state) => state,
+        None => default_state().ok_or_else(|| {
+            Error::invalid("there is neither XDG_STATE_HOME nor HOME").with_hint("name a directory with --state DIR")
+        })?,
+    };
+    make_dir(&state)?;
+    state.canonicalize().map_err(|error| Error::io(format!("open {}", state.display()), error))
+}
+
+fn default_state() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(base.join("palinurus"))
+}
+
+/// For its owner only.
+fn make_dir(dir: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
+    Ok(dir.to_owned())
+}
+
+/// Held until the process ends, whichever way.
+fn lock(state: &Path) -> Result<File> {
+    let path = state.join("lock");
+    let failed = |error| Error::io(format!("open {}", path.display()), error);
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::conflict(format!("another `palinurus up` runs with the state in {}", state.display()))
+                .with_hint("use that one, or give this one a state of its own with --state DIR"))
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn operator_key(state: &Path, output: &Output) -> Result<PathBuf> {
+    let path = state.join("operator.key");
+    match KeyFile::read(&path) {
+        Ok((_, warning)) => {
+            if let Some(warning) = warning {
+                output.warn(warning);
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            KeyFile::generate(&SystemEntropy::new())?.write(&path)?;
+            output.note(format!(
+                "made the key {}\nkeep a copy of it away from this machine: without it no backup can be read",
+                path.display()
+            ));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(path)
+}
+
+fn agent_config(service: &str, server: &str, state: &Path, key: &Path, data: &Path) -> Result<palinurus_agent::config::Config> {
+    let text = |path: &Path| {
+        let text = path.to_str().map(str::to_owned);
+        text.ok_or_else(|| Error::invalid(format!("{} is no UTF-8, which settings have to be", path.display())))
+    };
+    let mut engine = toml::Table::new();
+    engine.insert("type".into(), "files".into());
+    engine.insert("root".into(), text(data)?.into());
+    Ok(palinurus_agent::config::Config {
+        service: service.to_owned(),
+        node: NODE.into(),
+        coordinator: vec![server.to_owned()],
+        state: state.to_owned(),
+        keys: vec![key.to_owned()],
+        engine,
+        ..Default::default()
+    })
+}
+
+fn say_what_next(output: &Output, data: &Path, repository: &str, address: &str) {
+    let server = if address == "127.0.0.1:7410" { String::new() } else { format!(" --server http://{address}") };
+    output.note(format!(
+        "palinurus is up: {} is backed up to {repository}\n\
+         in another terminal:\n  \
+           palinurus{server} backup start\n  \
+           palinurus{server} backup list\n  \
+           palinurus{server} restore plan latest --delta\n\
+         Ctrl-C ends it",
+        data.display()
+    ));
+}

@@ -1,0 +1,12 @@
+//! The log of a process that runs on: stderr, one line an event; JSON under `--json`.
+use tracing_subscriber::EnvFilter;
+
+use crate::output::Output;
+
+/// `PALINURUS_LOG` has the last word (`debug`, or `palinurus_agent=trace,info`).
+pub(crate) fn start(output: &Output, default: &str) {
+    let filter = EnvFilter::try_from_env("PALINURUS_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A second start in one process keeps the first.
+    let _ = if output.json { log.json().try_init() } else { log.try_init() };
+}

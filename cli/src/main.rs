@@ -1,0 +1,75 @@
+//! The `palinurus` command. stdout carries data, stderr carries talk; `exit.rs` says what the exit codes mean.
+mod client;
+mod command;
+mod config;
+mod confirm;
+mod exit;
+mod follow;
+mod human;
+mod logging;
+mod output;
+mod signal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use command::Command;
+use output::Output;
+
+/// Backs up and restores database clusters.
+#[derive(Debug, Parser)]
+#[command(name = "palinurus", version, max_term_width = 110)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 done with warnings, 4 fenced or conflict, \
+                        5 unavailable, 6 corrupt, 7 denied.")]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Global {
+    /// The coordinator to talk to.
+    #[arg(long, global = true, env = "PALINURUS_SERVER", default_value = "http://127.0.0.1:7410")]
+    server: String,
+    /// Print one JSON object on stdout; progress and errors as JSON lines on stderr.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Show no progress.
+    #[arg(long, global = true)]
+    no_progress: bool,
+    /// Talk to a coordinator on another machine although nothing is encrypted on the way.
+    #[arg(long, global = true)]
+    insecure_plaintext: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::usage(&error),
+    };
+    let output = Output::new(arguments.global.json, arguments.global.no_progress);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::failed(&output, &palinurus_repository::Error::io("start the runtime", error)),
+    };
+    let result = runtime.block_on(Box::pin(command::run(arguments.command, &arguments.global, &output)));
+    // A blocked read of a terminal or disk must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(outcome) => outcome.into(),
+        Err(error) => exit::failed(&output, &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}
