@@ -1,0 +1,153 @@
+//! kill -9 of anything at any moment: the operation ends and says how, and nothing is left behind.
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use palinurus_proto::v1::OperationState;
+use palinurus_tests::seeded::Random;
+use palinurus_tests::world::files_below;
+use palinurus_tests::{World, compare};
+
+async fn filled_world(random: &mut Random) -> World {
+    let mut world = World::new(&["n1", "n2", "n3"]);
+    let n1 = world.data("n1");
+    for i in 0..40 {
+        fs::write(n1.join(format!("{i}")), random.bytes(1_500_000)).unwrap();
+    }
+    for i in 0..500 {
+        fs::write(n1.join(format!("small-{i}")), format!("{i}")).unwrap();
+    }
+    fs::remove_dir(world.data("n2")).unwrap();
+    assert!(Command::new("cp").arg("-a").args([&n1, &world.data("n2")]).status().unwrap().success());
+    for i in 0..10 {
+        fs::write(world.data("n3").join(format!("{i}")), random.bytes(1_500_000)).unwrap();
+    }
+    world.start().await;
+    world
+}
+
+/// Nothing of an operation is left on a node or in the repository.
+async fn assert_clean(world: &World, untouched: &[(String, Vec<PathBuf>)]) {
+    for (node, before) in untouched {
+        assert_eq!(&files_below(&world.data(node)), before, "files of {node}'s data directory");
+        assert_eq!(world.leftovers(node), Vec::<PathBuf>::new(), "left behind by {node}");
+    }
+    let partial: Vec<PathBuf> =
+        files_below(world.repository()).into_iter().filter(|path| is_partial(path)).collect();
+    assert_eq!(partial, Vec::<PathBuf>::new(), "half-written objects");
+    world.run(&["repository", "check", "--read-data"]).await.expect(0);
+}
+
+fn is_partial(path: &std::path::Path) -> bool {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    name.starts_with('.') || name.ends_with(".tmp") || name.contains("partial")
+}
+
+fn snapshot(world: &World) -> Vec<(String, Vec<PathBuf>)> {
+    ["n1", "n2", "n3"].iter().map(|node| ((*node).to_owned(), files_below(&world.data(node)))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_kills_during_backups() {
+    let mut random = Random::new(20_260_501);
+    let mut world = filled_world(&mut random).await;
+    let untouched = snapshot(&world);
+    let mut committed = 0;
+    for round in 0..8 {
+        // Something new each round, so that there is something to upload.
+        for node in ["n1", "n2"] {
+            fs::write(world.data(node).join("0"), vec![round as u8; 3_000_000]).unwrap();
+        }
+        fs::write(world.data("n3").join("0"), random.bytes(20_000_000)).unwrap();
+        let operation = world.start_backup().await;
+        tokio::time::sleep(Duration::from_millis(random.below(1200))).await;
+        let (agent, coordinator) = match random.below(3) {
+            0 => (true, false),
+            1 => (false, true),
+            _ => (true, true),
+        };
+        let node = ["n1", "n2", "n3"][random.below(3) as usize];
+        if agent {
+            world.kill_agent(node);
+        }
+        if coordinator {
+            world.kill_coordinator();
+            tokio::time::sleep(Duration::from_millis(random.below(500))).await;
+            world.start_coordinator().await;
+        }
+        if agent {
+            tokio::time::sleep(Duration::from_millis(random.below(500))).await;
+            world.start_agent(node);
+        }
+        world.joined().await;
+        let ended = world.ended(&operation.id).await;
+        eprintln!("round {round}: agent {agent} {node}, coordinator {coordinator}: {:?}", ended.state());
+        match ended.state() {
+            OperationState::Succeeded | OperationState::Warnings => committed += 1,
+            OperationState::Failed => assert!(ended.failure.is_some_and(|failure| !failure.message.is_empty())),
+            other => panic!("ended as {other:?}"),
+        }
+        assert_clean(&world, &untouched).await;
+        assert_eq!(world.backups().await.len(), committed);
+    }
+    // After all that, a backup and a restore go as ever.
+    world.backup().await;
+    for node in ["n1", "n3"] {
+        let want = world.move_data(node);
+        world.restore(node, false).await;
+        compare::assert_equal(&want, &world.data(node), &[]);
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_during_a_restore_leaves_no_partial_file_and_the_next_one_works() {
+    let mut random = Random::new(77);
+    let mut world = filled_world(&mut random).await;
+    world.backup().await;
+    let want = world.move_data("n1");
+    world.seen_empty("n1").await;
+    let started = world.run(&["restore", "apply", "--yes", "--detach", "--node", "n1"]).await.expect(0);
+    tokio::time::sleep(Duration::from_millis(random.below(600))).await;
+    world.kill_agent("n1");
+    world.start_agent("n1");
+    world.joined().await;
+    let ended = world.ended(started.json()["id"].as_str().unwrap()).await;
+    eprintln!("the restore ended as {:?}", ended.state());
+    if ended.state() == OperationState::Failed {
+        // A half-restored directory is never passed off as the data: it says so, and --delta completes it.
+        world.restore("n1", true).await;
+    }
+    compare::assert_equal(&want, &world.data("n1"), &[]);
+    assert_eq!(world.leftovers("n1"), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_backup_leaves_nothing_and_the_next_one_works() {
+    let mut random = Random::new(5);
+    let mut world = filled_world(&mut random).await;
+    let untouched = snapshot(&world);
+    let operation = world.start_backup().await;
+    world.run(&["operation", "cancel", &operation.id]).await.expect(0);
+    let ended = world.ended(&operation.id).await;
+    let fits = matches!(ended.state(), OperationState::Cancelled | OperationState::Succeeded);
+    assert!(fits, "ended as {:?}: {:?}", ended.state(), ended.failure);
+    assert_clean(&world, &untouched).await;
+    world.backup().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_stays_away_fails_the_backup_with_its_name() {
+    let mut random = Random::new(6);
+    let mut world = filled_world(&mut random).await;
+    world.kill_agent("n3");
+    let operation = world.start_backup().await;
+    let ended = world.ended(&operation.id).await;
+    assert_eq!(ended.state(), OperationState::Failed);
+    let failure = ended.failure.unwrap();
+    assert!(failure.node == "n3" || failure.message.contains("n3"), "{failure:?}");
+    assert_eq!(failure.kind, "unavailable");
+    assert!(world.backups().await.is_empty());
+}

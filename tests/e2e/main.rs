@@ -1,0 +1,13 @@
+//! End to end: the real binary, real processes, real files.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod changing;
+mod crash;
+mod damage;
+mod demo;
+mod full_disk;
+mod odd_tree;
+mod offline;
+mod refusals;
+mod replicas;
+mod up;

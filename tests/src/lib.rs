@@ -1,0 +1,17 @@
+//! What the end-to-end tests stand on: a world of real processes, odd trees, and independent comparisons.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test that cannot go on says where and why by panicking"
+)]
+
+pub mod compare;
+pub mod oddities;
+pub mod process;
+pub mod seeded;
+pub mod tmpfs;
+pub mod world;
+
+pub use world::World;

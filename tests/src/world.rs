@@ -1,0 +1,358 @@
+//! A coordinator and agents as real processes on loopback, their data and repository in a directory that goes
+//! when the test ends. Nothing sleeps for luck: every wait polls what it waits for, against a deadline.
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use palinurus_proto::v1;
+use palinurus_proto::v1::coordinator_client::CoordinatorClient;
+use palinurus_repository::{KeyFile, SystemEntropy};
+use tonic::transport::Channel;
+
+use crate::process::{Process, palinurus};
+
+pub const SERVICE: &str = "s";
+const DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub struct World {
+    nodes: Vec<String>,
+    address: Option<String>,
+    coordinator: Option<Process>,
+    agents: BTreeMap<String, Process>,
+    /// More lines for an agent's [engine] table.
+    pub engine: String,
+    repository: PathBuf,
+    // Last: processes end before their directory goes.
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Directories and key; nothing runs yet.
+    pub fn new(nodes: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("w").tempdir().unwrap();
+        KeyFile::generate(&SystemEntropy::new()).unwrap().write(&dir.path().join("key")).unwrap();
+        for node in nodes {
+            fs::create_dir_all(dir.path().join(node).join("data")).unwrap();
+        }
+        let repository = dir.path().join("repository");
+        fs::create_dir(&repository).unwrap();
+        Self {
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            address: None,
+            coordinator: None,
+            agents: BTreeMap::new(),
+            engine: String::new(),
+            repository,
+            dir,
+        }
+    }
+
+    /// Keeps the repository elsewhere: on a disk that fills up.
+    pub fn keep_repository_in(&mut self, dir: &Path) {
+        self.repository = dir.to_owned();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn data(&self, node: &str) -> PathBuf {
+        self.path(node).join("data")
+    }
+
+    pub fn agent_state(&self, node: &str) -> PathBuf {
+        self.path(node).join("state")
+    }
+
+    pub fn key(&self) -> PathBuf {
+        self.path("key")
+    }
+
+    pub fn repository(&self) -> &Path {
+        &self.repository
+    }
+
+    pub fn repository_url(&self) -> String {
+        format!("file://{}", self.repository.display())
+    }
+
+    pub fn server(&self) -> String {
+        format!("http://{}", self.address.as_ref().expect("the coordinator has been started"))
+    }
+
+    /// Starts everything, applies the service and waits until all nodes have joined.
+    pub async fn start(&mut self) {
+        self.start_coordinator().await;
+        self.apply_service().await;
+        for node in self.nodes.clone() {
+            self.start_agent(&node);
+        }
+        self.joined().await;
+    }
+
+    pub async fn start_coordinator(&mut self) {
+        let state = self.path("coordinator");
+        fs::create_dir_all(&state).unwrap();
+        let _ = fs::remove_file(state.join("address"));
+        // The same port after a restart: the agents know no other.
+        let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".into());
+        let config = self.path("coordinator.toml");
+        let keys = self.key();
+        let text = format!(
+            "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = [{keys:?}]\n\
+             heartbeat = \"500ms\"\npatience = \"20s\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = palinurus();
+        command.args(["coordinator", "--config"]).arg(&config);
+        let mut process = Process::start("the coordinator", command, &self.path("coordinator.log"));
+        let address = wait("the coordinator listens", || {
+            process.check();
+            fs::read_to_string(state.join("address")).ok().filter(|text| text.ends_with('\n'))
+        })
+        .await;
+        self.address = Some(address.trim().to_owned());
+        self.coordinator = Some(process);
+    }
+
+    pub async fn apply_service(&self) {
+        let service = v1::Service {
+            name: SERVICE.into(),
+            r#type: "files".into(),
+            repository: self.repository_url(),
+            nodes: self.nodes.iter().map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() }).collect(),
+            ..Default::default()
+        };
+        let request = v1::ApplyServiceRequest { service: Some(service) };
+        self.client().await.apply_service(request).await.unwrap();
+    }
+
+    pub fn agent_config(&self, node: &str) -> String {
+        format!(
+            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
+             [session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
+             [engine]\ntype = \"files\"\nroot = {:?}\n{}",
+            self.server(),
+            self.agent_state(node),
+            self.key(),
+            self.data(node),
+            self.engine,
+        )
+    }
+
+    pub fn start_agent(&mut self, node: &str) {
+        let config = self.path(&format!("{node}.toml"));
+        fs::write(&config, self.agent_config(node)).unwrap();
+        let mut command = palinurus();
+        command.args(["agent", "--config"]).arg(&config);
+        let log = self.path(&format!("{node}.log"));
+        self.agents.insert(node.to_owned(), Process::start(&format!("the agent of {node}"), command, &log));
+    }
+
+    pub fn kill_coordinator(&mut self) {
+        self.coordinator.take().expect("it runs").kill();
+    }
+
+    pub fn kill_agent(&mut self, node: &str) {
+        self.agents.remove(node).expect("it runs").kill();
+    }
+
+    pub fn agent(&mut self, node: &str) -> &mut Process {
+        self.agents.get_mut(node).expect("it runs")
+    }
+
+    pub fn coordinator(&mut self) -> &mut Process {
+        self.coordinator.as_mut().expect("it runs")
+    }
+
+    /// Ends everything in order.
+    pub async fn stop(&mut self) {
+        for (_, agent) in std::mem::take(&mut self.agents) {
+            assert!(agent.terminate().await.success());
+        }
+        if let Some(coordinator) = self.coordinator.take() {
+            assert!(coordinator.terminate().await.success());
+        }
+    }
+
+    pub async fn joined(&mut self) {
+        let mut client = self.client().await;
+        for node in self.nodes.clone() {
+            wait_async(&format!("{node} joins"), async || {
+                for agent in self.agents.values_mut() {
+                    agent.check();
+                }
+                let nodes = client.list_nodes(v1::ListNodesRequest::default()).await.ok()?.into_inner().nodes;
+                nodes.iter().any(|known| known.name == node && known.connected).then_some(())
+            })
+            .await;
+        }
+    }
+
+    pub async fn node(&self, name: &str) -> v1::Node {
+        let reply = self.client().await.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+        reply.nodes.into_iter().find(|node| node.name == name).expect("a node of the service")
+    }
+
+    pub async fn client(&self) -> CoordinatorClient<Channel> {
+        CoordinatorClient::connect(self.server()).await.unwrap().max_decoding_message_size(64 << 20)
+    }
+
+    /// Runs the command with this world's coordinator; its stdout is parsed as JSON.
+    pub async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
+        let mut command = palinurus();
+        command.arg("--json");
+        if let Some(address) = &self.address {
+            command.env("PALINURUS_SERVER", format!("http://{address}"));
+        }
+        command.args(arguments);
+        run(command).await
+    }
+
+    pub async fn start_backup(&self) -> v1::Operation {
+        let request = v1::StartBackupRequest { service: SERVICE.into(), full: false };
+        self.client().await.start_backup(request).await.unwrap().into_inner()
+    }
+
+    /// A backup that has to end well; warnings are well.
+    pub async fn backup(&self) -> v1::Operation {
+        let operation = self.start_backup().await;
+        let ended = self.ended(&operation.id).await;
+        let good = matches!(ended.state(), v1::OperationState::Succeeded | v1::OperationState::Warnings);
+        assert!(good, "the backup ended as {:?}: {:?}", ended.state(), ended.failure);
+        ended
+    }
+
+    /// The operation once it has ended, however that is. Survives a coordinator that comes and goes.
+    pub async fn ended(&self, id: &str) -> v1::Operation {
+        wait_async(&format!("operation {id} ends"), async || {
+            let mut client = CoordinatorClient::connect(self.server()).await.ok()?;
+            let request = v1::GetOperationRequest { id: id.to_owned() };
+            let operation = client.get_operation(request).await.ok()?.into_inner();
+            let ended = !matches!(operation.state(), v1::OperationState::Running | v1::OperationState::Cancelling);
+            ended.then_some(operation)
+        })
+        .await
+    }
+
+    pub async fn backups(&self) -> Vec<v1::Backup> {
+        let request = v1::ListBackupsRequest { service: SERVICE.into() };
+        self.client().await.list_backups(request).await.unwrap().into_inner().backups
+    }
+
+    /// Restores `node` from the latest backup, which has to end well.
+    pub async fn restore(&self, node: &str, delta: bool) -> v1::Operation {
+        if !delta {
+            self.seen_empty(node).await;
+        }
+        let request = v1::RestoreRequest {
+            service: SERVICE.into(),
+            backup: "latest".into(),
+            nodes: vec![node.to_owned()],
+            delta,
+        };
+        let operation = self.client().await.apply_restore(request).await.unwrap().into_inner();
+        let ended = self.ended(&operation.id).await;
+        let good = matches!(ended.state(), v1::OperationState::Succeeded | v1::OperationState::Warnings);
+        assert!(good, "the restore ended as {:?}: {:?}", ended.state(), ended.failure);
+        ended
+    }
+
+    /// The coordinator learns of an emptied directory with the next heartbeat.
+    pub async fn seen_empty(&self, node: &str) {
+        wait_async(&format!("{node} is seen to be empty"), async || {
+            let node = self.node(node).await;
+            (node.connected && node.data_empty).then_some(())
+        })
+        .await;
+    }
+
+    /// What lies in a node's journal and spool: nothing, once no operation runs.
+    pub fn leftovers(&self, node: &str) -> Vec<PathBuf> {
+        let state = self.agent_state(node);
+        ["journal", "spool"].iter().flat_map(|part| files_below(&state.join(part))).collect()
+    }
+
+    /// Moves a node's data aside and leaves an empty directory. Returns where it is now.
+    pub fn move_data(&self, node: &str) -> PathBuf {
+        let aside = self.path(&format!("{node} as it was"));
+        fs::rename(self.data(node), &aside).unwrap();
+        fs::create_dir(self.data(node)).unwrap();
+        aside
+    }
+
+    pub fn destroy_data(&self, node: &str) {
+        fs::remove_dir_all(self.data(node)).unwrap();
+        fs::create_dir(self.data(node)).unwrap();
+    }
+}
+
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("stdout is not JSON ({error}):\n{}\n{}", self.stdout, self.stderr))
+    }
+
+    /// The last line on stderr, which says why a command failed.
+    pub fn error(&self) -> serde_json::Value {
+        let line = self.stderr.lines().last().unwrap_or_default();
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON error ({error}):\n{}", self.stderr))
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+pub async fn run(command: std::process::Command) -> Ran {
+    let output = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let output = tokio::time::timeout(DEADLINE, output).await.expect("the command ends in time").unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Every file and directory below, without what they are.
+pub fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(listing) = fs::read_dir(dir) else { return found };
+    for entry in listing {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(files_below(&path));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}
+
+pub async fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    wait_async(what, async || look()).await
+}
+
+pub async fn wait_async<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}
