@@ -102,6 +102,7 @@ async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) ->
         runs: runs.len(),
         peer,
         limit_seconds: limits[limits.len() / 2],
+        limit_sealed: first.limit_sealed,
         steps: steps.collect(),
         stored: first.stored,
         peer_stored: first.peer_stored,
@@ -112,6 +113,7 @@ struct Run {
     files: u64,
     bytes: u64,
     limit: f64,
+    limit_sealed: u64,
     steps: Vec<Step>,
     stored: u64,
     peer_stored: Option<u64>,
@@ -169,7 +171,7 @@ async fn one_run(
     };
     steps.push(Step { name: "restore", bytes, ours, peer: theirs });
     fleet.stop().await?;
-    Ok(Run { files, bytes, limit: limit.seconds, steps, stored, peer_stored })
+    Ok(Run { files, bytes, limit: limit.seconds, limit_sealed: limit.sealed, steps, stored, peer_stored })
 }
 
 /// A coordinator and an agent, as processes of their own.

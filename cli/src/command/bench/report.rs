@@ -15,6 +15,8 @@ pub(super) struct Report {
     pub(super) peer: Option<String>,
     /// Read, hash, compress and seal on the same cores, nothing else.
     pub(super) limit_seconds: f64,
+    /// What that made of the data, undeduplicated.
+    pub(super) limit_sealed: u64,
     pub(super) steps: Vec<Step>,
     /// What lies in the store after the cold backup.
     pub(super) stored: u64,
@@ -114,9 +116,10 @@ pub(super) fn show(report: &Report) -> String {
         report.peer.as_deref().unwrap_or("none installed"),
     );
     text += &format!(
-        "limit of this machine (read, hash, compress, seal): {:.2} s, {:.2} GB/s\n",
+        "limit of this machine (read, hash, compress, seal): {:.2} s, {:.2} GB/s, {}\n",
         report.limit_seconds,
         report.bytes as f64 / 1e9 / report.limit_seconds.max(1e-9),
+        human::size(report.limit_sealed),
     );
     text += &format!("stored: {}, by the peer: {}\n\n", human::size(report.stored), size(report.peer_stored));
     let right: Vec<usize> = (1..header.len()).collect();
