@@ -20,6 +20,7 @@ use super::stop::stopped;
 /// The most ids in one question.
 pub(crate) const ASK_MAX: usize = 8192;
 const MESSAGE_MAX: usize = 64 << 20;
+const ENDING: Duration = Duration::from_secs(10);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +155,7 @@ impl ClaimStream {
                     let _ = asked.reply.send(verdicts(&reply, asked.ids.len()));
                 }
                 request = requests.recv() => match request {
-                    None => return Ok(()),
+                    None => break,
                     Some(Request::Stored(pack)) => send(Message::Stored(v1::ClaimStored { pack })).await?,
                     Some(Request::Ask { ids, settle, reply }) => {
                         *sequence += 1;
@@ -166,6 +167,13 @@ impl ClaimStream {
                 },
             }
         }
+        // What was said last counts only when the coordinator has heard it: it answers our end with its own.
+        drop(out);
+        let ended = async {
+            while replies.message().await.map_err(status)?.is_some() {}
+            Ok(())
+        };
+        tokio::time::timeout(ENDING, ended).await.unwrap_or_else(|_| Err(lost()))
     }
 
     async fn journaled(&self) -> Result<Vec<Bytes>> {
