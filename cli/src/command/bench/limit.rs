@@ -10,6 +10,8 @@ use palinurus_repository::pack::{FRAME_MAX, PackWriter};
 use palinurus_repository::{Entropy, Error, Keys, RepositoryId, Result, RootKey, TransactionId, WriterId};
 use tokio::time::Instant;
 
+use super::meter;
+
 /// One frame's worth of files, or one extent of a file.
 #[derive(Debug)]
 struct Work {
@@ -20,6 +22,8 @@ struct Work {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     pub(super) seconds: f64,
+    /// Processor seconds.
+    pub(super) cpu: f64,
     pub(super) bytes: u64,
     pub(super) sealed: u64,
 }
@@ -31,7 +35,7 @@ pub(super) fn measure(data: &Path, threads: usize, entropy: &dyn Entropy) -> Res
     let keys = Keys::derive(&root, RepositoryId(entropy.array()?))?;
     let transaction = TransactionId(entropy.array()?);
     let queue = Mutex::new(work.into_iter());
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), meter::cpu_of(std::process::id())?);
     let results: Vec<Result<u64>> = std::thread::scope(|scope| {
         let spawn = |thread: u32| {
             let (queue, keys) = (&queue, &keys);
@@ -42,7 +46,8 @@ pub(super) fn measure(data: &Path, threads: usize, entropy: &dyn Entropy) -> Res
         joined.map(|result| result.unwrap_or_else(|_| Err(Error::internal("a thread panicked")))).collect()
     });
     let sealed = results.into_iter().sum::<Result<u64>>()?;
-    Ok(Limit { seconds: began.elapsed().as_secs_f64(), bytes, sealed })
+    let cpu = meter::cpu_of(std::process::id())? - cpu;
+    Ok(Limit { seconds: began.elapsed().as_secs_f64(), cpu, bytes, sealed })
 }
 
 fn seal_all(

@@ -19,6 +19,7 @@ use crate::exit::Outcome;
 use crate::output::Output;
 use crate::{Global, follow, signal};
 use data::Generated;
+use limit::Limit;
 use report::{Cost, Report, Step};
 use restic::Restic;
 
@@ -83,7 +84,7 @@ async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) ->
         std::fs::remove_dir_all(&home).map_err(|e| Error::io("clean up a run", e))?;
     }
     let Some(first) = runs.first() else { return Err(Error::internal("no run")) };
-    let mut limits: Vec<f64> = runs.iter().map(|run| run.limit).collect();
+    let mut limits: Vec<f64> = runs.iter().map(|run| run.limit.seconds).collect();
     limits.sort_by(f64::total_cmp);
     let steps = (0..first.steps.len()).map(|index| {
         let ours: Vec<Cost> = runs.iter().map(|run| run.steps[index].ours.clone()).collect();
@@ -102,7 +103,8 @@ async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) ->
         runs: runs.len(),
         peer,
         limit_seconds: limits[limits.len() / 2],
-        limit_sealed: first.limit_sealed,
+        limit_cpu: first.limit.cpu,
+        limit_sealed: first.limit.sealed,
         steps: steps.collect(),
         stored: first.stored,
         peer_stored: first.peer_stored,
@@ -112,8 +114,7 @@ async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) ->
 struct Run {
     files: u64,
     bytes: u64,
-    limit: f64,
-    limit_sealed: u64,
+    limit: Limit,
     steps: Vec<Step>,
     stored: u64,
     peer_stored: Option<u64>,
@@ -171,7 +172,7 @@ async fn one_run(
     };
     steps.push(Step { name: "restore", bytes, ours, peer: theirs });
     fleet.stop().await?;
-    Ok(Run { files, bytes, limit: limit.seconds, limit_sealed: limit.sealed, steps, stored, peer_stored })
+    Ok(Run { files, bytes, limit, steps, stored, peer_stored })
 }
 
 /// A coordinator and an agent, as processes of their own.
@@ -291,6 +292,8 @@ impl<'a> Fleet<'a> {
     }
 
     fn begin(&self) -> Result<(Instant, f64)> {
+        // What others have written before is not to be waited for in this step.
+        rustix::fs::sync();
         let pids = self.pids()?;
         pids.into_iter().for_each(meter::reset_peak_memory);
         let cpu = pids.into_iter().map(meter::cpu_of).sum::<Result<f64>>()?;

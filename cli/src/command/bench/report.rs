@@ -15,6 +15,7 @@ pub(super) struct Report {
     pub(super) peer: Option<String>,
     /// Read, hash, compress and seal on the same cores, nothing else.
     pub(super) limit_seconds: f64,
+    pub(super) limit_cpu: f64,
     /// What that made of the data, undeduplicated.
     pub(super) limit_sealed: u64,
     pub(super) steps: Vec<Step>,
@@ -116,8 +117,9 @@ pub(super) fn show(report: &Report) -> String {
         report.peer.as_deref().unwrap_or("none installed"),
     );
     text += &format!(
-        "limit of this machine (read, hash, compress, seal): {:.2} s, {:.2} GB/s, {}\n",
+        "limit of this machine (read, hash, compress, seal): {:.2} s, {:.1} cpu s, {:.2} GB/s, {}\n",
         report.limit_seconds,
+        report.limit_cpu,
         report.bytes as f64 / 1e9 / report.limit_seconds.max(1e-9),
         human::size(report.limit_sealed),
     );

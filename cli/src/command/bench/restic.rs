@@ -50,6 +50,7 @@ impl Restic {
     }
 
     async fn run(&self, arguments: &[String], directory: &Path) -> Result<(f64, f64)> {
+        rustix::fs::sync();
         let (began, cpu) = (Instant::now(), meter::cpu_of_children()?);
         let output = Command::new("restic")
             .args(["--quiet", "--repo"])
