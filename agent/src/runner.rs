@@ -25,6 +25,8 @@ struct Inner {
     host: Arc<Host>,
     journal: Journal,
     entries: Mutex<BTreeMap<TaskKey, Entry>>,
+    /// Taken before `entries`: what is journaled and what is forgotten must not cross.
+    journaling: Mutex<()>,
     /// Counts the changes that the coordinator should hear of soon; carries no data.
     changed: watch::Sender<u64>,
     /// The agent ends: what is cut short now is interrupted, not cancelled.
@@ -68,6 +70,7 @@ impl Runner {
             host,
             journal,
             entries: Mutex::new(found.into_iter().map(|(key, record)| (key, entry(record))).collect()),
+            journaling: Mutex::new(()),
             changed: watch::Sender::new(0),
             ending: CancellationToken::new(),
             running: TaskTracker::new(),
@@ -149,19 +152,26 @@ impl Runner {
             Some(Work::Verify(_)) => true,
             _ => false,
         };
-        let inner = Arc::clone(&self.0);
-        let key = key.clone();
-        let written = if over {
+        let record = entry.record();
+        if over {
             entries.retain(|other, _| other.operation != key.operation);
-            self.0.running.spawn_blocking(move || inner.journal.forget_operation(&key.operation))
-        } else {
-            let record = entry.record();
-            self.0.running.spawn_blocking(move || inner.journal.write(&key, &record))
-        };
+        }
+        let (inner, key) = (Arc::clone(&self.0), key.clone());
         // Lost, it is told and acknowledged once more: no harm.
-        self.0.running.spawn(async move {
-            if let Ok(Err(error)) = written.await {
-                tracing::warn!(error = %error.chain(), "journal");
+        self.0.running.spawn_blocking(move || {
+            let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
+            // Looked at again: messages came between.
+            let (known, others) = {
+                let entries = inner.entries();
+                (entries.contains_key(&key), entries.keys().any(|other| other.operation == key.operation))
+            };
+            let written = match (over, known, others) {
+                (true, _, false) => inner.journal.forget_operation(&key.operation),
+                (false, true, _) => inner.journal.write(&key, &record),
+                _ => Ok(()),
+            };
+            if let Err(error) = written {
+                tracing::warn!(task = %key, error = %error.chain(), "an acknowledgement was not journaled");
             }
         });
     }
@@ -225,6 +235,13 @@ impl Inner {
         let record =
             Record { task: Some(call.task.clone()), epoch: call.epoch, report: None, acknowledged: false };
         let mut result = self.journal(&key, record.clone()).await;
+        if let Err(error) = &result
+            && matches!(call.task.work, Some(Work::Release(_)))
+        {
+            // What it gives back may be the very space that is missing, and doing it twice does no harm.
+            tracing::warn!(task = %key, error = %error.chain(), "a release was not journaled");
+            result = Ok(());
+        }
         let mut outcome = None;
         if result.is_ok() {
             // In a task of its own, so that its panic ends here.
@@ -291,7 +308,11 @@ impl Inner {
 
     async fn journal(self: &Arc<Self>, key: &TaskKey, record: Record) -> Result<()> {
         let (inner, key) = (Arc::clone(self), key.clone());
-        tokio::task::spawn_blocking(move || inner.journal.write(&key, &record))
+        let write = move || {
+            let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.journal.write(&key, &record)
+        };
+        tokio::task::spawn_blocking(write)
             .await
             .map_err(|e| Error::internal("write the journal").with_source(e))?
     }

@@ -31,11 +31,14 @@ fn kind(code: Code) -> ErrorKind {
         Code::FailedPrecondition => ErrorKind::Fenced,
         Code::DataLoss => ErrorKind::Corrupt,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Denied,
-        Code::Ok | Code::Internal => ErrorKind::Internal,
-        // A broken connection shows as any of these; the call may have been carried out.
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::ResourceExhausted => {
-            ErrorKind::Unavailable
-        }
+        Code::Ok => ErrorKind::Internal,
+        // A broken connection shows as any of these, `Internal` too; the call may have been carried out.
+        Code::Internal
+        | Code::Unavailable
+        | Code::Unknown
+        | Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted => ErrorKind::Unavailable,
     }
 }
 
@@ -49,7 +52,8 @@ pub fn to_status(error: &Error) -> Status {
 }
 
 pub fn from_status(status: Status) -> Error {
-    let sent = status.metadata().get(KIND).and_then(|value| value.to_str().ok()).and_then(ErrorKind::from_name);
+    let sent =
+        status.metadata().get(KIND).and_then(|value| value.to_str().ok()).and_then(ErrorKind::from_name);
     let Some(sent) = sent else {
         let what = match status.message() {
             "" => format!("the call ended with {:?}", status.code()),
@@ -131,7 +135,15 @@ mod tests {
     fn a_status_of_others_has_a_kind_too() {
         let unknown = from_status(Status::unknown("transport error"));
         assert_eq!((unknown.kind(), unknown.what()), (ErrorKind::Unavailable, "transport error"));
-        assert_eq!(from_status(Status::new(Code::Unimplemented, "")).what(), "the call ended with Unimplemented");
+        assert_eq!(
+            from_status(Status::new(Code::Unimplemented, "")).what(),
+            "the call ended with Unimplemented"
+        );
         assert_eq!(kind(code(ErrorKind::Fenced)), ErrorKind::Fenced);
+        // What tonic says of a server that was killed.
+        assert_eq!(
+            from_status(Status::internal("h2 protocol error: http2 error")).kind(),
+            ErrorKind::Unavailable
+        );
     }
 }

@@ -109,12 +109,17 @@ impl Error {
             Io::NotFound => ErrorKind::NotFound,
             Io::AlreadyExists => ErrorKind::Conflict,
             Io::PermissionDenied => ErrorKind::Denied,
-            Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => ErrorKind::Invalid,
+            Io::InvalidInput | Io::InvalidFilename | Io::NotADirectory | Io::IsADirectory => {
+                ErrorKind::Invalid
+            }
             _ => ErrorKind::Unavailable,
         };
-        let full = matches!(source.kind(), Io::StorageFull | Io::QuotaExceeded);
         let error = Self::new(kind, what).with_source(source);
-        if full { error.with_hint("free space there, then run the same command again") } else { error }
+        if error.is_full() {
+            error.with_hint("free space there, then run the same command again")
+        } else {
+            error
+        }
     }
 
     #[must_use]
@@ -139,6 +144,13 @@ impl Error {
 
     pub fn hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// No room where it was written to: waiting a little will not help.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind as Io;
+        let io = self.0.source.as_ref().and_then(|source| source.downcast_ref::<std::io::Error>());
+        io.is_some_and(|io| matches!(io.kind(), Io::StorageFull | Io::QuotaExceeded))
     }
 
     /// The message and every cause, outermost first, in one line.
@@ -186,6 +198,13 @@ mod tests {
             assert_eq!(ErrorKind::from_name(kind.name()), Some(kind));
         }
         assert_eq!(ErrorKind::from_name("other"), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_known_and_hinted_at() {
+        let error = Error::io("write /x", std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(error.is_full() && error.hint().is_some_and(|hint| hint.contains("free space")));
+        assert!(!Error::unavailable("no answer").is_full());
     }
 
     #[test]

@@ -277,7 +277,8 @@ impl PackSummary {
         if w.ids.len() != w.lens.len() * ChunkId::LEN {
             return Err(wrong("ids and lengths differ in number"));
         }
-        let mut chunks = w.ids.as_chunks::<{ ChunkId::LEN }>().0.iter().map(|id| ChunkId(*id)).zip(w.lens.iter().copied());
+        let mut chunks =
+            w.ids.as_chunks::<{ ChunkId::LEN }>().0.iter().map(|id| ChunkId(*id)).zip(w.lens.iter().copied());
         let mut offset = HEADER_LEN as u32;
         let mut frames = Vec::with_capacity(count);
         for i in 0..count {
@@ -401,7 +402,8 @@ impl PackWriter {
             };
         let at = FrameAt {
             pack: self.summary.pack,
-            ordinal: u32::try_from(self.summary.frames.len()).map_err(|_| Error::internal("too many frames"))?,
+            ordinal: u32::try_from(self.summary.frames.len())
+                .map_err(|_| Error::internal("too many frames"))?,
             offset: start as u32,
             stored: (length + TAG_LEN) as u32,
             plain: plain.len() as u32,
@@ -474,7 +476,13 @@ pub fn check_footer(tail: &[u8], frames: usize) -> Result<()> {
 }
 
 /// Opens the trailer of `pack`, given the object's last `trailer length + 24` bytes and its size.
-pub fn open_trailer(keys: &Keys, transaction: &TransactionKey, pack: PackId, tail: &[u8], size: u64) -> Result<PackSummary> {
+pub fn open_trailer(
+    keys: &Keys,
+    transaction: &TransactionKey,
+    pack: PackId,
+    tail: &[u8],
+    size: u64,
+) -> Result<PackSummary> {
     let split = tail.len().saturating_sub(FOOTER_LEN);
     let length = trailer_len(&tail[split..])? as usize;
     if split != length || length < TAG_LEN {

@@ -39,8 +39,14 @@ impl Base {
     ) -> Result<Self> {
         let reader = runtime.block_on(ManifestReader::open(storage, keys, reference))?;
         let scan_started = reader.footer().scan_started;
-        let mut base =
-            Self { runtime, reader, scan_started, block: Vec::new().into_iter(), continues: false, next: None };
+        let mut base = Self {
+            runtime,
+            reader,
+            scan_started,
+            block: Vec::new().into_iter(),
+            continues: false,
+            next: None,
+        };
         base.next = base.read()?;
         Ok(base)
     }
@@ -95,7 +101,8 @@ impl Base {
     }
 
     fn is_racy(&self, entry: &Entry) -> bool {
-        let millis = entry.meta.mtime_seconds.saturating_mul(1000) + i64::from(entry.meta.mtime_nanos / 1_000_000);
+        let millis =
+            entry.meta.mtime_seconds.saturating_mul(1000) + i64::from(entry.meta.mtime_nanos / 1_000_000);
         let Ok(millis) = u64::try_from(millis) else { return false };
         Timestamp(millis).plus(RACY) > self.scan_started
     }

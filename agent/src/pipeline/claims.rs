@@ -123,11 +123,13 @@ impl ClaimStream {
         waiting: &mut VecDeque<Waiting>,
         sequence: &mut u64,
     ) -> Result<()> {
-        let channel = self.leader.clone().wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
+        let channel =
+            self.leader.clone().wait_for(Option::is_some).await.ok().and_then(|found| found.clone());
         let channel = channel.ok_or_else(|| Error::internal("the agent is ending"))?;
         let (out, outgoing) = mpsc::channel(16);
         let lost = || Error::unavailable("the claim stream is closed");
-        let send = async |message| out.send(v1::ClaimRequest { message: Some(message) }).await.map_err(|_| lost());
+        let send =
+            async |message| out.send(v1::ClaimRequest { message: Some(message) }).await.map_err(|_| lost());
         send(Message::Open(self.open.clone())).await?;
         let mut client = FleetClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX)

@@ -95,7 +95,8 @@ impl Collector {
             return Ok(());
         }
         let count = part.file.parts as usize;
-        let parts = self.parts.entry(order).or_insert_with(|| std::iter::repeat_with(|| None).take(count).collect());
+        let parts =
+            self.parts.entry(order).or_insert_with(|| std::iter::repeat_with(|| None).take(count).collect());
         let index = part.part as usize;
         parts[index] = Some(part);
         if parts.iter().all(Option::is_some) {

@@ -22,7 +22,11 @@ pub(crate) enum Ref {
 pub(crate) enum DraftPiece {
     Hole(u64),
     /// `len` bytes at `start` of the chunk.
-    Data { chunk: Ref, start: u32, len: u32 },
+    Data {
+        chunk: Ref,
+        start: u32,
+        len: u32,
+    },
 }
 
 impl DraftPiece {
@@ -202,7 +206,9 @@ fn encode(draft: &Draft, out: &mut Vec<u8>) -> Result<()> {
         for piece in &content.pieces {
             record.pieces.push(match piece {
                 DraftPiece::Hole(len) => wire::Piece { hole: *len, ..Default::default() },
-                DraftPiece::Data { chunk, start, len } => wire::Piece { start: *start, len: *len, ..place(chunk) },
+                DraftPiece::Data { chunk, start, len } => {
+                    wire::Piece { start: *start, len: *len, ..place(chunk) }
+                }
             });
         }
         record.maps = content.maps.iter().map(place).collect();

@@ -5,11 +5,11 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use palinurus_repository::Result;
 use palinurus_repository::chunk::SMALL;
 use palinurus_repository::manifest::entry::Entry;
 use palinurus_repository::pack::FRAME_MAX;
 use palinurus_repository::page::check_page_size;
-use palinurus_repository::Result;
 
 use super::base::Base;
 use super::draft::{Draft, DraftContent};
@@ -115,7 +115,8 @@ impl Feeder {
             }
             _ if size == 0 => {
                 let id = self.empty_id;
-                let content = DraftContent { size: 0, id, pieces: Vec::new(), page_size: None, maps: Vec::new() };
+                let content =
+                    DraftContent { size: 0, id, pieces: Vec::new(), page_size: None, maps: Vec::new() };
                 self.whole(order, Draft { source, content: Some(content) })
             }
             _ if size < SMALL => self.small(order, source, size),
@@ -155,7 +156,8 @@ impl Feeder {
         let unit = unit_len(page_size);
         let parts = size.div_ceil(unit) as u32;
         let base = base.as_ref().and_then(Entry::content);
-        let maps = base.and_then(|content| content.pages.as_ref()).filter(|pages| pages.page_size == page_size);
+        let maps =
+            base.and_then(|content| content.pages.as_ref()).filter(|pages| pages.page_size == page_size);
         let file = Shared::new(order, source, size, Class::Paged(page_size), parts);
         for part in 0..parts {
             let start = u64::from(part) * unit;

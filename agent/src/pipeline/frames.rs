@@ -63,7 +63,13 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(keys: Keys, claims: Claims, packer: Packer, progress: Arc<Counters>, settle: bool) -> Self {
+    pub(crate) fn new(
+        keys: Keys,
+        claims: Claims,
+        packer: Packer,
+        progress: Arc<Counters>,
+        settle: bool,
+    ) -> Self {
         Self {
             keys,
             claims,

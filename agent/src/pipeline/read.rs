@@ -19,7 +19,11 @@ use super::frames::{Frames, Places};
 pub(crate) enum Slot {
     Hole(u64),
     /// `len` bytes at `start` of the chunk with this index in the unit's places.
-    Chunk { index: usize, start: u32, len: u32 },
+    Chunk {
+        index: usize,
+        start: u32,
+        len: u32,
+    },
     /// Taken over from the base backup.
     Kept(Piece),
 }

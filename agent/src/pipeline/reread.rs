@@ -23,7 +23,12 @@ pub(crate) enum Reread {
     Dropped(String),
 }
 
-pub(crate) fn read_again(frames: &mut Frames, keys: &Keys, tree: &Tree, source: &SourceEntry) -> Result<Reread> {
+pub(crate) fn read_again(
+    frames: &mut Frames,
+    keys: &Keys,
+    tree: &Tree,
+    source: &SourceEntry,
+) -> Result<Reread> {
     let mut torn = None;
     for _ in 0..TRIES {
         match attempt(frames, keys, tree, source) {
@@ -37,7 +42,12 @@ pub(crate) fn read_again(frames: &mut Frames, keys: &Keys, tree: &Tree, source: 
 }
 
 /// The file as it is now, and whether it changed meanwhile.
-fn attempt(frames: &mut Frames, keys: &Keys, tree: &Tree, source: &SourceEntry) -> Result<(Draft, bool), Fault> {
+fn attempt(
+    frames: &mut Frames,
+    keys: &Keys,
+    tree: &Tree,
+    source: &SourceEntry,
+) -> Result<(Draft, bool), Fault> {
     let Some((listed, class)) = file_of(source) else {
         return Err(Fault::File(io::Error::from(io::ErrorKind::InvalidInput)));
     };

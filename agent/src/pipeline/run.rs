@@ -32,7 +32,8 @@ pub(crate) struct Run {
 impl Run {
     /// A worker's frames, with an open pack of their own.
     pub(crate) fn frames(&self, settle: bool) -> Frames {
-        let packer = Packer::new(self.names.clone(), self.pool.clone(), self.stop.clone(), self.packs.clone());
+        let packer =
+            Packer::new(self.names.clone(), self.pool.clone(), self.stop.clone(), self.packs.clone());
         let Context { keys, progress, .. } = &self.context;
         Frames::new(keys.clone(), self.claims.clone(), packer, progress.clone(), settle)
     }
@@ -79,8 +80,15 @@ pub(crate) async fn run<T: Send + 'static>(
         open: context.claim.clone(),
         spool: context.spool.clone(),
     };
-    let run =
-        Run { context, stop: stop.clone(), runtime: tokio::runtime::Handle::current(), claims, packs, pool, names };
+    let run = Run {
+        context,
+        stop: stop.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        claims,
+        packs,
+        pool,
+        names,
+    };
 
     let ending = CancellationToken::new();
     let failing = |stop: Arc<Stop>, ending: CancellationToken| {
@@ -108,7 +116,8 @@ pub(crate) async fn run<T: Send + 'static>(
         let (stop, ending) = (stop.clone(), ending.clone());
         async move {
             let worked = tokio::task::spawn_blocking(move || work(run)).await;
-            let worked = worked.map_err(|e| Error::internal("a worker panicked").with_source(e)).and_then(|r| r);
+            let worked =
+                worked.map_err(|e| Error::internal("a worker panicked").with_source(e)).and_then(|r| r);
             worked.map_err(|error| {
                 stop.fail(error);
                 ending.cancel();

@@ -116,8 +116,7 @@ fn settle_one(
     warnings: &mut Warnings,
 ) -> Result<Option<Draft>> {
     let source = draft.source.clone();
-    let settled =
-        if draft.must_be_read_again() { None } else { draft.resolve(|id| places.get(id).copied()) };
+    let settled = if draft.must_be_read_again() { None } else { draft.resolve(|id| places.get(id).copied()) };
     if let Some(draft) = settled {
         return Ok(Some(draft));
     }
@@ -151,13 +150,8 @@ fn write(
         runtime.block_on(put_new(context.storage.as_ref(), &key, body, &context.progress))
     };
     let attempt = WriterId(context.entropy.array()?);
-    let mut writer = ManifestWriter::new(
-        &context.keys,
-        context.transaction,
-        &context.node,
-        attempt,
-        list.scan_started(),
-    )?;
+    let mut writer =
+        ManifestWriter::new(&context.keys, context.transaction, &context.node, attempt, list.scan_started())?;
     for draft in drafts {
         let mut reader = DraftReader::open(&context.spool.join(draft))?;
         while let Some(draft) = reader.read()? {

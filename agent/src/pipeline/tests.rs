@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use palinurus_proto::v1::BackupNode;
 use palinurus_repository::entropy::SeededEntropy;
 use palinurus_repository::manifest::ManifestReader;
 use palinurus_repository::manifest::entry::{Entry, Kind, Meta, Piece};
 use palinurus_repository::pack::FrameReader;
 use palinurus_repository::storage::{MemoryStorage, list_all};
-use palinurus_proto::v1::BackupNode;
 use palinurus_repository::{ErrorKind, RepositoryId, RootKey, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -49,12 +49,19 @@ impl World {
     }
 
     /// Lists the node's data now, as a snapshot would.
-    fn context(&self, node: &str, transaction: u8, base: Option<ManifestRef>, class: impl Fn(&str) -> Class) -> Context {
+    fn context(
+        &self,
+        node: &str,
+        transaction: u8,
+        base: Option<ManifestRef>,
+        class: impl Fn(&str) -> Class,
+    ) -> Context {
         let spool = self.dir.path().join(node).join(format!("spool-{transaction}"));
         fs::create_dir_all(&spool).unwrap();
         let source = spool.join("walk");
         let mut list = SourceListWriter::create(&source, Timestamp(4_000_000_000_000)).unwrap();
-        let mut names: Vec<_> = fs::read_dir(self.data(node)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(self.data(node)).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         list.push(&entry_of(&self.data(node), ".", Class::Mutable)).unwrap();
         for name in names {
@@ -235,7 +242,8 @@ async fn a_mixed_tree_comes_back_and_unchanged_is_free() {
     world.assert_holds("n1", &first).await;
     assert!(!summary.unchanged && summary.files == 306 && summary.warnings == 0, "{summary:?}");
     let sparse = world.entries(&first).await.into_iter().find(|entry| entry.path == b"sparse").unwrap();
-    let holes: u64 = sparse.content().unwrap().pieces.iter().filter(|p| p.frame().is_none()).map(Piece::len).sum();
+    let holes: u64 =
+        sparse.content().unwrap().pieces.iter().filter(|p| p.frame().is_none()).map(Piece::len).sum();
     assert!(holes > 60 << 20, "{holes} bytes of holes");
 
     // The pages are read, and found the same; nothing is stored.
@@ -274,8 +282,14 @@ async fn changed_pages_are_sent_together_and_rebased_in_time() {
             assert!(summary.bytes_stored * 8 < full, "{} of {full}", summary.bytes_stored);
         }
         let entries = world.entries(&now).await;
-        let frames: std::collections::HashMap<_, _> =
-            entries[1].content().unwrap().pieces.iter().filter_map(Piece::frame).map(|f| (*f, f.plain)).collect();
+        let frames: std::collections::HashMap<_, _> = entries[1]
+            .content()
+            .unwrap()
+            .pieces
+            .iter()
+            .filter_map(Piece::frame)
+            .map(|f| (*f, f.plain))
+            .collect();
         let referred: u64 = frames.values().map(|plain| u64::from(*plain)).sum();
         worst = worst.max(referred as f64 / (8 << 20) as f64);
         base = now;
@@ -298,7 +312,8 @@ async fn replicas_share_the_upload() {
     for node in ["n1", "n2"] {
         mixed(&world.data(node));
     }
-    let context = |node: &str, position| Context { position, nodes: 2, ..world.context(node, 1, None, classes) };
+    let context =
+        |node: &str, position| Context { position, nodes: 2, ..world.context(node, 1, None, classes) };
     let (one, two) = (context("n1", 0), context("n2", 1));
     let cancel = CancellationToken::new;
     let (a, b) = tokio::join!(upload(one.clone(), cancel()), upload(two.clone(), cancel()));

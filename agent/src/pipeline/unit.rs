@@ -6,10 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use palinurus_repository::ChunkId;
 use palinurus_repository::chunk::EXTENT;
 use palinurus_repository::manifest::entry::Piece;
 use palinurus_repository::pack::ChunkAt;
-use palinurus_repository::ChunkId;
 
 use super::draft::{Draft, DraftPiece, Ref};
 use super::read::Cut;
@@ -25,8 +25,17 @@ pub(crate) type Order = u64;
 pub(crate) enum Unit {
     /// Small files that share a frame.
     Small(Vec<(Order, SourceEntry)>),
-    Range { file: Arc<Shared>, part: u32, range: Range<u64> },
-    Pages { file: Arc<Shared>, part: u32, range: Range<u64>, base: Option<BasePart> },
+    Range {
+        file: Arc<Shared>,
+        part: u32,
+        range: Range<u64>,
+    },
+    Pages {
+        file: Arc<Shared>,
+        part: u32,
+        range: Range<u64>,
+        base: Option<BasePart>,
+    },
 }
 
 /// What the base backup has of a unit of pages, its map not yet fetched.
@@ -56,7 +65,15 @@ pub(crate) struct Opened {
 
 impl Shared {
     pub(crate) fn new(order: Order, entry: SourceEntry, size: u64, class: Class, parts: u32) -> Arc<Self> {
-        Arc::new(Self { order, entry, size, class, parts, unread: AtomicU32::new(parts), opened: OnceLock::new() })
+        Arc::new(Self {
+            order,
+            entry,
+            size,
+            class,
+            parts,
+            unread: AtomicU32::new(parts),
+            opened: OnceLock::new(),
+        })
     }
 
     pub(crate) fn open(&self, tree: &Tree) -> io::Result<&Opened> {
@@ -154,7 +171,10 @@ pub(crate) enum Outcome {
     Whole(Draft),
     Part(Part),
     /// Left out of the backup, and why.
-    Dropped { path: Vec<u8>, why: String },
+    Dropped {
+        path: Vec<u8>,
+        why: String,
+    },
 }
 
 #[derive(Debug)]

@@ -29,7 +29,9 @@ pub(crate) async fn upload(context: Context, cancel: CancellationToken) -> Resul
     let unchanged = {
         let (context, runtime) = (context.clone(), tokio::runtime::Handle::current());
         let compare = move || compare_with_base(&context, &runtime);
-        tokio::task::spawn_blocking(compare).await.map_err(|e| Error::internal("compare").with_source(e))??
+        tokio::task::spawn_blocking(compare)
+            .await
+            .map_err(|e| Error::internal("compare").with_source(e))??
     };
     if unchanged {
         Uploaded::unchanged().write(&context.spool)?;

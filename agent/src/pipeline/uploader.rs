@@ -90,7 +90,7 @@ pub(crate) async fn put_new(
                     size => Err(Error::corrupt(format!("{key} has {size} bytes, we wrote {}", body.len()))),
                 };
             }
-            Err(e) if e.kind() == ErrorKind::Unavailable && attempt < TRIES => {
+            Err(e) if e.kind() == ErrorKind::Unavailable && attempt < TRIES && !e.is_full() => {
                 tracing::warn!(key, attempt, error = %e.chain(), "put failed, trying again");
             }
             done => return done,

@@ -63,8 +63,14 @@ impl Worker {
                 Unit::Range { file, part, range } => {
                     let read = |worker: &mut Self, places: &_, opened: &Opened| {
                         let cut = cut(file.class, file.size);
-                        let reading =
-                            read_range(&mut worker.frames, places, &opened.file, range, cut, opened.sparse())?;
+                        let reading = read_range(
+                            &mut worker.frames,
+                            places,
+                            &opened.file,
+                            range,
+                            cut,
+                            opened.sparse(),
+                        )?;
                         Ok((reading, None))
                     };
                     self.part(&file, part, read)?;
@@ -205,7 +211,10 @@ impl Worker {
                         Some(index) => (vec![places.ids[index]], places.refs[index]),
                     };
                     let order = file.order;
-                    self.send(Done { order, outcome: Outcome::Part(Part { file, part, pieces, ids, map, torn }) })?;
+                    self.send(Done {
+                        order,
+                        outcome: Outcome::Part(Part { file, part, pieces, ids, map, torn }),
+                    })?;
                 }
             }
         }

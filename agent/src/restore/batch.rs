@@ -17,7 +17,9 @@ use super::paged::Map;
 const FILES_MAX: usize = 4096;
 const OPEN_MAX: usize = 128;
 const USES_MAX: usize = 16_384;
-const MAP_BYTES_MAX: usize = 8 << 20;
+const MAP_BYTES_MAX: usize = 4 << 20;
+/// Reads are short enough that a dozen of them ahead fit a small memory.
+const LIMITS: Limits = Limits { gap: 1 << 20, read: 4 << 20 };
 
 /// Some bytes of a frame and the place in a file where they belong.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +97,7 @@ impl Draft {
             first_use.entry(key(frame)).or_insert(index);
         }
         uses.sort_by_key(|(frame, use_)| (key(frame), use_.start, use_.len));
-        let ranges = fetch::plan(uses.iter().map(|(frame, _)| *frame), Limits::default());
+        let ranges = fetch::plan(uses.iter().map(|(frame, _)| *frame), LIMITS);
         let mut rest = 0;
         let mut reads: Vec<Read> = ranges
             .into_iter()

@@ -201,7 +201,8 @@ impl Planner {
         }
         for (part, differing) in parts.into_iter().zip(wave.finish()?) {
             // What cannot be read is written anew.
-            let ranges = differing.unwrap_or_else(|_| vec![part.at..part.at + u64::from(part.chunk.len)]);
+            let whole = part.at..part.at + u64::from(part.chunk.len);
+            let ranges = differing.unwrap_or_else(|_| std::iter::once(whole).collect());
             let differs: u64 = ranges.iter().map(|range| range.end - range.start).sum();
             for range in ranges {
                 let shift = (range.start - part.at) as u32;

@@ -12,7 +12,7 @@ use palinurus_repository::manifest::Block;
 use palinurus_repository::manifest::entry::{Entry, Kind, Piece};
 use palinurus_repository::pack::FRAME_MAX;
 use palinurus_repository::{FileId, Keys, Result};
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fstat, seek};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, SeekFrom, fallocate, fchmod, fstat, seek};
 use rustix::io::Errno;
 
 use super::Context;
@@ -110,7 +110,7 @@ fn standing(context: &Context, entry: &Entry, buffer: &mut Vec<u8>) -> Standing 
         return Standing::Other;
     }
     let mut likeness = Likeness::new(&context.keys, content.size);
-    match likeness.add(&context.keys, &file, &content.pieces, buffer) {
+    match likeness.add(context, &file, &content.pieces, buffer) {
         Ok(true) if likeness.is(size, content.id) => keep(context, entry, &file),
         _ => return Standing::Other,
     }
@@ -127,7 +127,16 @@ pub(super) fn keep(context: &Context, entry: &Entry, file: &File) {
 
 /// A regular file that has no other name: another name may belong to somebody who wants the old content.
 pub(super) fn open(context: &Context, path: &[u8], flags: OFlags) -> io::Result<(File, u64)> {
-    let fd = context.target.beneath.open(path, flags | OFlags::NONBLOCK, Mode::empty())?;
+    let opened = context.target.beneath.open(path, flags | OFlags::NONBLOCK, Mode::empty());
+    let fd = match opened {
+        // Whoever is not root may read it at least, and gives it its own mode in the end.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied && flags.contains(OFlags::RDWR) => {
+            let (file, _) = open(context, path, OFlags::RDONLY)?;
+            fchmod(&file, Mode::RUSR | Mode::WUSR)?;
+            context.target.beneath.open(path, flags | OFlags::NONBLOCK, Mode::empty())?
+        }
+        opened => opened?,
+    };
     let found = fstat(&fd)?;
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || found.st_nlink != 1 {
         return Err(io::Error::other("not a file of one name"));
@@ -150,13 +159,16 @@ impl Likeness {
     /// False when the file has bytes where the backup has a hole.
     pub(super) fn add(
         &mut self,
-        keys: &Keys,
+        context: &Context,
         file: &File,
         pieces: &[Piece],
         buffer: &mut Vec<u8>,
     ) -> io::Result<bool> {
         buffer.resize(FRAME_MAX, 0);
         for piece in pieces {
+            if context.report.is_stopped() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let range = self.at..self.at + piece.len();
             match piece {
                 Piece::Hole(_) if !is_zero(file, range.clone(), buffer)? => return Ok(false),
@@ -164,7 +176,7 @@ impl Likeness {
                 Piece::Data(at) => {
                     let bytes = &mut buffer[..at.len as usize];
                     file.read_exact_at(bytes, self.at)?;
-                    self.hasher.push(&keys.chunk_id(bytes));
+                    self.hasher.push(&context.keys.chunk_id(bytes));
                 }
             }
             self.at = range.end;
@@ -178,25 +190,26 @@ impl Likeness {
     }
 }
 
+/// The next byte from `at` on that may be no zero; `None` when there is none before `end`.
+fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<u64>> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Ok(Some(data.max(at)).filter(|data| *data < end)),
+        Err(Errno::NXIO) => Ok(None),
+        // The file system knows no holes.
+        Err(Errno::INVAL | Errno::NOTSUP) => Ok(Some(at).filter(|at| *at < end)),
+        Err(e) => Err(e.into()),
+    }
+}
+
 fn is_zero(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<bool> {
-    let mut at = range.start;
-    while at < range.end {
-        at = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) => data.max(at),
-            Err(Errno::NXIO) => return Ok(true),
-            // The file system knows no holes.
-            Err(Errno::INVAL | Errno::NOTSUP) => at,
-            Err(e) => return Err(e.into()),
-        };
-        if at >= range.end {
-            break;
-        }
+    let mut from = range.start;
+    while let Some(at) = next_data(file, from, range.end)? {
         let len = (range.end - at).min(buffer.len() as u64) as usize;
         file.read_exact_at(&mut buffer[..len], at)?;
         if buffer[..len].iter().any(|byte| *byte != 0) {
             return Ok(false);
         }
-        at += len as u64;
+        from = at + len as u64;
     }
     Ok(true)
 }
@@ -208,15 +221,12 @@ pub(super) fn clear(file: &File, range: Range<u64>) -> io::Result<()> {
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
         punched => return Ok(punched?),
     }
-    let mut buffer = vec![0; FRAME_MAX];
-    let mut at = range.start;
-    while at < range.end {
-        let part = at..range.end.min(at + FRAME_MAX as u64);
-        if !is_zero(file, part.clone(), &mut buffer)? {
-            buffer.fill(0);
-            file.write_all_at(&buffer[..(part.end - part.start) as usize], at)?;
-        }
-        at = part.end;
+    let zeros = vec![0; FRAME_MAX];
+    let mut from = range.start;
+    while let Some(at) = next_data(file, from, range.end)? {
+        let len = (range.end - at).min(FRAME_MAX as u64);
+        file.write_all_at(&zeros[..len as usize], at)?;
+        from = at + len;
     }
     Ok(())
 }

@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use palinurus_repository::keys::FileHasher;
 use palinurus_repository::manifest::entry::{Content, Meta};
 use palinurus_repository::{ChunkId, Error, FileId, Keys};
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, fadvise, fstat, unlinkat};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags, fadvise, unlinkat};
 use rustix::io::Errno;
 
 use super::beneath::Places;
+use super::delta;
 use super::fault::{Fault, shown};
 use super::metadata::Origin;
 use super::{Context, lock};
@@ -197,18 +198,11 @@ impl FileTask {
     }
 
     fn open(&self, context: &Context) -> io::Result<File> {
-        let (flags, mode) = match self.origin {
-            Origin::Made => (OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR),
-            Origin::Found => (OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()),
-        };
-        let file = File::from(context.target.beneath.open(&self.path, flags, mode)?);
         if self.origin == Origin::Found {
-            let found = fstat(&file)?;
-            if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || found.st_nlink != 1 {
-                return Err(io::Error::other("it was replaced meanwhile"));
-            }
+            return Ok(delta::open(context, &self.path, OFlags::RDWR)?.0);
         }
-        Ok(file)
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        Ok(File::from(context.target.beneath.open(&self.path, flags, Mode::RUSR | Mode::WUSR)?))
     }
 
     /// What a file has of holes it gets from its length; what it has of bytes is written over it.

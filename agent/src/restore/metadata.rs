@@ -77,16 +77,22 @@ fn give_xattrs(fd: BorrowedFd<'_>, path: &[u8], meta: &Meta, origin: Origin, rep
         Origin::Made => Vec::new(),
         Origin::Found => names(fd).unwrap_or_default(),
     };
-    for name in present.iter().filter(|name| !meta.xattrs.iter().any(|(wanted, _)| wanted == *name)) {
-        // Labels come from the system's policy when the backup has none.
-        if !name.starts_with(b"security.") {
-            missed_xattr(report, name, path, fremovexattr(fd, &name[..]));
-        }
+    // Labels come from the system's policy when the backup has none.
+    let spared =
+        |name: &[u8]| name.starts_with(b"security.") || meta.xattrs.iter().any(|(wanted, _)| wanted == name);
+    let too_many: Vec<&Vec<u8>> = present.iter().filter(|name| !spared(name)).collect();
+    let there = |name: &Vec<u8>, value: &[u8]| {
+        present.contains(name) && read(fd, name, value.len()).is_ok_and(|found| found == value)
+    };
+    let missing: Vec<_> = meta.xattrs.iter().filter(|(name, value)| !there(name, value)).collect();
+    if origin == Origin::Found && !(too_many.is_empty() && missing.is_empty()) {
+        // Who may not write a file may not change these either; its own mode is given last.
+        missed(report, "mode", path, fchmod(fd, Mode::RWXU));
     }
-    for (name, value) in &meta.xattrs {
-        if present.contains(name) && read(fd, name, value.len()).is_ok_and(|found| found == *value) {
-            continue;
-        }
+    for name in too_many {
+        missed_xattr(report, name, path, fremovexattr(fd, &name[..]));
+    }
+    for (name, value) in missing {
         missed_xattr(report, name, path, fsetxattr(fd, &name[..], value, XattrFlags::empty()));
     }
 }

@@ -225,7 +225,7 @@ impl Planner {
         let mut aside = self.look_at(&entry.path)?;
         while let Some((slice, _)) = aside.next(&self.context)? {
             let pieces = slice.content().map_or(&[][..], |content| &content.pieces);
-            if !likeness.add(&self.context.keys, &file, pieces, &mut buffer).unwrap_or(false) {
+            if !likeness.add(&self.context, &file, pieces, &mut buffer).unwrap_or(false) {
                 break;
             }
         }

@@ -14,7 +14,7 @@ use super::{Context, lock};
 use crate::progress::Counters;
 
 /// Bytes read ahead of the workers, in units of [`GRAIN`].
-const AHEAD: usize = 48 << 10;
+const AHEAD: usize = 32 << 10;
 const GRAIN: u64 = 1 << 10;
 /// Requests at once: what a store far away needs to fill the line.
 const REQUESTS: usize = 16;

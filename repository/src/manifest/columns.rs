@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::block::{
-    Block, DIRECTORY, ENTRIES_MAX, Expect, FILE, HARDLINK, PAGED, PIECES_MAX, PLAIN_MAX, SYMLINK, XATTRS_MAX, Xattrs,
-    unzigzag,
+    Block, DIRECTORY, ENTRIES_MAX, Expect, FILE, HARDLINK, PAGED, PIECES_MAX, PLAIN_MAX, SYMLINK, XATTRS_MAX,
+    Xattrs, unzigzag,
 };
 use super::entry::{Content, Entry, Kind, Meta, PATH_MAX, PageMaps, Piece};
 use super::wire;

@@ -84,7 +84,8 @@ impl ManifestRef {
         let w = wire::ManifestRef::decode(bytes)
             .map_err(|e| Error::corrupt("a reference to a manifest does not decode").with_source(e))?;
         check_name("node", &w.node)?;
-        if !(1..=PARTS_MAX).contains(&w.parts) || u64::from(w.tail) > w.size {
+        let tail_fits = u64::from(w.tail) <= w.size && w.tail as usize <= footer::PLAIN_MAX + (1 << 20);
+        if !(1..=PARTS_MAX).contains(&w.parts) || !tail_fits {
             return Err(Error::corrupt(format!(
                 "a manifest of {} parts, {} bytes, {} of them footer",
                 w.parts, w.size, w.tail

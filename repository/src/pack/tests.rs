@@ -36,7 +36,8 @@ fn what_is_sealed_opens_again() {
     let transaction = keys.transaction(TransactionId([9; 16])).unwrap();
     let tail = trailer_len(&object[object.len() - FOOTER_LEN..]).unwrap() as usize + FOOTER_LEN;
     let summary =
-        open_trailer(&keys, &transaction, pack.summary.pack, &object[object.len() - tail..], pack.len as u64).unwrap();
+        open_trailer(&keys, &transaction, pack.summary.pack, &object[object.len() - tail..], pack.len as u64)
+            .unwrap();
     assert_eq!(summary, pack.summary);
     assert_eq!(PackSummary::decode(&summary.encode()).unwrap(), summary);
 

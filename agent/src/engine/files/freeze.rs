@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::command;
 use crate::durable;
 
+const TIME_UP: &str = "its time was up";
 /// Between attempts to thaw what does not want to.
 const THAW_AGAIN: Duration = Duration::from_secs(5);
 
@@ -139,14 +140,18 @@ impl Freezer {
         let Some(record) = held.as_ref().filter(|record| record.operation == operation) else {
             return Ok(());
         };
-        let why = match &record.state {
+        let (why, hint) = match &record.state {
             State::Frozen => return Ok(()),
-            State::Freezing => "the freeze has not succeeded",
-            State::Thawed => "it was thawed",
-            State::ThawedEarly(why) => why,
+            State::Freezing => ("the freeze has not succeeded", ""),
+            State::Thawed => ("it was thawed", ""),
+            State::ThawedEarly(why) if why == TIME_UP => {
+                (TIME_UP, "allow a longer freeze, or freeze less data")
+            }
+            State::ThawedEarly(why) => (why.as_str(), "start the backup again"),
         };
-        Err(Error::unavailable(format!("the data did not stay frozen until the snapshot was taken: {why}"))
-            .with_hint("if the time was up, allow a longer freeze"))
+        let error =
+            Error::unavailable(format!("the data did not stay frozen until the snapshot was taken: {why}"));
+        Err(if hint.is_empty() { error } else { error.with_hint(hint) })
     }
 
     /// Thaws if need be, and forgets.
@@ -182,7 +187,7 @@ impl Freezer {
                     return;
                 }
                 tracing::warn!(operation, "nobody thawed in time: thawing");
-                match inner.thaw(&mut held, early("its time was up")).await {
+                match inner.thaw(&mut held, early(TIME_UP)).await {
                     Ok(()) => return,
                     Err(error) => {
                         tracing::error!(operation, error = %error.chain(), "THE DATA IS STILL FROZEN: trying again");

@@ -39,7 +39,9 @@ impl ClaimServer {
         let address = Some(listener.local_addr().unwrap());
         let server = Self { state: Arc::default(), address };
         let service = FleetServer::new(server.clone()).max_decoding_message_size(64 << 20);
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        tokio::spawn(
+            Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)),
+        );
         server
     }
 
@@ -88,11 +90,17 @@ impl Fleet for ClaimServer {
     type SessionStream = Pin<Box<dyn futures::Stream<Item = Result<CoordinatorMessage, Status>> + Send>>;
     type ClaimStream = ReceiverStream<Result<ClaimReply, Status>>;
 
-    async fn session(&self, _: Request<Streaming<AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        _: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         Err(Status::unimplemented("only claims"))
     }
 
-    async fn claim(&self, request: Request<Streaming<ClaimRequest>>) -> Result<Response<Self::ClaimStream>, Status> {
+    async fn claim(
+        &self,
+        request: Request<Streaming<ClaimRequest>>,
+    ) -> Result<Response<Self::ClaimStream>, Status> {
         self.state.streams.fetch_add(1, Ordering::SeqCst);
         let (out, replies) = tokio::sync::mpsc::channel(16);
         let mut requests = request.into_inner();
@@ -114,7 +122,11 @@ impl Fleet for ClaimServer {
                         let limit = server.state.break_after.load(Ordering::SeqCst);
                         if limit > 0 && asks > limit {
                             let mut known = server.state.known.lock().unwrap();
-                            known.entry(transaction.clone()).or_default().claimed.retain(|_, at| at.is_some());
+                            known
+                                .entry(transaction.clone())
+                                .or_default()
+                                .claimed
+                                .retain(|_, at| at.is_some());
                             break;
                         }
                         let reply = server.answer(&transaction, &ask.ids, ask.settle, ask.sequence);

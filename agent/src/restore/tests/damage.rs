@@ -3,6 +3,7 @@ use std::path::Path;
 use palinurus_repository::manifest::entry::{Kind, Piece};
 use palinurus_repository::{Error, ErrorKind, FileId};
 
+use super::view::*;
 use super::world::*;
 
 /// Files of all kinds, in many packs.

@@ -5,6 +5,7 @@ use palinurus_repository::ErrorKind;
 use proptest::prelude::*;
 
 use super::forest::grow;
+use super::view::*;
 use super::world::*;
 
 proptest! {

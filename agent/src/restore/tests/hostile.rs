@@ -16,6 +16,7 @@ use super::super::report::Report;
 use super::super::selection::Selection;
 use super::super::target::Target;
 use super::super::{Context, end, move_all};
+use super::view::*;
 use super::world::*;
 
 /// Restores blocks that no reader would let through.
@@ -204,5 +205,18 @@ fn impossible_entries_stop_the_restore_unharmed() {
         let entries = vec![entry(".", Kind::Directory), entry("f", kind)];
         let error = restore_blocks(&mut world, target.path(), false, block(entries)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+    }
+}
+
+#[test]
+fn a_hard_link_is_made_to_files_only() {
+    let mut world = World::new(6);
+    for target in [Node::Symlink(b"/etc/passwd".to_vec()), Node::Directory] {
+        let hard = ("m", Node::Hardlink(b"l".to_vec()));
+        let manifest = world.backup(&tree([("l", target.clone()), hard]));
+        let dir = scratch();
+        let error = world.restore(&manifest, dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:?}");
+        assert!(!look(dir.path()).contains_key(&b"m"[..]));
     }
 }

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use palinurus_repository::ErrorKind;
 
+use super::view::*;
 use super::world::*;
 
 /// A small file system; unmounted when dropped.

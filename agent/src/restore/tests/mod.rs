@@ -4,4 +4,5 @@ mod forest;
 mod hostile;
 mod limits;
 mod resume;
+mod view;
 mod world;

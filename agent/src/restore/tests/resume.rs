@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::run;
 use super::forest::{change, grow};
+use super::view::*;
 use super::world::*;
 
 /// Ends well until so many reads were made; then it cancels, or fails.

@@ -93,10 +93,10 @@ async fn the_dead_mans_timer_thaws_and_the_snapshot_learns_it() {
     let world = World::new();
     let freezer = world.freezer();
     freeze(&freezer, "op1", Duration::from_millis(200)).await.unwrap();
-    let early = early("its time was up");
+    let early = early(TIME_UP);
     until(&world, &early).await;
     let error = freezer.check("op1").await.unwrap_err();
-    assert!(error.what().contains("its time was up"), "{error:?}");
+    assert!(error.what().contains(TIME_UP), "{error:?}");
     freezer.thaw("op1").await.unwrap();
     assert_eq!(world.log(), ["freeze op1", "thaw op1"]);
     // A new attempt begins anew.
