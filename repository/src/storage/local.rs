@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind as Io, Write};
+use std::io::ErrorKind as Io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
+use self::direct::Bounce;
 use super::{Object, Storage, check_key, check_prefix, ends_early};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
+
+mod direct;
 
 /// Where files lie that are not objects yet; no object's name begins so.
 pub(super) const TEMPORARY: &str = "tmp";
@@ -38,6 +41,7 @@ struct Inner {
     /// Directories that this process has seen durably entered in their parents.
     durable: Mutex<HashSet<PathBuf>>,
     syncs: Mutex<HashMap<PathBuf, Arc<DirectorySync>>>,
+    bounce: Bounce,
 }
 
 /// Lets those who wait for a sync of one directory share it.
@@ -74,6 +78,7 @@ impl LocalStorage {
             tidied: AtomicBool::new(false),
             durable: Mutex::default(),
             syncs: Mutex::default(),
+            bounce: Bounce::default(),
         })))
     }
 
@@ -156,7 +161,8 @@ impl Inner {
         let directory = target.parent().unwrap_or(&self.root);
         self.make_durable(directory)?;
         let temporary = self.temporary(key)?;
-        let written = temporary.file().write_all(body).and_then(|()| temporary.file().sync_all());
+        let written =
+            direct::write(temporary.file(), body, &self.bounce).and_then(|()| temporary.file().sync_all());
         written.map_err(|e| self.failed("write", key, e))?;
         let mut named = self.name(&temporary, &target, new);
         if named.as_ref().is_err_and(|e| e.kind() == Io::NotFound) {
