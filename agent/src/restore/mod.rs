@@ -53,6 +53,8 @@ mod tests;
 mod tree;
 mod worker;
 
+/// Lies at the top of the target while a restore of it has not ended.
+pub(crate) const UNFINISHED: &str = marker::NAME;
 /// Blocks of the manifest decoded ahead of the planner.
 const BLOCKS_AHEAD: usize = 1;
 

@@ -1,5 +1,4 @@
 //! The data directory as a place: what is in it, what fits, and where the snapshots' links lie. All of it blocks.
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -7,11 +6,8 @@ use palinurus_repository::id::check_name;
 use palinurus_repository::{Error, Result};
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT};
 
-use crate::durable;
-use crate::walk::{Links, OWN_PREFIX};
-
-/// Lies at the top while a restore has not ended (see `restore`).
-const UNFINISHED: &str = ".palinurus-restore";
+use crate::walk::Links;
+use crate::{durable, restore};
 
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -27,28 +23,15 @@ impl Place {
         Self { root, links }
     }
 
-    /// Whether a restore may fill it: it is absent, holds nothing, or holds what an interrupted restore left.
-    /// What is ours, and what a file system makes by itself, is no data.
+    /// Whether a restore may fill it.
     pub(super) fn is_empty(&self) -> Result<bool> {
-        let failed = |e| Error::io(format!("list data directory {}", self.root.display()), e);
-        let entries = match self.root.read_dir() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
-            entries => entries.map_err(failed)?,
-        };
-        let mut empty = true;
-        for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
-            if name == UNFINISHED {
-                return Ok(true);
-            }
-            empty &= name.as_bytes().starts_with(OWN_PREFIX) || name == "lost+found";
-        }
-        Ok(empty)
+        restore::target::is_empty(&self.root)
+            .map_err(|e| Error::io(format!("list data directory {}", self.root.display()), e))
     }
 
     /// Half a restore is no state to back up.
     pub(super) fn check_whole(&self) -> Result<()> {
-        if self.root.join(UNFINISHED).symlink_metadata().is_err() {
+        if self.root.join(restore::UNFINISHED).symlink_metadata().is_err() {
             return Ok(());
         }
         let what = format!("the data directory {} holds a restore that has not ended", self.root.display());
