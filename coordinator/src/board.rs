@@ -35,14 +35,15 @@ impl Board {
     pub(crate) fn find(&self, text: &str) -> Result<watch::Receiver<Arc<v1::Operation>>> {
         let all = self.lock();
         let prefix = text.to_ascii_lowercase();
-        let mut found = all.range(prefix.clone()..).take_while(|(id, _)| !prefix.is_empty() && id.starts_with(&prefix));
+        let mut found =
+            all.range(prefix.clone()..).take_while(|(id, _)| !prefix.is_empty() && id.starts_with(&prefix));
         match (found.next(), found.next()) {
             (Some((_, sender)), None) => Ok(sender.subscribe()),
             (Some((id, sender)), Some(_)) if *id == prefix => Ok(sender.subscribe()),
-            (Some((one, _)), Some((two, _))) => {
-                Err(Error::invalid(format!("{text:?} names more than one operation, such as {one} and {two}"))
-                    .with_hint("give more digits"))
-            }
+            (Some((one, _)), Some((two, _))) => Err(Error::invalid(format!(
+                "{text:?} names more than one operation, such as {one} and {two}"
+            ))
+            .with_hint("give more digits")),
             (None, _) => Err(Error::not_found(format!("no operation's id begins with {text:?}"))
                 .with_hint("`palinurus operation list` shows the ids")),
         }
@@ -75,7 +76,10 @@ mod tests {
         assert_eq!(id("ab0"), Err(ErrorKind::Invalid));
         assert_eq!(id("c"), Err(ErrorKind::NotFound));
         assert_eq!(id(""), Err(ErrorKind::NotFound));
-        assert_eq!(board.list().iter().map(|each| each.id.as_str()).collect::<Vec<_>>(), ["ab02", "ab01", "ab"]);
+        assert_eq!(
+            board.list().iter().map(|each| each.id.as_str()).collect::<Vec<_>>(),
+            ["ab02", "ab01", "ab"]
+        );
     }
 
     #[tokio::test]

@@ -65,7 +65,8 @@ impl Config {
     }
 
     pub fn parse(text: &str) -> Result<Self> {
-        let config: Self = toml::from_str(text).map_err(|e| Error::invalid(e.to_string().trim().to_owned()))?;
+        let config: Self =
+            toml::from_str(text).map_err(|e| Error::invalid(e.to_string().trim().to_owned()))?;
         config.check()?;
         Ok(config)
     }
@@ -81,6 +82,13 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Nothing is encrypted yet, so whoever starts a coordinator should not let other machines in unasked.
+    pub fn stays_on_this_machine(&self) -> bool {
+        let host = self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
     /// In bytes; below a few MiB redb has no room for its own pages.
@@ -101,6 +109,21 @@ fn human<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plaintext_stays_on_this_machine() {
+        for (listen, stays) in [
+            ("127.0.0.1:7410", true),
+            ("localhost:0", true),
+            ("[::1]:7410", true),
+            ("0.0.0.0:7410", false),
+            ("[::]:7410", false),
+            ("db.example:7410", false),
+        ] {
+            let config = Config { listen: listen.to_owned(), ..Config::default() };
+            assert_eq!(config.stays_on_this_machine(), stays, "{listen}");
+        }
+    }
 
     #[test]
     fn what_is_not_said_is_the_default_and_what_is_unknown_is_refused() {

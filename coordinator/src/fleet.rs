@@ -5,7 +5,7 @@ use std::time::Duration;
 use palinurus_proto::v1::fleet_server::Fleet;
 use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message};
 use palinurus_proto::{failure, from_status, to_status};
-use palinurus_repository::{Error, Result, TransactionId};
+use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::ActorRef;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,14 +35,20 @@ impl Fleet for FleetService {
     type SessionStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
     type ClaimStream = ReceiverStream<Result<v1::ClaimReply, Status>>;
 
-    async fn session(&self, request: Request<Streaming<v1::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, outgoing) = mpsc::channel(OUTBOUND);
         let fleet = self.clone();
         tokio::spawn(async move { fleet.serve_session(request.into_inner(), outbound).await });
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
-    async fn claim(&self, request: Request<Streaming<v1::ClaimRequest>>) -> Result<Response<Self::ClaimStream>, Status> {
+    async fn claim(
+        &self,
+        request: Request<Streaming<v1::ClaimRequest>>,
+    ) -> Result<Response<Self::ClaimStream>, Status> {
         let (replies, outgoing) = mpsc::channel(REPLIES);
         let fleet = self.clone();
         tokio::spawn(async move {
@@ -78,9 +84,7 @@ impl FleetService {
             Ok(agent) => agent,
             Err(e) => {
                 tracing::info!(error = e.chain(), "refused an agent");
-                let refused = v1::Refused { failure: Some(failure(&e)), leader: String::new() };
-                let message = Some(coordinator_message::Message::Refused(refused));
-                let _ = outbound.send(Ok(v1::CoordinatorMessage { epoch: 0, message })).await;
+                let _ = outbound.send(refusal(&e)).await;
                 return;
             }
         };
@@ -105,10 +109,16 @@ impl FleetService {
         }
     }
 
-    async fn serve_claim(&self, mut requests: Streaming<v1::ClaimRequest>, replies: &stream::Replies) -> Result<()> {
+    async fn serve_claim(
+        &self,
+        mut requests: Streaming<v1::ClaimRequest>,
+        replies: &stream::Replies,
+    ) -> Result<()> {
         let first = tokio::time::timeout(HELLO_WITHIN, requests.message()).await;
         let first = first.map_err(|_| Error::unavailable("the claim stream was not opened in time"))?;
-        let Some(claim_request::Message::Open(open)) = first.map_err(from_status)?.and_then(|first| first.message) else {
+        let Some(claim_request::Message::Open(open)) =
+            first.map_err(from_status)?.and_then(|first| first.message)
+        else {
             return Err(Error::invalid("a claim stream begins with `open`"));
         };
         let service = self.service(&open.service).await?;
@@ -118,6 +128,15 @@ impl FleetService {
         let (claims, _) = vault.claims(transaction).await?;
         stream::run(claims.join(&node), requests, replies).await
     }
+}
+
+/// A refusal is for the operator to mend; what passes by itself is a broken stream, and the agent redials.
+fn refusal(error: &Error) -> Result<v1::CoordinatorMessage, Status> {
+    if error.kind() == ErrorKind::Unavailable {
+        return Err(to_status(error));
+    }
+    let refused = v1::Refused { failure: Some(failure(error)), leader: String::new() };
+    Ok(v1::CoordinatorMessage { epoch: 0, message: Some(coordinator_message::Message::Refused(refused)) })
 }
 
 async fn hello(inbound: &mut Streaming<v1::AgentMessage>) -> Result<v1::Hello> {

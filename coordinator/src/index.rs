@@ -9,7 +9,7 @@ use std::path::Path;
 
 use palinurus_repository::pack::{ChunkAt, Codec, FrameAt, PackId, PackSummary};
 use palinurus_repository::{ChunkId, Error, RepositoryId, Result, TransactionId, WriterId};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 const PLACE_LEN: usize = 53;
 type Id = &'static [u8; ChunkId::LEN];
@@ -20,7 +20,8 @@ const CHUNKS: TableDefinition<'_, Id, Place> = TableDefinition::new("chunks");
 /// Of packs that the open transaction's nodes have stored.
 const OPEN: TableDefinition<'_, Id, Place> = TableDefinition::new("open");
 /// Which transaction `OPEN` is about; which are in `CHUNKS` as a whole.
-const TRANSACTIONS: TableDefinition<'_, &[u8; TransactionId::LEN], bool> = TableDefinition::new("transactions");
+const TRANSACTIONS: TableDefinition<'_, &[u8; TransactionId::LEN], bool> =
+    TableDefinition::new("transactions");
 const REPOSITORY: TableDefinition<'_, (), &[u8; RepositoryId::LEN]> = TableDefinition::new("repository");
 
 /// Entries written in one redb transaction: what it holds in memory until it commits.
@@ -55,11 +56,20 @@ impl Index {
             Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
                 return Err(Error::conflict(format!("{} is in use", path.display())));
             }
-            Ok(Ok(None)) => tracing::warn!(path = %path.display(), "the chunk index is another repository's: made anew"),
-            Ok(Err(e)) => tracing::warn!(path = %path.display(), error = %e, "the chunk index is damaged: made anew"),
+            Ok(Ok(None)) => {
+                tracing::warn!(path = %path.display(), "the chunk index is another repository's: made anew")
+            }
+            Ok(Err(e)) => {
+                tracing::warn!(path = %path.display(), error = %e, "the chunk index is damaged: made anew")
+            }
             Err(_) => tracing::warn!(path = %path.display(), "the chunk index is damaged: made anew"),
         }
-        std::fs::remove_file(path).map_err(|e| Error::io(format!("remove {}", path.display()), e))?;
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("remove {}", path.display()), e));
+            }
+            _ => {}
+        }
         match Self::try_open(path, repository, cache) {
             Ok(Some(index)) => Ok(index),
             Ok(None) => Err(Error::internal("a new chunk index belongs to another repository")),
@@ -109,10 +119,10 @@ impl Index {
         for pack in packs {
             entries.extend(pack.chunks().map(|(id, at)| (id.0, place(&at))));
             if entries.len() >= BATCH {
-                self.insert(CHUNKS, std::mem::take(&mut entries), Durability::None)?;
+                self.insert(CHUNKS, std::mem::take(&mut entries), Durability::None, || ())?;
             }
         }
-        self.insert(CHUNKS, entries, Durability::None)
+        self.insert(CHUNKS, entries, Durability::None, || ())
     }
 
     pub(crate) fn fold_done(&self, transaction: TransactionId) -> Result<()> {
@@ -148,23 +158,22 @@ impl Index {
         write().map_err(failed)
     }
 
-    /// A pack of the open transaction is durable.
-    pub(crate) fn stored(&self, pack: &PackSummary) -> Result<()> {
+    /// A pack of the open transaction is durable. `gate` is passed right before it becomes visible.
+    pub(crate) fn stored<G>(&self, pack: &PackSummary, gate: impl FnOnce() -> G) -> Result<G> {
         let entries = pack.chunks().map(|(id, at)| (id.0, place(&at))).collect();
         let count = self.unsynced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let durability = if count % UNSYNCED == UNSYNCED - 1 { Durability::Immediate } else { Durability::None };
-        self.insert(OPEN, entries, durability)
+        let durability =
+            if count % UNSYNCED == UNSYNCED - 1 { Durability::Immediate } else { Durability::None };
+        self.insert(OPEN, entries, durability, gate)
     }
 
-    fn insert(
+    fn insert<G>(
         &self,
         table: TableDefinition<'_, Id, Place>,
         mut entries: Vec<([u8; 32], [u8; PLACE_LEN])>,
         durability: Durability,
-    ) -> Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
+        gate: impl FnOnce() -> G,
+    ) -> Result<G> {
         // In the tree's own order, each page is touched once.
         entries.sort_unstable();
         let write = || -> Result<_, redb::Error> {
@@ -176,26 +185,34 @@ impl Index {
                     table.insert(id, at)?;
                 }
             }
+            let passed = gate();
             write.commit()?;
-            Ok(())
+            Ok(passed)
         };
         write().map_err(failed)
     }
 
     /// A place for each id: one stored by the open transaction, else the committed one that `usable` allows.
-    pub(crate) fn find(&self, ids: &[ChunkId], usable: impl Fn(&PackId) -> bool) -> Result<Vec<Option<ChunkAt>>> {
+    pub(crate) fn find(
+        &self,
+        ids: &[ChunkId],
+        usable: impl Fn(&PackId) -> bool,
+    ) -> Result<Vec<Option<ChunkAt>>> {
         let look = || -> Result<_, redb::Error> {
             let read = self.database.begin_read()?;
             let (open, chunks) = (read.open_table(OPEN)?, read.open_table(CHUNKS)?);
+            // A first backup asks only for what is new: the way down an empty tree is still a way.
+            let (any_open, any_chunks) = (!open.is_empty()?, !chunks.is_empty()?);
             let mut found = Vec::with_capacity(ids.len());
             for id in ids {
-                let at = match open.get(&id.0)? {
-                    Some(at) => parse(at.value()),
-                    None => {
-                        let at = chunks.get(&id.0)?.and_then(|at| parse(at.value()));
-                        at.filter(|at| usable(&at.frame.pack))
-                    }
-                };
+                let mut at = None;
+                if any_open {
+                    at = open.get(&id.0)?.and_then(|at| parse(at.value()));
+                }
+                if any_chunks && at.is_none() {
+                    let committed = chunks.get(&id.0)?.and_then(|at| parse(at.value()));
+                    at = committed.filter(|at| usable(&at.frame.pack));
+                }
                 found.push(at);
             }
             Ok(found)
@@ -234,7 +251,8 @@ fn place(at: &ChunkAt) -> [u8; PLACE_LEN] {
     let mut bytes = [0; PLACE_LEN];
     bytes[..16].copy_from_slice(pack.transaction.as_bytes());
     bytes[16..24].copy_from_slice(pack.writer.as_bytes());
-    for (i, value) in [pack.counter, ordinal, offset, stored, plain, at.start, at.len].into_iter().enumerate() {
+    for (i, value) in [pack.counter, ordinal, offset, stored, plain, at.start, at.len].into_iter().enumerate()
+    {
         bytes[24 + 4 * i..28 + 4 * i].copy_from_slice(&value.to_le_bytes());
     }
     bytes[52] = codec as u8;
@@ -253,7 +271,8 @@ fn parse(bytes: &[u8; PLACE_LEN]) -> Option<ChunkAt> {
         counter: number(0),
     };
     let codec = Codec::from_u32(u32::from(bytes[52])).ok()?;
-    let frame = FrameAt { pack, ordinal: number(1), offset: number(2), stored: number(3), plain: number(4), codec };
+    let frame =
+        FrameAt { pack, ordinal: number(1), offset: number(2), stored: number(3), plain: number(4), codec };
     let at = ChunkAt { frame, start: number(5), len: number(6) };
     at.check().ok().map(|()| at)
 }
@@ -276,7 +295,8 @@ pub(crate) mod tests {
 
     /// A pack of the transaction that holds those chunks, 4 KiB each.
     pub(crate) fn pack(transaction: u8, counter: u32, chunks: std::ops::Range<u32>) -> PackSummary {
-        let pack = PackId { transaction: TransactionId([transaction; 16]), writer: WriterId([9; 8]), counter };
+        let pack =
+            PackId { transaction: TransactionId([transaction; 16]), writer: WriterId([9; 8]), counter };
         let mut offset = HEADER_LEN as u32;
         let mut frames = Vec::new();
         let ids: Vec<ChunkId> = chunks.map(chunk).collect();
@@ -307,12 +327,16 @@ pub(crate) mod tests {
         assert_eq!(index.folded().unwrap(), BTreeSet::from([old.pack.transaction]));
 
         index.begin(new.pack.transaction).unwrap();
-        index.stored(&new).unwrap();
+        index.stored(&new, || ()).unwrap();
         index.begin(new.pack.transaction).unwrap();
         let places = |usable: bool| index.find(&[chunk(5), chunk(1200), chunk(9999)], |_| usable).unwrap();
         let packs = |usable| places(usable).iter().map(|at| at.map(|at| at.frame.pack)).collect::<Vec<_>>();
         assert_eq!(packs(true), [Some(old.pack), Some(new.pack), None]);
-        assert_eq!(packs(false), [None, Some(new.pack), None], "what is stored in this transaction needs no commit");
+        assert_eq!(
+            packs(false),
+            [None, Some(new.pack), None],
+            "what is stored in this transaction needs no commit"
+        );
         for (id, at) in new.chunks() {
             assert_eq!(index.find(&[id], |_| true).unwrap(), [Some(at)]);
         }
@@ -330,7 +354,10 @@ pub(crate) mod tests {
         let path = directory.path().join("index");
         let index = Index::open(&path, REPOSITORY, 4 << 20).unwrap();
         index.fold_done(TransactionId([1; 16])).unwrap();
-        assert_eq!(Index::open(&path, REPOSITORY, 4 << 20).unwrap_err().kind(), palinurus_repository::ErrorKind::Conflict);
+        assert_eq!(
+            Index::open(&path, REPOSITORY, 4 << 20).unwrap_err().kind(),
+            palinurus_repository::ErrorKind::Conflict
+        );
         drop(index);
         assert_eq!(Index::open(&path, REPOSITORY, 4 << 20).unwrap().folded().unwrap().len(), 1);
         let foreign = Index::open(&path, RepositoryId([2; 16]), 4 << 20).unwrap();

@@ -13,13 +13,23 @@ struct Arguments {
     /// The configuration file
     #[arg(long, default_value = "/etc/palinurus/coordinator.toml")]
     config: PathBuf,
+    /// Let other machines in although nothing is encrypted
+    #[arg(long)]
+    insecure_plaintext: bool,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_env("PALINURUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let config = Config::load(&Arguments::parse().config)?;
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments.config)?;
+    anyhow::ensure!(
+        arguments.insecure_plaintext || config.stays_on_this_machine(),
+        "listening on {} would let other machines in, and nothing is encrypted: \
+         listen on 127.0.0.1, or say --insecure-plaintext on a network that you trust",
+        config.listen
+    );
     let cancel = CancellationToken::new();
     let server = Server::start(config, cancel.clone()).await?;
     let mut terminate = signal(SignalKind::terminate())?;

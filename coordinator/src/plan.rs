@@ -39,7 +39,8 @@ pub(crate) fn plan(
     };
     let plan = &mut planned.plan;
     if pairs.is_empty() {
-        plan.refusals.push("no node of the service is in the backup: say which to restore, as node=source".to_owned());
+        plan.refusals
+            .push("no node of the service is in the backup: say which to restore, as node=source".to_owned());
     }
     for (node, source) in pairs {
         let (Some(target), Some(commit)) = (targets.get(node), sources.get(source)) else {
@@ -57,9 +58,13 @@ pub(crate) fn plan(
         if !target.connected {
             plan.refusals.push(format!("node {node} is not connected: start its agent"));
         } else if !target.data_empty && !delta {
-            plan.refusals.push(format!("the data directory of node {node} is not empty: empty it, or restore with delta"));
+            plan.refusals.push(format!(
+                "the data directory of node {node} is not empty: empty it, or restore with delta"
+            ));
         } else if !target.data_empty {
-            plan.warnings.push(format!("the data directory of node {node} is made what it was in the backup: what differs is lost"));
+            plan.warnings.push(format!(
+                "the data directory of node {node} is made what it was in the backup: what differs is lost"
+            ));
         }
         plan.nodes.push(v1::RestoreAssignment {
             node: node.to_owned(),
@@ -84,7 +89,8 @@ fn onto_themselves<'a>(
     plan: &mut v1::RestorePlan,
 ) -> Vec<(&'a str, &'a str)> {
     for source in sources.keys().filter(|source| !targets.contains_key(*source)) {
-        plan.warnings.push(format!("node {source} of the backup is a node no more: restore it with node={source}"));
+        plan.warnings
+            .push(format!("node {source} of the backup is a node no more: restore it with node={source}"));
     }
     for target in targets.keys().filter(|target| !sources.contains_key(*target)) {
         plan.warnings.push(format!("node {target} is not in the backup and stays as it is"));
@@ -152,13 +158,22 @@ mod tests {
 
     #[test]
     fn every_node_onto_itself() {
-        let Planned { plan, manifests } = planned(&[node("n1", true, true), node("n2", true, true), node("n3", true, true)], &[], false);
+        let Planned { plan, manifests } =
+            planned(&[node("n1", true, true), node("n2", true, true), node("n3", true, true)], &[], false);
         assert_eq!(plan.refusals, Vec::<String>::new());
-        assert_eq!(plan.nodes.iter().map(|each| (each.node.as_str(), each.source.as_str(), each.files)).collect::<Vec<_>>(),
-            [("n1", "n1", 7), ("n2", "n2", 7)]);
+        assert_eq!(
+            plan.nodes
+                .iter()
+                .map(|each| (each.node.as_str(), each.source.as_str(), each.files))
+                .collect::<Vec<_>>(),
+            [("n1", "n1", 7), ("n2", "n2", 7)]
+        );
         assert_eq!(manifests.len(), 2);
         assert_eq!(ManifestRef::decode(&manifests[1].manifest).unwrap().node, "n2");
-        assert!(plan.warnings.iter().any(|warning| warning.contains("old")) && plan.warnings.iter().any(|warning| warning.contains("n3")));
+        assert!(
+            plan.warnings.iter().any(|warning| warning.contains("old"))
+                && plan.warnings.iter().any(|warning| warning.contains("n3"))
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::actor::coordinator::{CoordinatorActor, CoordinatorMsg};
 use crate::api::Api;
 use crate::config::Config;
 use crate::fleet::FleetService;
-use crate::shared::{Shared, World};
+use crate::shared::{Shared, World, off_runtime};
 use crate::state::{EmbeddedState, Records};
 
 /// Questions of 8192 ids and answers with a place for each fit many times over.
@@ -47,22 +47,22 @@ impl Server {
     pub async fn start_in(world: World, config: Config, cancel: CancellationToken) -> Result<Self> {
         config.check()?;
         let directory = config.state.clone();
-        let state = tokio::task::spawn_blocking(move || {
+        let state = off_runtime(move || {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
             made.map_err(|e| Error::io(format!("make the state directory {}", directory.display()), e))?;
             EmbeddedState::open(&directory.join("state.redb"))
         });
-        let state = state.await.map_err(|e| Error::internal("opening the state").with_source(e))??;
+        let state = state.await?;
         let listener = TcpListener::bind(&config.listen)
             .await
             .map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
         let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
-        let shared = Arc::new(Shared::new(config, world, Records::new(Arc::new(state)), cancel)?);
+        let shared = Arc::new(Shared::new(config, world, Records::new(Arc::new(state.clone())), cancel)?);
         tracing::info!(name = shared.config.name, %address, epoch = shared.records.epoch().0, "coordinator starts");
         let (root, ended) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone())
             .await
             .map_err(|e| Error::internal("cannot start the coordinator").with_source(e.to_string()))?;
-        let running = tokio::spawn(run(shared, root, ended, listener));
+        let running = tokio::spawn(run(shared, state, root, ended, listener));
         Ok(Self { address, running })
     }
 
@@ -78,6 +78,7 @@ impl Server {
 
 async fn run(
     shared: Arc<Shared>,
+    state: EmbeddedState,
     root: ActorRef<CoordinatorMsg>,
     mut ended: JoinHandle<()>,
     listener: TcpListener,
@@ -85,7 +86,8 @@ async fn run(
     let cancel = shared.cancel.clone();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let router = router(shared, root.clone()).await?;
-    let mut serving = tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()));
+    let mut serving =
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()));
     let outcome = tokio::select! {
         biased;
         () = cancel.cancelled() => Ok(()),
@@ -98,6 +100,9 @@ async fn run(
     if !serving.is_finished() && tokio::time::timeout(DRAIN, &mut serving).await.is_err() {
         tracing::warn!("calls are still open: leaving them");
         serving.abort();
+    }
+    if !state.close(DRAIN).await {
+        tracing::warn!("the state file is still in use");
     }
     tracing::info!("coordinator stopped");
     outcome
@@ -124,6 +129,14 @@ async fn router(shared: Arc<Shared>, root: ActorRef<CoordinatorMsg>) -> Result<R
         .add_service(reflect().build_v1().map_err(reflection)?)
         .add_service(reflect().build_v1alpha().map_err(reflection)?)
         .add_service(health_service)
-        .add_service(CoordinatorServer::new(api).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
-        .add_service(FleetServer::new(fleet).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX)))
+        .add_service(
+            CoordinatorServer::new(api)
+                .max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        )
+        .add_service(
+            FleetServer::new(fleet)
+                .max_decoding_message_size(MESSAGE_MAX)
+                .max_encoding_message_size(MESSAGE_MAX),
+        ))
 }

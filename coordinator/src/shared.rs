@@ -36,7 +36,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, world: World, records: Records, cancel: CancellationToken) -> Result<Self> {
+    pub(crate) fn new(
+        config: Config,
+        world: World,
+        records: Records,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
         let mut keys = Vec::with_capacity(config.keys.len());
         for path in &config.keys {
             let (key, warning) = KeyFile::read(path)?;
@@ -62,4 +67,11 @@ impl Shared {
     pub(crate) fn limits(&self, patience: Option<std::time::Duration>) -> Limits {
         Limits { patience: patience.unwrap_or(self.config.patience), cancel: self.config.cancel_limit }
     }
+}
+
+/// For what blocks: files and the index.
+pub(crate) async fn off_runtime<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("a blocking task").with_source(e))?
 }

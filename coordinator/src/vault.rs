@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::Shared;
+use crate::shared::{Shared, off_runtime};
 
 #[derive(Debug)]
 pub(crate) struct Vault {
@@ -94,7 +94,8 @@ impl Vault {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue, // swept since it was listed
                 Err(e) => return Err(e),
             };
-            let (index, keys, key) = (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
+            let (index, keys, key) =
+                (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
             let folded = off_runtime(move || {
                 let packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
@@ -104,7 +105,10 @@ impl Vault {
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     tracing::warn!(segment = segment.key, error = e.chain(), "index segment is damaged");
                     warnings.push(v1::Warning {
-                        message: format!("index segment {} is damaged: what it lists is stored again", segment.key),
+                        message: format!(
+                            "index segment {} is damaged: what it lists is stored again",
+                            segment.key
+                        ),
                         ..Default::default()
                     });
                 }
@@ -120,8 +124,4 @@ impl Vault {
         let index = self.index.clone();
         off_runtime(move || index.retain(|pack| committed.contains(pack))).await
     }
-}
-
-async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("the index's worker").with_source(e))?
 }

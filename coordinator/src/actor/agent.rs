@@ -55,17 +55,35 @@ impl Actor for AgentActor {
     type State = Session;
     type Arguments = AgentArgs;
 
-    async fn pre_start(&self, me: ActorRef<AgentMsg>, args: AgentArgs) -> Result<Session, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<AgentMsg>,
+        args: AgentArgs,
+    ) -> Result<Session, ActorProcessingErr> {
         let AgentArgs { service, node, epoch, heartbeat, outbound, over } = args;
+        // In whole seconds, as the agent is told.
+        let seconds = u32::try_from(heartbeat.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
+        let heartbeat = Duration::from_secs(u64::from(seconds));
         me.send_after(heartbeat, || AgentMsg::Check);
-        let session =
-            Session { service, node, epoch, heartbeat, outbound, heard: Instant::now(), _over: over.drop_guard() };
-        let seconds = u32::try_from(heartbeat.as_secs()).unwrap_or(u32::MAX).max(1);
+        let session = Session {
+            service,
+            node,
+            epoch,
+            heartbeat,
+            outbound,
+            heard: Instant::now(),
+            _over: over.drop_guard(),
+        };
         session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds }));
         Ok(session)
     }
 
-    async fn handle(&self, me: ActorRef<AgentMsg>, message: AgentMsg, session: &mut Session) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<AgentMsg>,
+        message: AgentMsg,
+        session: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             AgentMsg::Send(message) => session.send(&me, message),
             AgentMsg::Heard(message) => session.heard(&me, message),
@@ -78,7 +96,12 @@ impl Actor for AgentActor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, _: ActorRef<AgentMsg>, _: SupervisionEvent, _: &mut Session) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<AgentMsg>,
+        _: SupervisionEvent,
+        _: &mut Session,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -100,9 +123,15 @@ impl Session {
         let from = me.get_id();
         let node = self.node.clone();
         let told = match message.message {
-            Some(agent_message::Message::Report(report)) => ServiceMsg::Report { node, from, report: Box::new(report) },
-            Some(agent_message::Message::Heartbeat(beat)) => ServiceMsg::Beat { node, from, data_empty: beat.data_empty },
-            Some(agent_message::Message::Goodbye(goodbye)) => return me.stop(Some(format!("it left: {}", goodbye.reason))),
+            Some(agent_message::Message::Report(report)) => {
+                ServiceMsg::Report { node, from, report: Box::new(report) }
+            }
+            Some(agent_message::Message::Heartbeat(beat)) => {
+                ServiceMsg::Beat { node, from, data_empty: beat.data_empty }
+            }
+            Some(agent_message::Message::Goodbye(goodbye)) => {
+                return me.stop(Some(format!("it left: {}", goodbye.reason)));
+            }
             Some(agent_message::Message::Hello(_)) => return me.stop(Some("it said hello twice".to_owned())),
             None => return, // of a newer agent: nothing that this coordinator asked for
         };

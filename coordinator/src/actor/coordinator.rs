@@ -33,15 +33,30 @@ impl Actor for CoordinatorActor {
     type State = Coordinator;
     type Arguments = Arc<Shared>;
 
-    async fn pre_start(&self, me: ActorRef<CoordinatorMsg>, shared: Arc<Shared>) -> Result<Coordinator, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<CoordinatorMsg>,
+        shared: Arc<Shared>,
+    ) -> Result<Coordinator, ActorProcessingErr> {
         let mut coordinator = Coordinator { shared: shared.clone(), services: BTreeMap::new() };
         for record in shared.records.services().await? {
-            coordinator.add(&me, record).await?;
+            let name = record.value.name.clone();
+            coordinator.services.insert(name.clone(), None);
+            // One service's trouble is not the others'.
+            if let Err(e) = coordinator.add(&me, record).await {
+                tracing::error!(service = name, error = e.chain(), "cannot start the service, trying again");
+                me.send_after(RESTART_AFTER, move || CoordinatorMsg::Restart(name));
+            }
         }
         Ok(coordinator)
     }
 
-    async fn handle(&self, me: ActorRef<CoordinatorMsg>, message: CoordinatorMsg, coordinator: &mut Coordinator) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<CoordinatorMsg>,
+        message: CoordinatorMsg,
+        coordinator: &mut Coordinator,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             CoordinatorMsg::Find(name, to) => reply(to, coordinator.find(&name)),
             CoordinatorMsg::All(to) => {
@@ -54,7 +69,12 @@ impl Actor for CoordinatorActor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, me: ActorRef<CoordinatorMsg>, event: SupervisionEvent, coordinator: &mut Coordinator) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<CoordinatorMsg>,
+        event: SupervisionEvent,
+        coordinator: &mut Coordinator,
+    ) -> Result<(), ActorProcessingErr> {
         let (child, why) = match event {
             SupervisionEvent::ActorTerminated(child, _, why) => (child.get_id(), why.unwrap_or_default()),
             SupervisionEvent::ActorFailed(child, error) => (child.get_id(), error.to_string()),
@@ -67,7 +87,11 @@ impl Actor for CoordinatorActor {
         Ok(())
     }
 
-    async fn post_stop(&self, me: ActorRef<CoordinatorMsg>, _: &mut Coordinator) -> Result<(), ActorProcessingErr> {
+    async fn post_stop(
+        &self,
+        me: ActorRef<CoordinatorMsg>,
+        _: &mut Coordinator,
+    ) -> Result<(), ActorProcessingErr> {
         me.stop_children_and_wait(Some("the coordinator stops".to_owned()), Some(STOP_WITHIN * 2)).await;
         Ok(())
     }
@@ -77,7 +101,9 @@ impl Coordinator {
     fn find(&self, name: &str) -> Result<ActorRef<ServiceMsg>> {
         match self.services.get(name) {
             Some(Some(service)) => Ok(service.clone()),
-            Some(None) => Err(Error::unavailable(format!("service {name} is being started")).with_hint("try again")),
+            Some(None) => {
+                Err(Error::unavailable(format!("service {name} is being started")).with_hint("try again"))
+            }
             None => {
                 let known: Vec<&str> = self.services.keys().map(String::as_str).collect();
                 let hint = match known.as_slice() {
@@ -89,20 +115,26 @@ impl Coordinator {
         }
     }
 
-    async fn add(&mut self, me: &ActorRef<CoordinatorMsg>, record: Versioned<v1::Service>) -> Result<ActorRef<ServiceMsg>> {
+    async fn add(
+        &mut self,
+        me: &ActorRef<CoordinatorMsg>,
+        record: Versioned<v1::Service>,
+    ) -> Result<ActorRef<ServiceMsg>> {
         let name = record.value.name.clone();
         let args = ServiceArgs { shared: self.shared.clone(), record };
         let spawned = me.spawn_linked(None, ServiceActor, args).await;
-        let (service, _) =
-            spawned.map_err(|e| Error::internal(format!("cannot start service {name}")).with_source(e.to_string()))?;
+        let (service, _) = spawned.map_err(|e| {
+            Error::internal(format!("cannot start service {name}")).with_source(e.to_string())
+        })?;
         self.services.insert(name, Some(service.clone()));
         Ok(service)
     }
 
     fn forget(&mut self, child: ActorId) -> Option<String> {
-        let found = self.services.iter_mut().find(|(_, service)| {
-            service.as_ref().is_some_and(|service| service.get_id() == child)
-        });
+        let found = self
+            .services
+            .iter_mut()
+            .find(|(_, service)| service.as_ref().is_some_and(|service| service.get_id() == child));
         found.map(|(name, service)| {
             *service = None;
             name.clone()

@@ -14,6 +14,8 @@ pub(crate) mod agent;
 pub(crate) mod coordinator;
 pub(crate) mod operation;
 pub(crate) mod service;
+#[cfg(test)]
+mod tests;
 
 /// How long a question to an actor may take before whoever asked is told to try again.
 const ANSWER_WITHIN_MS: u64 = 15_000;

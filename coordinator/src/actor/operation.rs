@@ -32,11 +32,23 @@ pub(crate) enum OperationMsg {
     /// Once, first: every node of the operation, so that none is taken for lost before it was looked at.
     Begin(BTreeMap<String, Link>),
     /// A node has come, with what it says of this operation's tasks, or has gone.
-    Node { node: String, link: Link },
-    Report { node: String, report: Box<v1::TaskReport> },
+    Node {
+        node: String,
+        link: Link,
+    },
+    Report {
+        node: String,
+        report: Box<v1::TaskReport>,
+    },
     /// A task of the coordinator's own has ended.
-    Own { work: Work, ended: Result<Patch, v1::Failure> },
-    OwnProgress { work: Work, progress: v1::Progress },
+    Own {
+        work: Work,
+        ended: Result<Patch, v1::Failure>,
+    },
+    OwnProgress {
+        work: Work,
+        progress: v1::Progress,
+    },
     Cancel(Reply<v1::Operation>),
     /// The clock says so; only the newest generation counts.
     Wake(u64),
@@ -79,7 +91,11 @@ impl Actor for OperationActor {
     type State = Running;
     type Arguments = OperationArgs;
 
-    async fn pre_start(&self, me: ActorRef<OperationMsg>, args: OperationArgs) -> Result<Running, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<OperationMsg>,
+        args: OperationArgs,
+    ) -> Result<Running, ActorProcessingErr> {
         let OperationArgs { shared, vault, repository, limits, mut record, nodes } = args;
         record.value.epoch = vault.epoch.0;
         me.cast(OperationMsg::Begin(nodes))?;
@@ -97,7 +113,12 @@ impl Actor for OperationActor {
         })
     }
 
-    async fn handle(&self, me: ActorRef<OperationMsg>, message: OperationMsg, run: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<OperationMsg>,
+        message: OperationMsg,
+        run: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         match message {
             OperationMsg::Begin(nodes) => {
                 for (node, link) in nodes {
@@ -119,7 +140,12 @@ impl Actor for OperationActor {
         run.turn(&me).await
     }
 
-    async fn handle_supervisor_evt(&self, _: ActorRef<OperationMsg>, _: SupervisionEvent, _: &mut Running) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<OperationMsg>,
+        _: SupervisionEvent,
+        _: &mut Running,
+    ) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 }
@@ -156,7 +182,12 @@ impl Running {
                 Step::Finish(_) => {
                     let Versioned { value: ended, .. } = &self.record;
                     let failure = ended.failure.as_ref().map_or("", |failure| &failure.message);
-                    tracing::info!(operation = ended.id, state = ended.state().as_str_name(), failure, "ended");
+                    tracing::info!(
+                        operation = ended.id,
+                        state = ended.state().as_str_name(),
+                        failure,
+                        "ended"
+                    );
                     me.stop(None);
                     return Ok(());
                 }
@@ -173,7 +204,11 @@ impl Running {
                 Ok(true)
             }
             Err(e) if e.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(operation = next.id, error = e.chain(), "cannot store the operation, trying again");
+                tracing::warn!(
+                    operation = next.id,
+                    error = e.chain(),
+                    "cannot store the operation, trying again"
+                );
                 Ok(false)
             }
             // Ours is not the newest: whoever supervises loads it again.
@@ -184,10 +219,15 @@ impl Running {
     fn wake_after(&mut self, me: &ActorRef<OperationMsg>, after: Duration) {
         self.generation += 1;
         let generation = self.generation;
-        self.timer = Some(AbortOnDropHandle::new(me.send_after(after, move || OperationMsg::Wake(generation))));
+        self.timer =
+            Some(AbortOnDropHandle::new(me.send_after(after, move || OperationMsg::Wake(generation))));
     }
 
-    async fn perform(&mut self, me: &ActorRef<OperationMsg>, action: Action) -> Result<(), ActorProcessingErr> {
+    async fn perform(
+        &mut self,
+        me: &ActorRef<OperationMsg>,
+        action: Action,
+    ) -> Result<(), ActorProcessingErr> {
         match action {
             Action::Assign { node, work } if node == OWN => {
                 self.seen.told.insert((node, work));
@@ -227,7 +267,12 @@ impl Running {
     }
 
     /// A record from which no task can be made fails like the task would.
-    async fn unassignable(&mut self, node: &str, work: Work, error: &Error) -> Result<(), ActorProcessingErr> {
+    async fn unassignable(
+        &mut self,
+        node: &str,
+        work: Work,
+        error: &Error,
+    ) -> Result<(), ActorProcessingErr> {
         let mut report = v1::TaskReport {
             task: work.name().to_owned(),
             attempt: ATTEMPT,
@@ -245,7 +290,8 @@ impl Running {
             return;
         }
         let stop = CancellationToken::new();
-        let (operation, vault, me, stopped) = (self.record.value.clone(), self.vault.clone(), me.clone(), stop.clone());
+        let (operation, vault, me, stopped) =
+            (self.record.value.clone(), self.vault.clone(), me.clone(), stop.clone());
         let patience = self.shared.config.store_patience;
         let run = async move {
             let shown = std::sync::Mutex::new(None::<Instant>);
@@ -266,7 +312,12 @@ impl Running {
         self.own.insert(work, (stop, AbortOnDropHandle::new(tokio::spawn(run))));
     }
 
-    async fn own_ended(&mut self, me: &ActorRef<OperationMsg>, work: Work, ended: Result<Patch, v1::Failure>) -> Result<(), ActorProcessingErr> {
+    async fn own_ended(
+        &mut self,
+        me: &ActorRef<OperationMsg>,
+        work: Work,
+        ended: Result<Patch, v1::Failure>,
+    ) -> Result<(), ActorProcessingErr> {
         let mut next = self.record.value.clone();
         record::own(&mut next, work, ended.clone(), self.shared.now());
         if self.store(next).await? {

@@ -11,6 +11,8 @@ use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
 use crate::state::{Expect, Versioned};
 
+/// More starts without reach of the repository than any coordinator makes.
+const EPOCHS_UNSEEN: u64 = 1000;
 const TYPES: [&str; 1] = ["files"];
 /// `patience`: how long a node may be gone before an operation that needs it fails.
 const SETTINGS: [&str; 1] = ["patience"];
@@ -56,8 +58,12 @@ impl Api {
             ..wanted
         };
         if led > Epoch(0) {
-            tracing::warn!(service = service.name, repository = service.repository, epoch = led.0,
-                "takes over a repository that another coordinator has led: that one is fenced");
+            tracing::warn!(
+                service = service.name,
+                repository = service.repository,
+                epoch = led.0,
+                "takes over a repository that another coordinator has led: that one is fenced"
+            );
         }
         let revision = self.shared.records.put_service(&service, Expect::Absent).await?;
         let record = Box::new(Versioned { value: service.clone(), revision });
@@ -82,10 +88,10 @@ fn used(url: &str, by: &str) -> Error {
         .with_hint("every service has a repository of its own: name another place")
 }
 
-/// What is added to each of our epochs so that they are above all that the repository has seen: a coordinator that
-/// lost its state begins to count anew.
+/// What is added to each of our epochs so that they are above all that the repository and its agents have seen: a
+/// coordinator that lost its state begins to count anew. Agents may have met starts that never led the repository.
 fn epoch_base(led: Epoch, ours: Epoch) -> u64 {
-    if led >= ours { led.0 } else { 0 }
+    if led >= ours { led.0 + EPOCHS_UNSEEN } else { 0 }
 }
 
 fn validate(service: &v1::Service) -> Result<()> {
@@ -112,7 +118,11 @@ fn validate(service: &v1::Service) -> Result<()> {
         match key.as_str() {
             "patience" => {
                 let parsed = humantime::parse_duration(value);
-                parsed.map_err(|e| Error::invalid(format!("patience {value:?}")).with_source(e).with_hint("such as 60s or 5m"))?;
+                parsed.map_err(|e| {
+                    Error::invalid(format!("patience {value:?}"))
+                        .with_source(e)
+                        .with_hint("such as 60s or 5m")
+                })?;
             }
             _ => {
                 return Err(Error::invalid(format!("setting {key:?} is not known"))
@@ -181,7 +191,7 @@ mod tests {
         assert_eq!(epoch_base(Epoch(0), Epoch(1)), 0);
         assert_eq!(epoch_base(Epoch(3), Epoch(7)), 0);
         for (led, ours) in [(7, 7), (9, 1)] {
-            assert!(epoch_base(Epoch(led), Epoch(ours)) + ours > led);
+            assert!(epoch_base(Epoch(led), Epoch(ours)) + ours > led + 100);
         }
     }
 }

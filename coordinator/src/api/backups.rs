@@ -73,7 +73,10 @@ impl Api {
         self.start(&request.service, Detail::Restore(detail), nodes).await
     }
 
-    pub(super) async fn check_repository(&self, request: v1::CheckRepositoryRequest) -> Result<v1::Operation> {
+    pub(super) async fn check_repository(
+        &self,
+        request: v1::CheckRepositoryRequest,
+    ) -> Result<v1::Operation> {
         let detail = v1::VerifyDetail { read_data: request.read_data, ..Default::default() };
         self.start(&request.service, Detail::Verify(detail), Vec::new()).await
     }

@@ -59,7 +59,9 @@ impl Api {
             (request.service.is_empty() || operation.service == request.service)
                 && !(request.running && finished(operation.state()))
         });
-        Ok(v1::ListOperationsReply { operations: wanted.map(|operation| v1::Operation::clone(operation)).collect() })
+        Ok(v1::ListOperationsReply {
+            operations: wanted.map(|operation| v1::Operation::clone(operation)).collect(),
+        })
     }
 
     fn get_operation(&self, id: &str) -> Result<v1::Operation> {
@@ -117,16 +119,27 @@ fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
 impl Coordinator for Api {
     type WatchOperationStream = ReceiverStream<Result<v1::Operation, Status>>;
 
-    async fn apply_service(&self, request: Request<v1::ApplyServiceRequest>) -> Result<Response<v1::Service>, Status> {
+    async fn apply_service(
+        &self,
+        request: Request<v1::ApplyServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
         answer(self.apply(request.into_inner().service.unwrap_or_default()).await)
     }
 
-    async fn list_services(&self, _: Request<v1::ListServicesRequest>) -> Result<Response<v1::ListServicesReply>, Status> {
+    async fn list_services(
+        &self,
+        _: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<v1::ListServicesReply>, Status> {
         let described = self.described("").await;
-        answer(described.map(|all| v1::ListServicesReply { services: all.into_iter().map(|each| each.service).collect() }))
+        answer(described.map(|all| v1::ListServicesReply {
+            services: all.into_iter().map(|each| each.service).collect(),
+        }))
     }
 
-    async fn get_service(&self, request: Request<v1::GetServiceRequest>) -> Result<Response<v1::Service>, Status> {
+    async fn get_service(
+        &self,
+        request: Request<v1::GetServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
         let get = async {
             let service = self.service(&request.get_ref().service).await?;
             Ok(ask(&service, ServiceMsg::Describe).await?.service)
@@ -134,51 +147,87 @@ impl Coordinator for Api {
         answer(get.await)
     }
 
-    async fn list_nodes(&self, request: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesReply>, Status> {
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesReply>, Status> {
         answer(self.list_nodes(request.into_inner()).await)
     }
 
-    async fn start_backup(&self, request: Request<v1::StartBackupRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn start_backup(
+        &self,
+        request: Request<v1::StartBackupRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.start_backup(request.into_inner()).await)
     }
 
-    async fn list_backups(&self, request: Request<v1::ListBackupsRequest>) -> Result<Response<v1::ListBackupsReply>, Status> {
+    async fn list_backups(
+        &self,
+        request: Request<v1::ListBackupsRequest>,
+    ) -> Result<Response<v1::ListBackupsReply>, Status> {
         answer(self.list_backups(&request.get_ref().service).await)
     }
 
-    async fn get_backup(&self, request: Request<v1::GetBackupRequest>) -> Result<Response<v1::Backup>, Status> {
+    async fn get_backup(
+        &self,
+        request: Request<v1::GetBackupRequest>,
+    ) -> Result<Response<v1::Backup>, Status> {
         answer(self.get_backup(request.into_inner()).await)
     }
 
-    async fn delete_backup(&self, request: Request<v1::DeleteBackupRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn delete_backup(
+        &self,
+        request: Request<v1::DeleteBackupRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.delete_backup(request.into_inner()).await)
     }
 
-    async fn plan_restore(&self, request: Request<v1::RestoreRequest>) -> Result<Response<v1::RestorePlan>, Status> {
+    async fn plan_restore(
+        &self,
+        request: Request<v1::RestoreRequest>,
+    ) -> Result<Response<v1::RestorePlan>, Status> {
         answer(self.plan_restore(request.get_ref()).await.map(|planned| planned.plan))
     }
 
-    async fn apply_restore(&self, request: Request<v1::RestoreRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn apply_restore(
+        &self,
+        request: Request<v1::RestoreRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.apply_restore(request.get_ref()).await)
     }
 
-    async fn check_repository(&self, request: Request<v1::CheckRepositoryRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn check_repository(
+        &self,
+        request: Request<v1::CheckRepositoryRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.check_repository(request.into_inner()).await)
     }
 
-    async fn list_operations(&self, request: Request<v1::ListOperationsRequest>) -> Result<Response<v1::ListOperationsReply>, Status> {
+    async fn list_operations(
+        &self,
+        request: Request<v1::ListOperationsRequest>,
+    ) -> Result<Response<v1::ListOperationsReply>, Status> {
         answer(self.list_operations(request.into_inner()).await)
     }
 
-    async fn get_operation(&self, request: Request<v1::GetOperationRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn get_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.get_operation(&request.get_ref().id))
     }
 
-    async fn watch_operation(&self, request: Request<v1::GetOperationRequest>) -> Result<Response<Self::WatchOperationStream>, Status> {
+    async fn watch_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<Self::WatchOperationStream>, Status> {
         answer(self.watch_operation(&request.get_ref().id))
     }
 
-    async fn cancel_operation(&self, request: Request<v1::GetOperationRequest>) -> Result<Response<v1::Operation>, Status> {
+    async fn cancel_operation(
+        &self,
+        request: Request<v1::GetOperationRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
         answer(self.cancel_operation(&request.get_ref().id).await)
     }
 }

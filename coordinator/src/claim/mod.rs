@@ -145,10 +145,13 @@ impl Claimant {
         let claims = &*self.claims;
         claims.check(self.stream, &self.node)?;
         if pack.pack.transaction != claims.transaction {
-            return Err(Error::invalid(format!("{} is not of transaction {}", pack.pack, claims.transaction)));
+            return Err(Error::invalid(format!(
+                "{} is not of transaction {}",
+                pack.pack, claims.transaction
+            )));
         }
-        let _alone = claims.moving.write().unwrap_or_else(PoisonError::into_inner);
-        claims.index.stored(pack)?;
+        let alone = || claims.moving.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = claims.index.stored(pack, alone)?;
         let mut claimed = lock(&claims.claimed);
         for (id, _) in pack.chunks() {
             claimed.remove(&id);
@@ -190,7 +193,8 @@ mod tests {
 
     fn world() -> World {
         let directory = tempfile::tempdir().unwrap();
-        let index = Arc::new(Index::open(&directory.path().join("index"), RepositoryId([1; 16]), 8 << 20).unwrap());
+        let index =
+            Arc::new(Index::open(&directory.path().join("index"), RepositoryId([1; 16]), 8 << 20).unwrap());
         let claims = Arc::new(Claims::open(TransactionId([1; 16]), State::default(), index.clone()).unwrap());
         World { _directory: directory, index, claims }
     }
@@ -227,7 +231,11 @@ mod tests {
         one.stored(&pack(1, 0, 0..1)).unwrap();
         assert_eq!(verdicts(&two, 0..2, true), [STORED, YOURS]);
         drop(one);
-        assert_eq!(verdicts(&world.claims.join("n3"), 1..2, false), [ANOTHER], "the settler has the claim now");
+        assert_eq!(
+            verdicts(&world.claims.join("n3"), 1..2, false),
+            [ANOTHER],
+            "the settler has the claim now"
+        );
     }
 
     #[test]
@@ -243,7 +251,11 @@ mod tests {
         assert_eq!(verdicts(&again, 1..2, false), [YOURS], "a new stream takes the old one's place");
         assert_eq!(two.ask(&ids(0..1), false).unwrap_err().kind(), ErrorKind::Unavailable);
         drop(two);
-        assert_eq!(verdicts(&world.claims.join("n3"), 1..2, false), [ANOTHER], "and the old one's end frees nothing of it");
+        assert_eq!(
+            verdicts(&world.claims.join("n3"), 1..2, false),
+            [ANOTHER],
+            "and the old one's end frees nothing of it"
+        );
     }
 
     #[test]
@@ -261,11 +273,16 @@ mod tests {
         let world = world();
         let one = world.claims.join("n1");
         one.stored(&pack(1, 0, 0..10)).unwrap();
-        let claims = Arc::new(Claims::open(TransactionId([1; 16]), State::default(), world.index.clone()).unwrap());
+        let claims =
+            Arc::new(Claims::open(TransactionId([1; 16]), State::default(), world.index.clone()).unwrap());
         let one = claims.join("n1");
         assert_eq!(verdicts(&one, 0..10, false), [STORED; 10]);
         world.index.fold(&[pack(7, 0, 20..30)]).unwrap();
-        assert_eq!(verdicts(&one, 20..30, false), [YOURS; 10], "no COMMIT of that pack in the ledger's state");
+        assert_eq!(
+            verdicts(&one, 20..30, false),
+            [YOURS; 10],
+            "no COMMIT of that pack in the ledger's state"
+        );
     }
 
     #[test]

@@ -9,12 +9,17 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::{ASK_MAX, Claimant};
+use crate::shared::off_runtime;
 
 pub(crate) type Replies = mpsc::Sender<Result<v1::ClaimReply, Status>>;
 
 /// Runs until the node closes the stream; when it has closed its half, everything that it said has been taken in
 /// before ours is closed.
-pub(crate) async fn run(claimant: Claimant, mut requests: Streaming<v1::ClaimRequest>, replies: &Replies) -> Result<()> {
+pub(crate) async fn run(
+    claimant: Claimant,
+    mut requests: Streaming<v1::ClaimRequest>,
+    replies: &Replies,
+) -> Result<()> {
     let claimant = Arc::new(claimant);
     while let Some(request) = requests.message().await.map_err(palinurus_proto::from_status)? {
         match request.message {
@@ -36,13 +41,12 @@ pub(crate) async fn run(claimant: Claimant, mut requests: Streaming<v1::ClaimReq
 async fn answer(claimant: Arc<Claimant>, ask: v1::ClaimAsk) -> Result<v1::ClaimReply> {
     let (ids, rest) = ask.ids.as_chunks::<{ ChunkId::LEN }>();
     if !rest.is_empty() || ids.len() > ASK_MAX {
-        return Err(Error::invalid(format!("a question of {} bytes: ids have 32, and {ASK_MAX} are the most", ask.ids.len())));
+        return Err(Error::invalid(format!(
+            "a question of {} bytes: ids have 32, and {ASK_MAX} are the most",
+            ask.ids.len()
+        )));
     }
     let ids: Vec<ChunkId> = ids.iter().map(|id| ChunkId(*id)).collect();
     let answer = off_runtime(move || claimant.ask(&ids, ask.settle)).await?;
     Ok(v1::ClaimReply { sequence: ask.sequence, verdicts: answer.verdicts.into(), places: answer.places })
-}
-
-async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("the claims' worker").with_source(e))?
 }

@@ -28,7 +28,8 @@ pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n st
                         return Barrier::Broken(lost(view, node, work));
                     }
                     waiting = true;
-                    until = Some(until.map_or(last, |until: palinurus_repository::Timestamp| until.min(last)));
+                    until =
+                        Some(until.map_or(last, |until: palinurus_repository::Timestamp| until.min(last)));
                 }
             },
         }
@@ -55,8 +56,11 @@ fn reason(record: &palinurus_proto::v1::TaskRecord) -> Failure {
 fn lost(view: View<'_>, node: &str, work: Work) -> Failure {
     Failure {
         kind: "unavailable".to_owned(),
-        message: format!("node {node} lost: not heard of for {} while it should {}",
-            humantime::format_duration(view.limits.patience), work.name()),
+        message: format!(
+            "node {node} lost: not heard of for {} while it should {}",
+            humantime::format_duration(view.limits.patience),
+            work.name()
+        ),
         hint: format!("see that the agent of {node} runs and reaches the coordinator, then start again"),
         node: node.to_owned(),
     }

@@ -77,9 +77,15 @@ pub(crate) enum Step {
 /// Idempotent by operation, node and work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Assign { node: String, work: Work },
+    Assign {
+        node: String,
+        work: Work,
+    },
     /// Asks a task to end; it still reports how it ended.
-    Stop { node: String, work: Work },
+    Stop {
+        node: String,
+        work: Work,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

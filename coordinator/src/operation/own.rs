@@ -11,8 +11,8 @@ use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verif
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::record::{self, Patch};
 use super::Work;
+use super::record::{self, Patch};
 use crate::vault::Vault;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -52,7 +52,12 @@ pub(crate) async fn persevere(
     }
 }
 
-async fn perform(work: Work, operation: &v1::Operation, vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
+async fn perform(
+    work: Work,
+    operation: &v1::Operation,
+    vault: &Vault,
+    progress: OnProgress<'_>,
+) -> Result<Patch> {
     match work {
         Work::Begin => begin(operation, vault).await,
         Work::Commit => commit(operation, vault).await,
@@ -103,7 +108,9 @@ async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> 
     vault.repository.refresh().await?;
     let others = |state: &State| -> Vec<TransactionId> {
         let open = state.open_transactions().iter();
-        open.filter(|(id, open)| Some(**id) != ours && open.purpose == Purpose::Backup).map(|(id, _)| *id).collect()
+        open.filter(|(id, open)| Some(**id) != ours && open.purpose == Purpose::Backup)
+            .map(|(id, _)| *id)
+            .collect()
     };
     for other in vault.repository.read(others).await {
         tracing::warn!(transaction = %other, "ending a transaction that was left behind");
@@ -117,8 +124,11 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let repository = &vault.repository;
     repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
-        let nodes: Vec<NodeCommit> =
-            operation.nodes.iter().map(|node| node_commit(operation, transaction, node)).collect::<Result<_>>()?;
+        let nodes: Vec<NodeCommit> = operation
+            .nodes
+            .iter()
+            .map(|node| node_commit(operation, transaction, node))
+            .collect::<Result<_>>()?;
         let footers = nodes.iter().map(|node| async move {
             let storage = repository.storage().clone();
             let reader = ManifestReader::open(storage, repository.keys(), &node.manifest).await?;
@@ -173,7 +183,9 @@ async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     vault.close_claims().await;
     repository.refresh().await?;
     let (committed, open) = repository
-        .read(|state| (state.backup(transaction).is_some(), state.open_transactions().contains_key(&transaction)))
+        .read(|state| {
+            (state.backup(transaction).is_some(), state.open_transactions().contains_key(&transaction))
+        })
         .await;
     if committed {
         return Ok(Patch::Committed);
@@ -189,7 +201,11 @@ async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
 }
 
 async fn delete_all_of(vault: &Vault, transaction: TransactionId) -> Result<()> {
-    if !vault.repository.read(|state| state.is_closed(transaction) && state.backup(transaction).is_none()).await {
+    if !vault
+        .repository
+        .read(|state| state.is_closed(transaction) && state.backup(transaction).is_none())
+        .await
+    {
         return Ok(());
     }
     let storage = vault.repository.storage();

@@ -1,6 +1,8 @@
 //! How an operation's record changes: every change is a function of this file, used by the actor and by the
 //! deciders' tests alike. None of them looks at a clock or waits.
-use palinurus_proto::v1::{self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result};
+use palinurus_proto::v1::{
+    self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result,
+};
 use palinurus_repository::{Epoch, Timestamp};
 
 use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
@@ -154,12 +156,29 @@ pub(crate) fn give_up(operation: &mut v1::Operation, failure: v1::Failure, now: 
     finish(operation, super::failed(failure), now);
 }
 
+/// Which attempt at releasing a node the operation owes it: a release that failed is not repeated under its name.
+pub(crate) fn owed_attempt(operation: &v1::Operation, node: &str) -> u32 {
+    match find(operation, node, Work::Release) {
+        Some(release) if matches!(release.state(), TaskState::TaskFailed | TaskState::TaskCancelled) => {
+            release.attempt + 1
+        }
+        Some(release) => release.attempt,
+        None => ATTEMPT,
+    }
+}
+
 /// Makes room for the report of a release that the operation ended without.
-pub(crate) fn owed(operation: &mut v1::Operation, node: &str) {
+pub(crate) fn owe(operation: &mut v1::Operation, node: &str, attempt: u32) {
     assign(operation, node, Work::Release);
-    let release = operation.tasks.iter_mut().find(|record| record.node == node && record.name == Work::Release.name());
-    if let Some(release) = release.filter(|release| release.state() != TaskState::TaskDone) {
+    let release = operation.tasks.iter_mut().find(|record| {
+        record.node == node
+            && record.name == Work::Release.name()
+            && record.state() != TaskState::TaskDone
+            && record.attempt <= attempt
+    });
+    if let Some(release) = release {
         release.set_state(TaskState::TaskAssigned);
+        release.attempt = attempt;
         release.failure = None;
     }
 }
@@ -174,10 +193,16 @@ pub(crate) fn cancel(operation: &mut v1::Operation, now: Timestamp) -> bool {
     true
 }
 
-pub(crate) fn report(operation: &mut v1::Operation, node: &str, report: &TaskReport, now: Timestamp) -> Recorded {
-    let found = operation.tasks.iter_mut().find(|record| {
-        record.node == node && record.name == report.task && record.attempt == report.attempt
-    });
+pub(crate) fn report(
+    operation: &mut v1::Operation,
+    node: &str,
+    report: &TaskReport,
+    now: Timestamp,
+) -> Recorded {
+    let found = operation
+        .tasks
+        .iter_mut()
+        .find(|record| record.node == node && record.name == report.task && record.attempt == report.attempt);
     let Some(record) = found.filter(|record| !ended(record.state())) else { return Recorded::Nothing };
     if report.state() == TaskState::Unspecified {
         return Recorded::Nothing;
@@ -192,7 +217,10 @@ pub(crate) fn report(operation: &mut v1::Operation, node: &str, report: &TaskRep
         record.failure.clone_from(&report.failure);
         record.result.clone_from(&report.result);
         heard = record.result.as_mut().map(take_warnings).unwrap_or_default();
-        if matches!(record.result.as_ref().and_then(|r| r.result.as_ref()), Some(task_result::Result::Manifest(_))) {
+        if matches!(
+            record.result.as_ref().and_then(|r| r.result.as_ref()),
+            Some(task_result::Result::Manifest(_))
+        ) {
             forget_warnings(operation, node);
         }
     }
@@ -210,7 +238,12 @@ pub(crate) fn report(operation: &mut v1::Operation, node: &str, report: &TaskRep
 }
 
 /// How a task of the coordinator's own ended.
-pub(crate) fn own(operation: &mut v1::Operation, work: Work, ended: Result<Patch, v1::Failure>, now: Timestamp) {
+pub(crate) fn own(
+    operation: &mut v1::Operation,
+    work: Work,
+    ended: Result<Patch, v1::Failure>,
+    now: Timestamp,
+) {
     let patch = match ended {
         Ok(patch) => patch,
         Err(failure) => {
@@ -353,8 +386,14 @@ mod tests {
     use super::*;
 
     fn backup() -> v1::Operation {
-        let mut operation = create("o1".to_owned(), "s", vec!["n1".to_owned(), "n2".to_owned()], Epoch(1), Timestamp(5),
-            Detail::Backup(v1::BackupDetail::default()));
+        let mut operation = create(
+            "o1".to_owned(),
+            "s",
+            vec!["n1".to_owned(), "n2".to_owned()],
+            Epoch(1),
+            Timestamp(5),
+            Detail::Backup(v1::BackupDetail::default()),
+        );
         assign(&mut operation, "n1", Work::Upload);
         operation
     }
@@ -382,14 +421,19 @@ mod tests {
     #[test]
     fn warnings_are_kept_once_and_counted_all() {
         let mut operation = backup();
-        let warning = v1::Warning { path: b"x".to_vec().into(), message: "vanished".to_owned(), ..Default::default() };
-        let result = v1::UploadResult { warnings: vec![warning; 150], warning_count: 4000, ..Default::default() };
+        let warning =
+            v1::Warning { path: b"x".to_vec().into(), message: "vanished".to_owned(), ..Default::default() };
+        let result =
+            v1::UploadResult { warnings: vec![warning; 150], warning_count: 4000, ..Default::default() };
         let mut ended = said(TaskState::TaskDone);
         ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Upload(result)) });
         report(&mut operation, "n1", &ended, Timestamp(9));
         assert_eq!((operation.warnings.len(), operation.warning_count), (WARNINGS_KEPT, 4000));
         assert!(operation.warnings.iter().all(|warning| warning.node == "n1"));
-        let Some(task_result::Result::Upload(kept)) = &operation.tasks[0].result.as_ref().unwrap().result else { panic!() };
+        let Some(task_result::Result::Upload(kept)) = &operation.tasks[0].result.as_ref().unwrap().result
+        else {
+            panic!()
+        };
         assert!(kept.warnings.is_empty() && kept.warning_count == 4000);
         finish(&mut operation, super::super::succeeded(Vec::new()), Timestamp(10));
         assert_eq!(operation.state(), OperationState::Warnings);
@@ -400,11 +444,13 @@ mod tests {
         let warning = |message: &str| v1::Warning { message: message.to_owned(), ..Default::default() };
         let mut operation = backup();
         let mut ended = said(TaskState::TaskDone);
-        let result = v1::UploadResult { warnings: vec![warning("torn")], warning_count: 1, ..Default::default() };
+        let result =
+            v1::UploadResult { warnings: vec![warning("torn")], warning_count: 1, ..Default::default() };
         ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Upload(result)) });
         report(&mut operation, "n1", &ended, Timestamp(9));
         assign(&mut operation, "n1", Work::Manifest);
-        let result = v1::ManifestResult { warnings: vec![warning("torn"), warning("a socket")], ..Default::default() };
+        let result =
+            v1::ManifestResult { warnings: vec![warning("torn"), warning("a socket")], ..Default::default() };
         ended.task = "manifest".to_owned();
         ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Manifest(result)) });
         report(&mut operation, "n1", &ended, Timestamp(9));
@@ -413,10 +459,22 @@ mod tests {
 
     #[test]
     fn damage_found_by_two_counts_once() {
-        let mut operation = create("o1".to_owned(), "s", Vec::new(), Epoch(1), Timestamp(5),
-            Detail::Verify(v1::VerifyDetail::default()));
-        let damage = v1::Damage { object: "t/x".to_owned(), what: "missing".to_owned(), ..Default::default() };
-        let found = v1::VerifyDetail { damages: vec![damage], damage_count: 1, packs_checked: 7, ..Default::default() };
+        let mut operation = create(
+            "o1".to_owned(),
+            "s",
+            Vec::new(),
+            Epoch(1),
+            Timestamp(5),
+            Detail::Verify(v1::VerifyDetail::default()),
+        );
+        let damage =
+            v1::Damage { object: "t/x".to_owned(), what: "missing".to_owned(), ..Default::default() };
+        let found = v1::VerifyDetail {
+            damages: vec![damage],
+            damage_count: 1,
+            packs_checked: 7,
+            ..Default::default()
+        };
         own(&mut operation, Work::Check, Ok(Patch::Checked(found.clone())), Timestamp(6));
         verify(&mut operation, found);
         let detail = operation.verify.unwrap();

@@ -28,7 +28,8 @@ pub(super) fn release(view: View<'_>, closing: Option<Work>, fulfilled: bool) ->
                 let last = since.plus(view.limits.patience);
                 if view.now < last {
                     waiting = true;
-                    until = Some(until.map_or(last, |until: palinurus_repository::Timestamp| until.min(last)));
+                    until =
+                        Some(until.map_or(last, |until: palinurus_repository::Timestamp| until.min(last)));
                 } else {
                     warnings.push(v1::Warning {
                         node: node.to_owned(),
@@ -60,8 +61,11 @@ pub(super) fn stop(view: View<'_>, spared: &[Work]) -> Option<Step> {
     let mut stop = Vec::new();
     let mut waiting = false;
     for record in &view.operation.tasks {
-        let Some(work) = Work::from_name(&record.name).filter(|work| !spared.contains(work)) else { continue };
-        let running = matches!(view.sighting(&record.node, work), Sighting::At(record) if !ended(record.state()));
+        let Some(work) = Work::from_name(&record.name).filter(|work| !spared.contains(work)) else {
+            continue;
+        };
+        let running =
+            matches!(view.sighting(&record.node, work), Sighting::At(record) if !ended(record.state()));
         // What the coordinator does itself ends soon, and nothing may follow before it has.
         if !running || (record.node != OWN && view.now >= last) {
             continue;

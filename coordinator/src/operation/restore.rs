@@ -9,11 +9,13 @@ pub(super) fn decide(view: View<'_>) -> Step {
     let nodes = &view.operation.nodes;
     match view.phase() {
         Some(Phase::Restore) if view.cancelling() => Step::Advance(Phase::Release, None),
-        Some(Phase::Restore) => match barrier(view, nodes.iter().map(|node| (node.as_str(), Work::Restore))) {
-            Barrier::Not(step) => step,
-            Barrier::Passed => Step::Advance(Phase::Release, None),
-            Barrier::Broken(failure) => Step::Advance(Phase::Release, Some(failure)),
-        },
+        Some(Phase::Restore) => {
+            match barrier(view, nodes.iter().map(|node| (node.as_str(), Work::Restore))) {
+                Barrier::Not(step) => step,
+                Barrier::Passed => Step::Advance(Phase::Release, None),
+                Barrier::Broken(failure) => Step::Advance(Phase::Release, Some(failure)),
+            }
+        }
         Some(Phase::Release) => {
             let done = |node: &String| {
                 view.record(node, Work::Restore).is_some_and(|record| record.state() == TaskState::TaskDone)

@@ -1,5 +1,5 @@
 //! Every decider in a world that loses its leader after any action, repeats every action, and loses, delays and
-//! doubles reports. Whatever happens, the operation ends, and it ends as it would have.
+//! doubles reports. Whatever happens, the operation ends, and it ends as it would have. `PROPTEST_CASES` runs more.
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,11 +16,16 @@ const LIMITS: Limits = Limits { patience: Duration::from_secs(60), cancel: Durat
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Event {
     /// The leader decides; it dies before its action of this number, if it has so many.
-    Turn { dies_before: Option<usize> },
+    Turn {
+        dies_before: Option<usize>,
+    },
     /// A task runs on; of the coordinator's own, the deed happens but nobody hears of it yet.
     Work(usize),
     /// A report arrives and is acknowledged, or the acknowledgement is lost.
-    Report { task: usize, acknowledged: bool },
+    Report {
+        task: usize,
+        acknowledged: bool,
+    },
     /// A report of the past arrives once more.
     Echo(usize),
     Break(usize),
@@ -101,7 +106,8 @@ impl World {
             if finished(self.stored.state()) {
                 return;
             }
-            let step = decide(View { operation: &self.stored, seen: &self.seen, limits: LIMITS, now: self.now });
+            let step =
+                decide(View { operation: &self.stored, seen: &self.seen, limits: LIMITS, now: self.now });
             record::apply(&mut self.stored, &step, self.now);
             match step {
                 Step::Wait(_) => return,
@@ -135,7 +141,8 @@ impl World {
                 self.seen.stopped.insert((node.clone(), *work));
                 if node == OWN {
                     if let Some(result @ None) = self.own.get_mut(work) {
-                        *result = Some(Err(v1::Failure { kind: "cancelled".to_owned(), ..Default::default() }));
+                        *result =
+                            Some(Err(v1::Failure { kind: "cancelled".to_owned(), ..Default::default() }));
                     }
                 } else if let Some(state) = self.agents.get_mut(node.as_str()).unwrap().tasks.get_mut(work)
                     && !ended(*state)
@@ -172,10 +179,13 @@ impl World {
     }
 
     fn work(&mut self, pick: usize) {
-        let own: Vec<Work> = self.own.iter().filter(|(_, done)| done.is_none()).map(|(work, _)| *work).collect();
+        let own: Vec<Work> =
+            self.own.iter().filter(|(_, done)| done.is_none()).map(|(work, _)| *work).collect();
         let mut running: Vec<(&'static str, Work)> = own.into_iter().map(|work| (OWN, work)).collect();
         for (node, agent) in self.agents.iter().filter(|(_, agent)| !agent.dead) {
-            running.extend(agent.tasks.iter().filter(|(_, state)| !ended(**state)).map(|(work, _)| (*node, *work)));
+            running.extend(
+                agent.tasks.iter().filter(|(_, state)| !ended(**state)).map(|(work, _)| (*node, *work)),
+            );
         }
         let Some((node, work)) = running.get(pick % running.len().max(1)).copied() else { return };
         if node == OWN {
@@ -195,7 +205,11 @@ impl World {
 
     fn own_deed(&mut self, work: Work) -> Result<Patch, v1::Failure> {
         if self.plan.fails == Some((OWN, work)) {
-            return Err(v1::Failure { kind: "unavailable".to_owned(), message: "store".to_owned(), ..Default::default() });
+            return Err(v1::Failure {
+                kind: "unavailable".to_owned(),
+                message: "store".to_owned(),
+                ..Default::default()
+            });
         }
         match work {
             Work::Begin => {
@@ -244,10 +258,15 @@ impl World {
             return;
         }
         let agent = self.agents.get_mut(node).unwrap();
-        let mut report = v1::TaskReport { task: work.name().to_owned(), attempt: ATTEMPT, ..Default::default() };
+        let mut report =
+            v1::TaskReport { task: work.name().to_owned(), attempt: ATTEMPT, ..Default::default() };
         report.set_state(agent.tasks[&work]);
         if agent.tasks[&work] == TaskState::TaskFailed {
-            report.failure = Some(v1::Failure { kind: "internal".to_owned(), message: "broke".to_owned(), ..Default::default() });
+            report.failure = Some(v1::Failure {
+                kind: "internal".to_owned(),
+                message: "broke".to_owned(),
+                ..Default::default()
+            });
         }
         if acknowledged {
             agent.unacknowledged.remove(&work);
@@ -352,7 +371,10 @@ impl World {
             v1::OperationKind::Backup => {
                 assert_eq!(succeeded, self.ledger.committed);
                 let closed = !self.ledger.begun || self.ledger.committed || self.ledger.aborted;
-                assert!(closed || self.plan.fails == Some((OWN, Work::Abort)), "an open transaction stays behind");
+                assert!(
+                    closed || self.plan.fails == Some((OWN, Work::Abort)),
+                    "an open transaction stays behind"
+                );
             }
             v1::OperationKind::Delete => assert_eq!(succeeded, self.ledger.swept),
             _ => {}
@@ -394,9 +416,18 @@ fn detail() -> impl Strategy<Value = Detail> {
 
 fn plan() -> impl Strategy<Value = Plan> {
     let works = prop::sample::select(vec![
-        ("n1", Work::Inspect), ("n2", Work::Freeze), ("n3", Work::Snapshot), ("n1", Work::Upload), ("n2", Work::Manifest),
-        ("n1", Work::Restore), ("n2", Work::Verify), (OWN, Work::Begin), (OWN, Work::Commit), (OWN, Work::Abort),
-        (OWN, Work::Sweep), (OWN, Work::Check),
+        ("n1", Work::Inspect),
+        ("n2", Work::Freeze),
+        ("n3", Work::Snapshot),
+        ("n1", Work::Upload),
+        ("n2", Work::Manifest),
+        ("n1", Work::Restore),
+        ("n2", Work::Verify),
+        (OWN, Work::Begin),
+        (OWN, Work::Commit),
+        (OWN, Work::Abort),
+        (OWN, Work::Sweep),
+        (OWN, Work::Check),
     ]);
     let node = prop::sample::select(NODES.to_vec());
     (
@@ -408,8 +439,6 @@ fn plan() -> impl Strategy<Value = Plan> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
-
     #[test]
     fn every_operation_ends_and_says_how(detail in detail(), plan in plan(), events in prop::collection::vec(event(), 0..250)) {
         let mut world = World::new(detail, plan);

@@ -1,11 +1,11 @@
 //! The message that asks a node for its share of a phase, made from the record alone: sent again after a crash it
 //! is the same message.
+use bytes::Bytes;
 use palinurus_proto::v1::{self, task};
 use palinurus_repository::{Error, Result, TransactionId};
-use bytes::Bytes;
 
-use super::record::ATTEMPT;
 use super::Work;
+use super::record::ATTEMPT;
 
 pub(crate) fn task(
     operation: &v1::Operation,
@@ -35,7 +35,9 @@ pub(crate) fn task(
             position: operation.nodes.iter().position(|each| each == node).unwrap_or_default() as u32,
             nodes: operation.nodes.len() as u32,
         }),
-        Work::Manifest => task::Work::Manifest(v1::ManifestTask { transaction: transaction()?, base: base() }),
+        Work::Manifest => {
+            task::Work::Manifest(v1::ManifestTask { transaction: transaction()?, base: base() })
+        }
         Work::Release => task::Work::Release(v1::ReleaseTask {}),
         Work::Restore => task::Work::Restore(restore(operation, node)?),
         Work::Verify => task::Work::Verify(v1::VerifyTask {

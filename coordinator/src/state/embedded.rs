@@ -2,6 +2,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +15,7 @@ const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("r
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 /// All of the state of a thousand services fits; redb's own default is a gigabyte.
 const CACHE: usize = 8 << 20;
+const CLOSE_POLL: Duration = Duration::from_millis(5);
 
 #[derive(Clone)]
 pub(crate) struct EmbeddedState {
@@ -57,6 +59,20 @@ impl EmbeddedState {
         };
         let epoch = write().map_err(|e| failed("take the next epoch", e))?;
         Ok(Self { database: Arc::new(database), epoch: Epoch(epoch) })
+    }
+
+    /// Waits until no other handle is left and no call under way: then the file is free for whoever comes next.
+    pub(crate) async fn close(self, within: Duration) -> bool {
+        let last = tokio::time::Instant::now() + within;
+        let mut database = self.database;
+        loop {
+            match Arc::try_unwrap(database) {
+                Ok(_) => return true,
+                Err(_) if tokio::time::Instant::now() >= last => return false,
+                Err(shared) => database = shared,
+            }
+            tokio::time::sleep(CLOSE_POLL).await;
+        }
     }
 
     async fn run<T: Send + 'static>(
@@ -107,7 +123,11 @@ fn check(found: Option<u64>, expect: Expect) -> Result<(), Refusal> {
         Expect::Absent => found.is_none(),
         Expect::At(revision) => found == Some(revision),
     };
-    if holds { Ok(()) } else { Err(Refusal::Conflict(format!("it is at revision {found:?}, not {expect:?}"))) }
+    if holds {
+        Ok(())
+    } else {
+        Err(Refusal::Conflict(format!("it is at revision {found:?}, not {expect:?}")))
+    }
 }
 
 #[async_trait]

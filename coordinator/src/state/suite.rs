@@ -39,7 +39,8 @@ async fn lists_are_exact(state: &dyn State) {
     for key in ["l/a", "l/b/1", "l/b/2", "l/b0", "l/c"] {
         state.put(key, Bytes::from(key.to_owned()), Expect::Any).await.unwrap();
     }
-    let keys = |found: Vec<(String, super::Record)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let keys =
+        |found: Vec<(String, super::Record)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     assert_eq!(keys(state.list("l/b/").await.unwrap()), ["l/b/1", "l/b/2"]);
     assert_eq!(keys(state.list("l/").await.unwrap()), ["l/a", "l/b/1", "l/b/2", "l/b0", "l/c"]);
     assert!(state.list("l/none").await.unwrap().is_empty());

@@ -14,15 +14,23 @@ async fn two_replicas_share_the_upload_and_the_next_backup_finds_nothing_new() {
     let done = operator.backup().await;
     assert_eq!(done.state(), OperationState::Succeeded, "{done:#?}");
     assert_eq!(done.phase, "done");
-    for (node, tasks) in [("", vec!["begin", "commit"]), ("n1", vec!["inspect", "freeze", "snapshot", "thaw", "upload", "manifest", "release"])] {
+    for (node, tasks) in [
+        ("", vec!["begin", "commit"]),
+        ("n1", vec!["inspect", "freeze", "snapshot", "thaw", "upload", "manifest", "release"]),
+    ] {
         for name in tasks {
             assert_eq!(task(&done, node, name).unwrap().state(), v1::TaskState::TaskDone);
         }
     }
-    let positions: Vec<(u32, u32)> = [&one, &two].iter().map(|peer| (peer.uploads()[0].position, peer.uploads()[0].nodes)).collect();
+    let positions: Vec<(u32, u32)> =
+        [&one, &two].iter().map(|peer| (peer.uploads()[0].position, peer.uploads()[0].nodes)).collect();
     assert_eq!(positions, [(0, 2), (1, 2)]);
     let told: Vec<u8> = [one.verdicts(), two.verdicts()].concat();
-    assert_eq!(told.iter().filter(|verdict| **verdict == 1).count(), 23, "each chunk is uploaded once: {told:?}");
+    assert_eq!(
+        told.iter().filter(|verdict| **verdict == 1).count(),
+        23,
+        "each chunk is uploaded once: {told:?}"
+    );
 
     let backups = operator.backups().await;
     assert_eq!(backups.len(), 1);
@@ -40,7 +48,10 @@ async fn two_replicas_share_the_upload_and_the_next_backup_finds_nothing_new() {
     assert_eq!(again.state(), OperationState::Succeeded);
     let bases = &again.backup.as_ref().unwrap().bases;
     assert_eq!(bases.iter().map(|base| base.node.as_str()).collect::<Vec<_>>(), ["n1", "n2"]);
-    assert!([one.verdicts(), two.verdicts()].concat().iter().all(|verdict| *verdict == 3), "all is stored already");
+    assert!(
+        [one.verdicts(), two.verdicts()].concat().iter().all(|verdict| *verdict == 3),
+        "all is stored already"
+    );
     let backups = operator.backups().await;
     assert!(backups[1].nodes.iter().all(|node| node.unchanged));
     assert_eq!(backups[1].bytes_stored, 0);
@@ -61,11 +72,15 @@ async fn one_at_a_time_and_the_second_is_told_of_the_first() {
     let error = operator.start_backup().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.what().contains(&first.id) && error.hint().unwrap().contains(&first.id), "{error:?}");
-    let listed = operator.0.list_operations(v1::ListOperationsRequest { service: String::new(), running: true }).await;
+    let listed =
+        operator.0.list_operations(v1::ListOperationsRequest { service: String::new(), running: true }).await;
     assert_eq!(listed.unwrap().into_inner().operations.len(), 1);
     peer.let_go();
     operator.finished(&first.id).await;
-    let listed = operator.0.list_operations(v1::ListOperationsRequest { service: SERVICE.to_owned(), running: true }).await;
+    let listed = operator
+        .0
+        .list_operations(v1::ListOperationsRequest { service: SERVICE.to_owned(), running: true })
+        .await;
     assert_eq!(listed.unwrap().into_inner().operations, []);
     assert_eq!(operator.backup().await.state(), OperationState::Succeeded);
 }
@@ -77,10 +92,13 @@ async fn cancelled_it_leaves_nothing_behind() {
     let (one, two) = (world.peer("n1", &[("a", vec![1, 2])]), world.peer("n2", &[("a", vec![3])]));
     two.hold("upload");
     let started = operator.start_backup().await.unwrap();
-    operator.until(&started.id, |operation| {
-        task(operation, "n1", "upload").is_some_and(|task| task.state() == v1::TaskState::TaskDone)
-            && task(operation, "n2", "upload").is_some_and(|task| task.state() == v1::TaskState::TaskRunning)
-    }).await;
+    operator
+        .until(&started.id, |operation| {
+            task(operation, "n1", "upload").is_some_and(|task| task.state() == v1::TaskState::TaskDone)
+                && task(operation, "n2", "upload")
+                    .is_some_and(|task| task.state() == v1::TaskState::TaskRunning)
+        })
+        .await;
     let id = v1::GetOperationRequest { id: started.id[..6].to_owned() };
     let cancelling = operator.0.cancel_operation(id.clone()).await.unwrap().into_inner();
     assert_eq!(cancelling.state(), OperationState::Cancelling);
@@ -126,25 +144,48 @@ async fn a_node_that_stays_away_fails_the_backup_and_is_released_when_it_comes_b
     let two = world.peer("n2", &[("a", vec![1])]);
     two.hold("upload");
     let started = operator.start_backup().await.unwrap();
-    operator.until(&started.id, |operation| {
-        task(operation, "n2", "upload").is_some_and(|task| task.state() == v1::TaskState::TaskRunning)
-    }).await;
-    two.cut();
+    operator
+        .until(&started.id, |operation| {
+            task(operation, "n2", "upload").is_some_and(|task| task.state() == v1::TaskState::TaskRunning)
+        })
+        .await;
+    two.cut().await;
     let ended = operator.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Failed);
     assert!(ended.failure.as_ref().unwrap().message.contains("node n2 lost"), "{ended:#?}");
-    assert!(ended.warnings.iter().any(|warning| warning.node == "n2" && warning.message.contains("not released")));
+    assert!(
+        ended.warnings.iter().any(|warning| warning.node == "n2" && warning.message.contains("not released"))
+    );
     one.released(&started.id).await;
 
     // Also a coordinator that was started in between knows what it owes.
     world.restart().await;
     two.join();
+    two.acknowledged(&started.id, "release").await;
     two.released(&started.id).await;
-    let mut operator = world.operator().await;
-    let now = operator.until(&started.id, |operation| {
-        task(operation, "n2", "release").is_some_and(|task| task.state() == v1::TaskState::TaskDone)
-    });
-    assert_eq!(now.await.state(), OperationState::Failed);
+    let now = world.operator().await.until(&started.id, |_| true).await;
+    assert_eq!(task(&now, "n2", "release").unwrap().state(), v1::TaskState::TaskDone);
+    assert_eq!(now.state(), OperationState::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_failed_is_tried_again_when_the_agent_comes_back() {
+    let world = World::new().await;
+    let mut operator = world.apply(&["n1"]).await;
+    let peer = world.peer("n1", &[("a", vec![1])]);
+    peer.fail("release");
+    let ended = operator.backup().await;
+    assert_eq!(ended.state(), OperationState::Warnings, "the backup stands: {ended:#?}");
+    assert!(ended.warnings[0].message.contains("release did not succeed: disk on fire"), "{ended:#?}");
+    peer.acknowledged(&ended.id, "release").await;
+    peer.cut().await;
+    peer.mend();
+    peer.join();
+    peer.released(&ended.id).await;
+    peer.acknowledged(&ended.id, "release").await;
+    let now = operator.until(&ended.id, |_| true).await;
+    let release = task(&now, "n1", "release").unwrap();
+    assert_eq!((release.state(), release.attempt), (v1::TaskState::TaskDone, 2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -161,7 +202,8 @@ async fn deleting_a_backup_takes_away_what_only_it_used() {
     let (first, second) = (backups[0].id.clone(), backups[1].id.clone());
     let mut delete = async |backup: &str| {
         let request = v1::DeleteBackupRequest { service: SERVICE.to_owned(), backup: backup.to_owned() };
-        let started = operator.0.delete_backup(request).await.map_err(palinurus_proto::from_status)?.into_inner();
+        let started =
+            operator.0.delete_backup(request).await.map_err(palinurus_proto::from_status)?.into_inner();
         Ok::<_, palinurus_repository::Error>(operator.finished(&started.id).await)
     };
     assert_eq!(delete("ffffffff").await.unwrap_err().kind(), ErrorKind::NotFound);

@@ -5,14 +5,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use palinurus_proto::v1::fleet_client::FleetClient;
-use palinurus_proto::v1::{self, TaskState, agent_message, claim_request, coordinator_message as told, task, task_result};
+use palinurus_proto::v1::{
+    self, TaskState, agent_message, claim_request, coordinator_message as told, task, task_result,
+};
 use palinurus_proto::{failure, from_status};
 use palinurus_repository::index::IndexSegment;
 use palinurus_repository::manifest::entry::{Content, Entry, Kind, Meta, Piece};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef, ManifestWriter};
 use palinurus_repository::pack::{ChunkAt, PackSummary, PackWriter};
 use palinurus_repository::{
-    ChunkId, Entropy, Error, KeyFile, Repository, Result, SystemEntropy, Timestamp, TransactionId, WriterId, storage,
+    ChunkId, Entropy, Error, ErrorKind, KeyFile, Repository, Result, SystemEntropy, Timestamp, TransactionId,
+    WriterId, storage,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -47,6 +50,7 @@ struct Inner {
     cut: watch::Sender<bool>,
     /// Of the session that lives now.
     out: Mutex<Option<Out>>,
+    address: watch::Receiver<String>,
 }
 
 /// What an agent has on disk.
@@ -63,6 +67,7 @@ struct Kept {
     packs: Vec<PackSummary>,
     places: BTreeMap<ChunkId, ChunkAt>,
     welcomes: u64,
+    away: bool,
     refused: Option<v1::Failure>,
     restored: Option<(u64, u64)>,
     uploads: Vec<v1::UploadTask>,
@@ -79,6 +84,7 @@ impl Peer {
             held: watch::Sender::default(),
             cut: watch::Sender::new(false),
             out: Mutex::new(None),
+            address: address.clone(),
         });
         let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(address)));
         Self { inner, _running: running }
@@ -99,9 +105,14 @@ impl Peer {
         self.inner.kept().fails.insert(name);
     }
 
+    pub(crate) fn mend(&self) {
+        self.inner.kept().fails.clear();
+    }
+
     /// Ends the session and stays away until joined again.
-    pub(crate) fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         self.inner.cut.send_replace(true);
+        self.until(|kept| kept.away).await;
     }
 
     pub(crate) fn join(&self) {
@@ -119,6 +130,17 @@ impl Peer {
 
     pub(crate) async fn released(&self, operation: &str) {
         self.until(|kept| !kept.holds.contains(operation)).await;
+    }
+
+    /// It has ended, and the coordinator has said that it knows.
+    pub(crate) async fn acknowledged(&self, operation: &str, task: &str) {
+        let key = (operation.to_owned(), task.to_owned());
+        self.until(|kept| {
+            kept.began.contains_key(task)
+                && !kept.running.contains_key(&key)
+                && !kept.ended.contains_key(&key)
+        })
+        .await;
     }
 
     pub(crate) fn began(&self, name: &str) -> u32 {
@@ -171,13 +193,17 @@ impl Inner {
     async fn run(self: Arc<Self>, mut address: watch::Receiver<String>) {
         let mut cut = self.cut.subscribe();
         loop {
+            self.kept().away = *cut.borrow_and_update();
+            self.change();
             cut.wait_for(|cut| !cut).await.unwrap();
+            self.kept().away = false;
             let to = address.borrow_and_update().clone();
             let ended = tokio::select! {
                 biased;
                 _ = cut.wait_for(|cut| *cut) => Ok(()),
                 ended = self.clone().session(to) => ended,
             };
+            *self.out.lock().unwrap() = None;
             if let Err(e) = ended {
                 tracing::debug!(node = self.config.node, error = e.chain(), "peer's session ended");
             }
@@ -190,8 +216,7 @@ impl Inner {
     }
 
     async fn session(self: Arc<Self>, address: String) -> Result<()> {
-        let unreachable = |e| Error::unavailable("connect").with_source(e);
-        let channel = tonic::transport::Endpoint::new(address).map_err(unreachable)?.connect().await.map_err(unreachable)?;
+        let channel = connect(address).await?;
         let (out, outgoing) = mpsc::channel(64);
         // What ends from here on is reported on this session, what ended before is in the Hello.
         {
@@ -199,7 +224,7 @@ impl Inner {
             out.try_send(say(agent_message::Message::Hello(self.hello()))).unwrap();
             *current = Some(out.clone());
         }
-        let mut client = FleetClient::new(channel.clone());
+        let mut client = FleetClient::new(channel);
         let mut told = client.session(ReceiverStream::new(outgoing)).await.map_err(from_status)?.into_inner();
         let beat = tokio::spawn({
             let (out, data_empty) = (out.clone(), self.config.data_empty);
@@ -228,13 +253,15 @@ impl Inner {
                     self.change();
                     return Ok(());
                 }
-                Some(told::Message::Task(task)) => self.task(task, &out, &channel).await,
+                Some(told::Message::Task(task)) => self.task(task, &out).await,
                 Some(told::Message::Cancel(cancel)) => {
                     if let Some(stop) = self.kept().running.get(&(cancel.operation, cancel.task)) {
                         stop.cancel();
                     }
                 }
-                Some(told::Message::Acknowledge(known)) => drop(self.kept().ended.remove(&(known.operation, known.task))),
+                Some(told::Message::Acknowledge(known)) => {
+                    drop(self.kept().ended.remove(&(known.operation, known.task)))
+                }
                 None => {}
             }
             self.change();
@@ -244,7 +271,8 @@ impl Inner {
 
     fn hello(&self) -> v1::Hello {
         let kept = self.kept();
-        let running = kept.running.keys().map(|(operation, task)| report(operation, task, TaskState::TaskRunning));
+        let running =
+            kept.running.keys().map(|(operation, task)| report(operation, task, TaskState::TaskRunning));
         v1::Hello {
             service: self.config.service.clone(),
             node: self.config.node.clone(),
@@ -257,12 +285,13 @@ impl Inner {
         }
     }
 
-    async fn task(self: &Arc<Self>, task: v1::Task, out: &Out, channel: &tonic::transport::Channel) {
+    async fn task(self: &Arc<Self>, task: v1::Task, out: &Out) {
         let key = (task.operation.clone(), task.task.clone());
         let again = {
             let kept = self.kept();
-            let running = kept.running.contains_key(&key).then(|| report(&key.0, &key.1, TaskState::TaskRunning));
-            kept.ended.get(&key).cloned().or(running)
+            let running =
+                kept.running.contains_key(&key).then(|| report(&key.0, &key.1, TaskState::TaskRunning));
+            kept.ended.get(&key).filter(|ended| ended.attempt >= task.attempt).cloned().or(running)
         };
         if let Some(again) = again {
             let _ = out.send(say(agent_message::Message::Report(again))).await;
@@ -277,8 +306,10 @@ impl Inner {
                 kept.holds.insert(task.operation.clone());
             }
         }
-        let (inner, channel) = (self.clone(), channel.clone());
-        let _ = out.send(say(agent_message::Message::Report(report(&key.0, &key.1, TaskState::TaskRunning)))).await;
+        let inner = self.clone();
+        let _ = out
+            .send(say(agent_message::Message::Report(report(&key.0, &key.1, TaskState::TaskRunning))))
+            .await;
         // On and on like an agent's task, whatever becomes of the session.
         tokio::spawn(async move {
             let name = task.task.clone();
@@ -288,9 +319,18 @@ impl Inner {
                 if inner.kept().fails.contains(name.as_str()) {
                     return Err(Error::unavailable("disk on fire").with_hint("put it out"));
                 }
-                inner.work(&task, channel).await
+                // What is stored is known, so beginning again after a lost connection repeats nothing.
+                loop {
+                    match inner.work(&task).await {
+                        Err(e) if e.kind() == ErrorKind::Unavailable => {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                        done => return done,
+                    }
+                }
             };
             let mut ended = report(&key.0, &key.1, TaskState::TaskDone);
+            ended.attempt = task.attempt;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => ended.set_state(TaskState::TaskCancelled),
@@ -317,19 +357,23 @@ impl Inner {
         });
     }
 
-    async fn work(self: &Arc<Self>, task: &v1::Task, channel: tonic::transport::Channel) -> Result<Option<task_result::Result>> {
-        let repository = Repository::open(storage::open(&task.repository)?, &[(*self.config.key).clone()]).await?;
+    async fn work(self: &Arc<Self>, task: &v1::Task) -> Result<Option<task_result::Result>> {
+        let repository =
+            Repository::open(storage::open(&task.repository)?, &[(*self.config.key).clone()]).await?;
         match task.work.as_ref().unwrap() {
             task::Work::Inspect(_) => Ok(Some(task_result::Result::Inspect(v1::InspectResult::default()))),
             task::Work::Freeze(_) | task::Work::Thaw(_) | task::Work::Snapshot(_) => Ok(None),
             task::Work::Upload(upload) => {
                 self.kept().uploads.push(upload.clone());
-                self.upload(task, &upload.transaction, &repository, channel).await
+                self.upload(task, &upload.transaction, &repository).await
             }
-            task::Work::Manifest(manifest) => self.manifest(task, manifest, &repository, channel).await,
+            task::Work::Manifest(manifest) => self.manifest(task, manifest, &repository).await,
             task::Work::Release(_) => {
                 let mut kept = self.kept();
-                let running = kept.running.keys().any(|(operation, name)| *operation == task.operation && name != "release");
+                let running = kept
+                    .running
+                    .keys()
+                    .any(|(operation, name)| *operation == task.operation && name != "release");
                 assert!(!running, "released under a running task");
                 kept.holds.remove(&task.operation);
                 kept.packs.clear();
@@ -348,9 +392,14 @@ impl Inner {
         all.map(|n| bytes_of(*n)).map(|bytes| (repository.keys().chunk_id(&bytes), bytes)).collect()
     }
 
-    async fn upload(&self, task: &v1::Task, transaction: &[u8], repository: &Repository, channel: tonic::transport::Channel) -> Result<Option<task_result::Result>> {
+    async fn upload(
+        &self,
+        task: &v1::Task,
+        transaction: &[u8],
+        repository: &Repository,
+    ) -> Result<Option<task_result::Result>> {
         let chunks = self.chunks(repository);
-        let mut claims = Claims::open(self, task, transaction, channel).await?;
+        let mut claims = Claims::open(self, task, transaction).await?;
         let ids: Vec<ChunkId> = chunks.keys().copied().collect();
         let answers = claims.ask(&ids, false).await?;
         self.kept().asked.extend(answers.iter().map(|(verdict, _)| *verdict));
@@ -368,7 +417,14 @@ impl Inner {
     }
 
     /// Packs, puts, tells, and waits until it has been heard.
-    async fn store(&self, _: &v1::Task, transaction: &[u8], repository: &Repository, mine: Vec<(ChunkId, Vec<u8>)>, claims: &mut Claims) -> Result<()> {
+    async fn store(
+        &self,
+        _: &v1::Task,
+        transaction: &[u8],
+        repository: &Repository,
+        mine: Vec<(ChunkId, Vec<u8>)>,
+        claims: &mut Claims,
+    ) -> Result<()> {
         if !mine.is_empty() {
             let writer = WriterId(draw()?);
             let key = repository.keys().transaction(TransactionId::from_slice(transaction)?)?;
@@ -389,10 +445,16 @@ impl Inner {
         claims.ask(&[], false).await.map(drop)
     }
 
-    async fn manifest(&self, task: &v1::Task, wanted: &v1::ManifestTask, repository: &Repository, channel: tonic::transport::Channel) -> Result<Option<task_result::Result>> {
+    async fn manifest(
+        &self,
+        task: &v1::Task,
+        wanted: &v1::ManifestTask,
+        repository: &Repository,
+    ) -> Result<Option<task_result::Result>> {
         let chunks = self.chunks(repository);
-        let mut claims = Claims::open(self, task, &wanted.transaction, channel).await?;
-        let missing: Vec<ChunkId> = chunks.keys().filter(|id| !self.kept().places.contains_key(id)).copied().collect();
+        let mut claims = Claims::open(self, task, &wanted.transaction).await?;
+        let missing: Vec<ChunkId> =
+            chunks.keys().filter(|id| !self.kept().places.contains_key(id)).copied().collect();
         let mut mine = Vec::new();
         for (id, (verdict, place)) in missing.iter().zip(claims.ask(&missing, true).await?) {
             match place {
@@ -415,7 +477,8 @@ impl Inner {
             let (key, object) = IndexSegment::seal(repository.keys(), transaction, writer, 0, &packs)?;
             repository.storage().put_new(&key, object).await?;
         }
-        let mut manifest = ManifestWriter::new(repository.keys(), transaction, &self.config.node, writer, Timestamp(1))?;
+        let mut manifest =
+            ManifestWriter::new(repository.keys(), transaction, &self.config.node, writer, Timestamp(1))?;
         for entry in self.entries(repository, &places) {
             manifest.push(&entry)?;
         }
@@ -447,7 +510,8 @@ impl Inner {
     fn entries(&self, repository: &Repository, places: &BTreeMap<ChunkId, ChunkAt>) -> Vec<Entry> {
         let mut entries = vec![Entry { path: b".".to_vec(), meta: Meta::default(), kind: Kind::Directory }];
         for (name, chunks) in &self.config.files {
-            let ids: Vec<ChunkId> = chunks.iter().map(|n| repository.keys().chunk_id(&bytes_of(*n))).collect();
+            let ids: Vec<ChunkId> =
+                chunks.iter().map(|n| repository.keys().chunk_id(&bytes_of(*n))).collect();
             let size = (ids.len() * CHUNK) as u64;
             let content = Content {
                 size,
@@ -455,15 +519,24 @@ impl Inner {
                 pieces: ids.iter().map(|id| Piece::Data(places[id])).collect(),
                 pages: None,
             };
-            entries.push(Entry { path: name.clone().into_bytes(), meta: Meta::default(), kind: Kind::File(content) });
+            entries.push(Entry {
+                path: name.clone().into_bytes(),
+                meta: Meta::default(),
+                kind: Kind::File(content),
+            });
         }
         entries
     }
 
     /// Reads every entry, as a restore does first.
-    async fn restore(&self, restore: &v1::RestoreTask, repository: &Repository) -> Result<Option<task_result::Result>> {
+    async fn restore(
+        &self,
+        restore: &v1::RestoreTask,
+        repository: &Repository,
+    ) -> Result<Option<task_result::Result>> {
         let reference = ManifestRef::decode(&restore.manifest)?;
-        let mut reader = ManifestReader::open(repository.storage().clone(), repository.keys(), &reference).await?;
+        let mut reader =
+            ManifestReader::open(repository.storage().clone(), repository.keys(), &reference).await?;
         let (mut files, mut bytes) = (0, 0);
         while let Some(block) = reader.next_block().await? {
             for content in block.entries.iter().filter_map(Entry::content) {
@@ -486,7 +559,21 @@ struct Claims {
 }
 
 impl Claims {
-    async fn open(peer: &Inner, task: &v1::Task, transaction: &[u8], channel: tonic::transport::Channel) -> Result<Self> {
+    /// Until there is a coordinator that runs the operation.
+    async fn open(peer: &Inner, task: &v1::Task, transaction: &[u8]) -> Result<Self> {
+        loop {
+            match Self::try_open(peer, task, transaction).await {
+                Err(e) if e.kind() == ErrorKind::Unavailable => {
+                    tokio::time::sleep(Duration::from_millis(20)).await
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn try_open(peer: &Inner, task: &v1::Task, transaction: &[u8]) -> Result<Self> {
+        let address = peer.address.borrow().clone();
+        let channel = connect(address).await?;
         let (out, outgoing) = mpsc::channel(16);
         let open = v1::ClaimOpen {
             service: peer.config.service.clone(),
@@ -504,6 +591,7 @@ impl Claims {
         for pack in &packs {
             claims.stored(pack).await;
         }
+        claims.ask(&[], false).await?;
         Ok(claims)
     }
 
@@ -512,7 +600,12 @@ impl Claims {
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
         let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle };
         let _ = self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Ask(ask)) }).await;
-        let reply = self.replies.message().await.map_err(from_status)?.ok_or_else(|| Error::unavailable("claims ended"))?;
+        let reply = self
+            .replies
+            .message()
+            .await
+            .map_err(from_status)?
+            .ok_or_else(|| Error::unavailable("claims ended"))?;
         assert_eq!(reply.sequence, self.sequence);
         let mut places = reply.places.iter();
         let place = |verdict: u8| (verdict == 3).then(|| ChunkAt::decode(places.next().unwrap()).unwrap());
@@ -521,8 +614,14 @@ impl Claims {
 
     async fn stored(&mut self, pack: &PackSummary) {
         let stored = v1::ClaimStored { pack: pack.encode().into() };
-        let _ = self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Stored(stored)) }).await;
+        let _ =
+            self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Stored(stored)) }).await;
     }
+}
+
+async fn connect(address: String) -> Result<tonic::transport::Channel> {
+    let unreachable = |e| Error::unavailable("connect").with_source(e);
+    tonic::transport::Endpoint::new(address).map_err(unreachable)?.connect().await.map_err(unreachable)
 }
 
 fn draw() -> Result<[u8; 8]> {
@@ -540,8 +639,12 @@ fn say(message: agent_message::Message) -> v1::AgentMessage {
 }
 
 fn report(operation: &str, task: &str, state: TaskState) -> v1::TaskReport {
-    let mut report =
-        v1::TaskReport { operation: operation.to_owned(), task: task.to_owned(), attempt: 1, ..Default::default() };
+    let mut report = v1::TaskReport {
+        operation: operation.to_owned(),
+        task: task.to_owned(),
+        attempt: 1,
+        ..Default::default()
+    };
     report.set_state(state);
     report
 }

@@ -1,6 +1,6 @@
 //! Restores and checks.
-use palinurus_proto::v1::{self, OperationState};
 use palinurus_proto::from_status;
+use palinurus_proto::v1::{self, OperationState};
 use palinurus_repository::ErrorKind;
 
 use crate::world::{Operator, SERVICE, World};

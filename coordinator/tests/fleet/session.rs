@@ -17,15 +17,18 @@ async fn one_agent_for_one_place() {
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.what().contains("instance-of-n1"), "{error:?}");
     let nodes = operator.nodes().await;
-    assert_eq!(nodes.iter().map(|node| (node.name.as_str(), node.connected)).collect::<Vec<_>>(), [("n1", true), ("n2", false)]);
+    assert_eq!(
+        nodes.iter().map(|node| (node.name.as_str(), node.connected)).collect::<Vec<_>>(),
+        [("n1", true), ("n2", false)]
+    );
     assert_eq!((nodes[0].instance.as_str(), nodes[0].engine.as_str()), ("instance-of-n1", "files"));
 
     // The same agent again is no other one: its newest session counts.
     let again = world.peer("n1", &[]);
     again.connected().await;
     // And once the place is free, a replacement may have it.
-    first.cut();
-    again.cut();
+    first.cut().await;
+    again.cut().await;
     let mut replaced = false;
     for _ in 0..200 {
         let replacement = world.peer_with("n1", &[], |config| config.instance = "new".to_owned());
@@ -67,8 +70,12 @@ async fn services_are_applied_again_and_again() {
     assert_eq!(operator.apply(moved).await.unwrap_err().kind(), ErrorKind::Conflict);
     let other = v1::Service { name: "other".to_owned(), ..world.service(&["n1"]) };
     let error = operator.apply(other).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Conflict && error.what().contains("used by service shop"), "{error:?}");
-    let unknown = v1::Service { settings: [("colour".to_owned(), "red".to_owned())].into(), ..world.service(&["n1"]) };
+    assert!(
+        error.kind() == ErrorKind::Conflict && error.what().contains("used by service shop"),
+        "{error:?}"
+    );
+    let unknown =
+        v1::Service { settings: [("colour".to_owned(), "red".to_owned())].into(), ..world.service(&["n1"]) };
     assert_eq!(operator.apply(unknown).await.unwrap_err().kind(), ErrorKind::Invalid);
 
     let shrunk = operator.apply(world.service(&["n1"])).await.unwrap();
@@ -76,7 +83,8 @@ async fn services_are_applied_again_and_again() {
     assert_eq!(world.peer("n2", &[]).refused().await.kind(), ErrorKind::NotFound);
     let listed = operator.0.list_services(v1::ListServicesRequest {}).await.unwrap().into_inner();
     assert_eq!(listed.services, [shrunk]);
-    let error = operator.0.get_service(v1::GetServiceRequest { service: "none".to_owned() }).await.unwrap_err();
+    let error =
+        operator.0.get_service(v1::GetServiceRequest { service: "none".to_owned() }).await.unwrap_err();
     assert_eq!(from_status(error).kind(), ErrorKind::NotFound);
 }
 
@@ -104,7 +112,9 @@ async fn a_repository_of_another_key_is_refused() {
     let storage = palinurus_repository::storage::open(&world.url()).unwrap();
     let (entropy, clock) = (SystemEntropy::new(), palinurus_repository::SystemClock);
     let other = KeyFile::generate(&entropy).unwrap();
-    palinurus_repository::Repository::create(storage, &other, &entropy, std::sync::Arc::new(clock)).await.unwrap();
+    palinurus_repository::Repository::create(storage, &other, &entropy, std::sync::Arc::new(clock))
+        .await
+        .unwrap();
     let error = world.operator().await.apply(world.service(&["n1"])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
 }
@@ -132,4 +142,65 @@ async fn silence_ends_a_session() {
     assert_eq!(welcome.epoch, 1);
     let end = tokio::time::timeout(Duration::from_secs(20), told.message()).await.unwrap();
     assert_eq!(end.unwrap(), None);
+}
+
+/// What `grpcurl list` and a load balancer ask first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_describes_itself_and_says_that_it_serves() {
+    use tonic_reflection::pb::{v1 as now, v1alpha as before};
+    let world = World::new().await;
+    let channel = tonic::transport::Endpoint::new(world.address()).unwrap().connect().await.unwrap();
+    let ask = now::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(now::server_reflection_request::MessageRequest::ListServices(String::new())),
+    };
+    let mut client = now::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(now::server_reflection_response::MessageResponse::ListServicesResponse(list)) = answer else {
+        panic!()
+    };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["palinurus.v1.Coordinator", "palinurus.v1.Fleet", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let ask = before::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(before::server_reflection_request::MessageRequest::FileContainingSymbol(
+            "palinurus.v1.Coordinator".to_owned(),
+        )),
+    };
+    let mut client = before::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(tokio_stream::once(ask)).await.unwrap().into_inner();
+    assert!(answers.message().await.unwrap().unwrap().message_response.is_some());
+
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    for service in ["", "leader", "palinurus.v1.Coordinator", "palinurus.v1.Fleet"] {
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let answer = health.check(request).await.unwrap().into_inner();
+        assert_eq!(
+            answer.status(),
+            tonic_health::pb::health_check_response::ServingStatus::Serving,
+            "{service:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_is_told_that_the_coordinator_stops() {
+    let mut world = World::new().await;
+    let mut operator = world.apply(&["n1"]).await;
+    let started = operator.start_backup().await.unwrap();
+    let request = v1::GetOperationRequest { id: started.id };
+    let mut watched = operator.0.watch_operation(request).await.unwrap().into_inner();
+    watched.message().await.unwrap().unwrap();
+    world.stop().await;
+    let error = loop {
+        match watched.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("a stream that just ends looks like an operation that has ended"),
+            Err(status) => break from_status(status),
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
 }

@@ -114,7 +114,12 @@ impl World {
         self.peer_with(node, files, |_| {})
     }
 
-    pub(crate) fn peer_with(&self, node: &str, files: &[(&str, Vec<u64>)], change: impl FnOnce(&mut PeerConfig)) -> Peer {
+    pub(crate) fn peer_with(
+        &self,
+        node: &str,
+        files: &[(&str, Vec<u64>)],
+        change: impl FnOnce(&mut PeerConfig),
+    ) -> Peer {
         let mut config = PeerConfig {
             service: SERVICE.to_owned(),
             node: node.to_owned(),
@@ -142,13 +147,7 @@ impl Operator {
 
     pub(crate) async fn start_backup(&mut self) -> Result<v1::Operation> {
         let request = v1::StartBackupRequest { service: SERVICE.to_owned(), full: false };
-        // The repository is opened beside everything else; an operator would try again.
-        loop {
-            match self.0.start_backup(request.clone()).await.map_err(from_status) {
-                Err(e) if e.what().contains("is being opened") => tokio::task::yield_now().await,
-                other => return other.map(tonic::Response::into_inner),
-            }
-        }
+        self.0.start_backup(request).await.map(tonic::Response::into_inner).map_err(from_status)
     }
 
     pub(crate) async fn backup(&mut self) -> v1::Operation {
@@ -159,18 +158,22 @@ impl Operator {
     /// Watches until the operation is as wanted, or has ended.
     pub(crate) async fn until(&mut self, id: &str, wanted: impl Fn(&v1::Operation) -> bool) -> v1::Operation {
         let request = v1::GetOperationRequest { id: id.to_owned() };
+        let mut last = None;
         let watching = async {
             let mut stream = self.0.watch_operation(request).await.map_err(from_status)?.into_inner();
-            let mut last = None;
             while let Some(operation) = stream.message().await.map_err(from_status)? {
                 if wanted(&operation) {
-                    return Ok(operation);
+                    return Ok(Some(operation));
                 }
                 last = Some(operation);
             }
-            Err::<v1::Operation, Error>(Error::internal(format!("it never was as wanted: {last:#?}")))
+            Ok::<_, Error>(None)
         };
-        tokio::time::timeout(Duration::from_secs(60), watching).await.unwrap().unwrap()
+        let found = tokio::time::timeout(Duration::from_secs(60), watching).await;
+        match found {
+            Ok(Ok(Some(operation))) => operation,
+            other => panic!("it never was as wanted: {other:?}, last {last:#?}"),
+        }
     }
 
     pub(crate) async fn finished(&mut self, id: &str) -> v1::Operation {

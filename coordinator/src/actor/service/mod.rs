@@ -26,6 +26,7 @@ use sessions::Seat;
 
 /// Between tries to open a repository, longer each time.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
+const DEFERRED_MAX: usize = 1000;
 const OPEN_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -34,10 +35,22 @@ pub(crate) enum ServiceMsg {
     /// The service as it is to be; validated, and the same repository.
     Apply(Box<v1::Service>, Reply<v1::Service>),
     Connect(Box<Connect>, Reply<ActorRef<AgentMsg>>),
-    Report { node: Arc<str>, from: ActorId, report: Box<v1::TaskReport> },
-    Beat { node: Arc<str>, from: ActorId, data_empty: bool },
+    Report {
+        node: Arc<str>,
+        from: ActorId,
+        report: Box<v1::TaskReport>,
+    },
+    Beat {
+        node: Arc<str>,
+        from: ActorId,
+        data_empty: bool,
+    },
     /// Over which nodes: empty for all.
-    Start { detail: Box<Detail>, nodes: Vec<String>, to: Reply<v1::Operation> },
+    Start {
+        detail: Box<Detail>,
+        nodes: Vec<String>,
+        to: Reply<v1::Operation>,
+    },
     Cancel(String, Reply<v1::Operation>),
     Vault(Reply<Arc<Vault>>),
     /// Checked: that operation runs, with that node and transaction.
@@ -47,7 +60,10 @@ pub(crate) enum ServiceMsg {
     /// Run the operation that waits, if one does.
     Resume,
     /// Look again how the operation ended whose actor is gone.
-    OperationEnded { why: String, failed: bool },
+    OperationEnded {
+        why: String,
+        failed: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -78,6 +94,8 @@ pub(crate) struct Service {
     epoch: Epoch,
     vault: Result<Arc<Vault>>,
     opening: Option<AbortOnDropHandle<()>>,
+    /// Asked while the repository is being opened: asked again when that is decided.
+    deferred: Vec<ServiceMsg>,
     open_again: Duration,
     seats: BTreeMap<String, Seat>,
     /// Those that have ended, by id.
@@ -90,11 +108,16 @@ impl Actor for ServiceActor {
     type State = Service;
     type Arguments = ServiceArgs;
 
-    async fn pre_start(&self, me: ActorRef<ServiceMsg>, args: ServiceArgs) -> Result<Service, ActorProcessingErr> {
+    async fn pre_start(
+        &self,
+        me: ActorRef<ServiceMsg>,
+        args: ServiceArgs,
+    ) -> Result<Service, ActorProcessingErr> {
         let ServiceArgs { shared, record } = args;
         let name = record.value.name.clone();
         let now = shared.now();
-        let known: Vec<v1::Node> = shared.records.nodes(&name).await?.into_iter().map(|node| node.value).collect();
+        let known: Vec<v1::Node> =
+            shared.records.nodes(&name).await?.into_iter().map(|node| node.value).collect();
         let mut history = BTreeMap::new();
         let mut slot = Slot::default();
         for operation in shared.records.operations(&name).await? {
@@ -112,8 +135,10 @@ impl Actor for ServiceActor {
             shared,
             record,
             epoch,
-            vault: Err(Error::unavailable(format!("the repository of {name} is being opened")).with_hint("try again")),
+            vault: Err(Error::unavailable(format!("the repository of {name} is being opened"))
+                .with_hint("try again")),
             opening: None,
+            deferred: Vec::new(),
             open_again: OPEN_AGAIN_AFTER,
             seats,
             history,
@@ -121,13 +146,21 @@ impl Actor for ServiceActor {
         })
     }
 
-    async fn handle(&self, me: ActorRef<ServiceMsg>, message: ServiceMsg, service: &mut Service) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        me: ActorRef<ServiceMsg>,
+        message: ServiceMsg,
+        service: &mut Service,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(message) = service.unless_opening(message) else { return Ok(()) };
         match message {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => reply(to, service.apply(*wanted).await),
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report } => service.report(&node, from, report).await,
             ServiceMsg::Beat { node, from, data_empty } => service.beat(&node, from, data_empty),
+            // Who asked is gone: nobody would know of what it started.
+            ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
             ServiceMsg::Cancel(id, to) => service.cancel(&id, to).await,
             ServiceMsg::Vault(to) => reply(to, service.vault()),
@@ -140,10 +173,22 @@ impl Actor for ServiceActor {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, me: ActorRef<ServiceMsg>, event: SupervisionEvent, service: &mut Service) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<ServiceMsg>,
+        event: SupervisionEvent,
+        service: &mut Service,
+    ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(child, _, why) => {
-                service.child_ended(&me, child.get_id(), why.unwrap_or_else(|| "it was stopped".to_owned()), false).await;
+                service
+                    .child_ended(
+                        &me,
+                        child.get_id(),
+                        why.unwrap_or_else(|| "it was stopped".to_owned()),
+                        false,
+                    )
+                    .await;
             }
             SupervisionEvent::ActorFailed(child, error) => {
                 service.child_ended(&me, child.get_id(), error.to_string(), true).await;
@@ -165,8 +210,20 @@ impl Service {
     }
 
     fn describe(&self) -> Described {
-        let nodes = self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name)).map(Seat::shown);
+        let nodes =
+            self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name)).map(Seat::shown);
         Described { service: self.record.value.clone(), nodes: nodes.collect() }
+    }
+
+    /// What needs the repository waits for the try that is under way.
+    fn unless_opening(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
+        let needs =
+            matches!(message, ServiceMsg::Start { .. } | ServiceMsg::Vault(_) | ServiceMsg::Claim(..));
+        if !needs || self.opening.is_none() || self.deferred.len() >= DEFERRED_MAX {
+            return Some(message);
+        }
+        self.deferred.push(message);
+        None
     }
 
     fn vault(&self) -> Result<Arc<Vault>> {
@@ -176,10 +233,14 @@ impl Service {
     /// Nodes, zones and settings may change; while an operation runs, no node may go.
     async fn apply(&mut self, wanted: v1::Service) -> Result<v1::Service> {
         let kept: BTreeSet<&str> = wanted.nodes.iter().map(|node| node.name.as_str()).collect();
-        let gone: Vec<String> = self.seats.keys().filter(|node| !kept.contains(node.as_str())).cloned().collect();
+        let gone: Vec<String> =
+            self.seats.keys().filter(|node| !kept.contains(node.as_str())).cloned().collect();
         if let (Some(node), Some(running)) = (gone.first(), self.slot.current()) {
-            return Err(Error::conflict(format!("node {node} cannot go while operation {} runs", running.id))
-                .with_hint(format!("wait for it, or cancel it: palinurus operation cancel {}", running.id)));
+            return Err(Error::conflict(format!(
+                "node {node} cannot go while operation {} runs",
+                running.id
+            ))
+            .with_hint(format!("wait for it, or cancel it: palinurus operation cancel {}", running.id)));
         }
         let next = v1::Service {
             repository: self.record.value.repository.clone(),
@@ -204,7 +265,8 @@ impl Service {
 
     /// Opens the repository in a task of its own; `Opened` says how that went.
     fn open(&mut self, me: &ActorRef<ServiceMsg>) {
-        let (shared, record, epoch, me) = (self.shared.clone(), self.record.value.clone(), self.epoch, me.clone());
+        let (shared, record, epoch, me) =
+            (self.shared.clone(), self.record.value.clone(), self.epoch, me.clone());
         let open = async move {
             let opened = AssertUnwindSafe(Vault::open(&shared, &record, epoch)).catch_unwind().await;
             let opened = opened.unwrap_or_else(|_| Err(Error::internal("opening the repository panicked")));
@@ -227,6 +289,9 @@ impl Service {
             }
         }
         self.vault = vault;
+        for message in self.deferred.drain(..) {
+            let _ = me.cast(message);
+        }
     }
 }
 

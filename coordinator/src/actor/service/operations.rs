@@ -48,7 +48,9 @@ impl Slot {
         if let Some(run) = &self.running {
             return Some(Current { id: &run.id, kind: run.kind });
         }
-        self.waiting.front().map(|operation| Current { id: &operation.value.id, kind: operation.value.kind() })
+        self.waiting
+            .front()
+            .map(|operation| Current { id: &operation.value.id, kind: operation.value.kind() })
     }
 
     pub(super) fn running(&self) -> Option<(&str, &ActorRef<OperationMsg>)> {
@@ -63,12 +65,20 @@ impl Slot {
 }
 
 impl Service {
-    pub(super) async fn start(&mut self, me: &ActorRef<ServiceMsg>, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
+    pub(super) async fn start(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        detail: Detail,
+        nodes: Vec<String>,
+    ) -> Result<v1::Operation> {
         let vault = self.vault()?;
         if let Some(current) = self.slot.current() {
             let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
-            return Err(Error::conflict(format!("operation {id} ({kind}) is running on service {}", self.name()))
-                .with_hint(format!("watch it: palinurus operation watch {id}")));
+            return Err(Error::conflict(format!(
+                "operation {id} ({kind}) is running on service {}",
+                self.name()
+            ))
+            .with_hint(format!("watch it: palinurus operation watch {id}")));
         }
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
@@ -88,7 +98,12 @@ impl Service {
         let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
         let revision = self.shared.records.put_operation(&operation, Expect::Absent).await?;
         self.shared.board.publish(&operation);
-        tracing::info!(service = self.name(), operation = operation.id, kind = operation.kind().as_str_name(), "begins");
+        tracing::info!(
+            service = self.name(),
+            operation = operation.id,
+            kind = operation.kind().as_str_name(),
+            "begins"
+        );
         self.slot.failures = 0;
         self.run(me, vault, Versioned { value: operation.clone(), revision }).await;
         Ok(operation)
@@ -96,10 +111,18 @@ impl Service {
 
     /// The node whose agent reads the data for a check.
     fn reader(&self) -> Result<String> {
-        let spec = self.record.value.nodes.iter().find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        let spec = self
+            .record
+            .value
+            .nodes
+            .iter()
+            .find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
-            Error::unavailable(format!("no agent of service {} is connected, and one is to read the data", self.name()))
-                .with_hint("start an agent, or check without reading the data")
+            Error::unavailable(format!(
+                "no agent of service {} is connected, and one is to read the data",
+                self.name()
+            ))
+            .with_hint("start an agent, or check without reading the data")
         })
     }
 
@@ -138,12 +161,23 @@ impl Service {
             return;
         }
         if let Some(operation) = self.slot.waiting.pop_front() {
-            tracing::info!(service = self.name(), operation = operation.value.id, phase = operation.value.phase, "goes on");
+            tracing::info!(
+                service = self.name(),
+                operation = operation.value.id,
+                phase = operation.value.phase,
+                "goes on"
+            );
             self.run(me, vault, operation).await;
         }
     }
 
-    pub(super) async fn child_ended(&mut self, me: &ActorRef<ServiceMsg>, child: ActorId, why: String, failed: bool) {
+    pub(super) async fn child_ended(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        child: ActorId,
+        why: String,
+        failed: bool,
+    ) {
         if self.slot.running.as_ref().is_some_and(|run| run.actor.get_id() == child) {
             self.operation_ended(me, why, failed).await;
         } else {
@@ -166,28 +200,41 @@ impl Service {
         };
         self.slot.running = None;
         if finished(operation.value.state()) {
-            self.into_history(operation).await;
+            self.retire(operation).await;
             let _ = me.cast(ServiceMsg::Resume);
             return;
         }
         self.slot.failures += 1;
-        tracing::error!(operation = id, why, failed, failures = self.slot.failures, "the operation's actor ended");
+        tracing::error!(
+            operation = id,
+            why,
+            failed,
+            failures = self.slot.failures,
+            "the operation's actor ended"
+        );
         if self.slot.failures <= FAILURES_MAX {
             self.slot.waiting.push_front(operation);
             me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
             return;
         }
-        let failure = Error::internal(format!("the operation's actor failed {} times, last: {why}", self.slot.failures));
+        let failure = Error::internal(format!(
+            "the operation's actor failed {} times, last: {why}",
+            self.slot.failures
+        ));
         let mut next = operation.value.clone();
         record::give_up(&mut next, palinurus_proto::failure(&failure), self.shared.now());
         match self.shared.records.put_operation(&next, Expect::At(operation.revision)).await {
             Ok(revision) => {
                 self.shared.board.publish(&next);
-                self.into_history(Versioned { value: next, revision }).await;
+                self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
             }
             Err(e) => {
-                tracing::error!(operation = id, error = e.chain(), "cannot give the operation up, trying again");
+                tracing::error!(
+                    operation = id,
+                    error = e.chain(),
+                    "cannot give the operation up, trying again"
+                );
                 self.slot.waiting.push_front(operation);
             }
         }
@@ -195,11 +242,12 @@ impl Service {
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.
-    async fn into_history(&mut self, operation: Versioned<v1::Operation>) {
+    async fn retire(&mut self, operation: Versioned<v1::Operation>) {
         self.slot.failures = 0;
         self.history.insert(operation.value.id.clone(), operation);
         while self.history.len() > self.shared.config.history.max(1) {
-            let owes = |operation: &v1::Operation| self.seats.keys().any(|node| owes_release(operation, node));
+            let owes =
+                |operation: &v1::Operation| self.seats.keys().any(|node| owes_release(operation, node));
             let oldest = self.history.values().min_by_key(|each| (owes(&each.value), each.value.created_ms));
             let Some(oldest) = oldest.map(|each| each.value.clone()) else { return };
             if let Err(e) = self.shared.records.delete_operation(&oldest).await {
@@ -243,7 +291,10 @@ impl Service {
     /// A claim stream belongs to a node of the running backup, by its transaction.
     pub(super) fn claim(&self, open: &v1::ClaimOpen) -> Result<Arc<Vault>> {
         if open.epoch > self.epoch.0 {
-            return Err(Error::fenced(format!("epoch {} leads by now, this coordinator has {}", open.epoch, self.epoch)));
+            return Err(Error::fenced(format!(
+                "epoch {} leads by now, this coordinator has {}",
+                open.epoch, self.epoch
+            )));
         }
         let runs = self.slot.running().is_some_and(|(id, _)| id == open.operation);
         if !runs && self.slot.knows(&open.operation) {
@@ -255,10 +306,16 @@ impl Service {
         let operation = self.shared.board.find(&open.operation)?.borrow().clone();
         let transaction = TransactionId::from_slice(&open.transaction)?.to_string();
         if operation.backup.as_ref().is_none_or(|backup| backup.backup_id != transaction) {
-            return Err(Error::invalid(format!("operation {} has no transaction {transaction}", open.operation)));
+            return Err(Error::invalid(format!(
+                "operation {} has no transaction {transaction}",
+                open.operation
+            )));
         }
         if !operation.nodes.contains(&open.node) {
-            return Err(Error::not_found(format!("node {:?} has no part in operation {}", open.node, open.operation)));
+            return Err(Error::not_found(format!(
+                "node {:?} has no part in operation {}",
+                open.node, open.operation
+            )));
         }
         match self.seats.get(&open.node).and_then(|seat| seat.instance()) {
             Some(instance) if instance != open.instance => {

@@ -66,7 +66,8 @@ impl Seat {
 }
 
 pub(super) fn seats(service: &v1::Service, known: Vec<v1::Node>, now: Timestamp) -> BTreeMap<String, Seat> {
-    let mut known: BTreeMap<String, v1::Node> = known.into_iter().map(|node| (node.name.clone(), node)).collect();
+    let mut known: BTreeMap<String, v1::Node> =
+        known.into_iter().map(|node| (node.name.clone(), node)).collect();
     let seat = |spec: &v1::NodeSpec| {
         let node = known.remove(&spec.name).unwrap_or_default();
         let node = v1::Node {
@@ -89,7 +90,11 @@ impl Service {
         }
     }
 
-    pub(super) async fn connect(&mut self, me: &ActorRef<ServiceMsg>, connect: Connect) -> Result<ActorRef<AgentMsg>> {
+    pub(super) async fn connect(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        connect: Connect,
+    ) -> Result<ActorRef<AgentMsg>> {
         let Connect { hello, outbound, over } = connect;
         self.admit(&hello)?;
         let name: Arc<str> = hello.node.as_str().into();
@@ -104,7 +109,9 @@ impl Service {
         let spawned = me.spawn_linked(None, AgentActor, args).await;
         let (agent, _) = spawned.map_err(|e| Error::internal("a session").with_source(e.to_string()))?;
         let now = self.shared.now();
-        let Some(seat) = self.seats.get_mut(&hello.node) else { return Err(Error::internal("the node is gone")) };
+        let Some(seat) = self.seats.get_mut(&hello.node) else {
+            return Err(Error::internal("the node is gone"));
+        };
         seat.leave("its agent has connected again");
         seat.session = Some(agent.clone());
         let node = &mut seat.node;
@@ -125,7 +132,10 @@ impl Service {
         let Some(seat) = self.seats.get(&hello.node) else {
             let nodes: Vec<&str> = self.seats.keys().map(String::as_str).collect();
             return Err(Error::not_found(format!("service {} has no node {:?}", self.name(), hello.node))
-                .with_hint(format!("its nodes are {}; `palinurus service apply` adds one", nodes.join(", "))));
+                .with_hint(format!(
+                    "its nodes are {}; `palinurus service apply` adds one",
+                    nodes.join(", ")
+                )));
         };
         if hello.engine != self.record.value.r#type {
             return Err(Error::invalid(format!(
@@ -173,29 +183,41 @@ impl Service {
     /// Ends what an agent still does for operations that have ended, and gives out the releases it is owed.
     fn clean(&self, node: &str, strays: &[v1::TaskReport]) {
         let Some(seat) = self.seats.get(node) else { return };
-        let mut release: Vec<&str> = Vec::new();
+        let owed = |id: &str| match self.history.get(id) {
+            Some(operation) if owes_release(&operation.value, node) => {
+                Some(record::owed_attempt(&operation.value, node))
+            }
+            Some(_) => None,
+            None => Some(ATTEMPT), // of a state that was lost: nobody else will ever clean up after it
+        };
+        let mut releases: BTreeMap<&str, u32> = BTreeMap::new();
         for stray in strays {
+            let mut attempt = owed(&stray.operation);
             if ended(stray.state()) {
                 seat.send(acknowledge(stray));
+                if stray.task == Work::Release.name() {
+                    attempt = attempt.map(|attempt| attempt.max(stray.attempt + 1));
+                }
             } else {
-                let (operation, task, attempt) = (stray.operation.clone(), stray.task.clone(), stray.attempt);
-                seat.send(Message::Cancel(v1::CancelTask { operation, task, attempt }));
+                let (operation, task) = (stray.operation.clone(), stray.task.clone());
+                seat.send(Message::Cancel(v1::CancelTask { operation, task, attempt: stray.attempt }));
+                attempt = attempt.or(Some(ATTEMPT));
             }
-            if !release.contains(&stray.operation.as_str()) {
-                release.push(&stray.operation);
-            }
-        }
-        let owed = self.history.values().filter(|operation| owes_release(&operation.value, node));
-        for operation in owed {
-            if !release.contains(&operation.value.id.as_str()) {
-                release.push(&operation.value.id);
+            if let Some(attempt) = attempt {
+                let known = releases.entry(&stray.operation).or_default();
+                *known = attempt.max(*known);
             }
         }
-        for operation in release {
+        for id in self.history.keys() {
+            if let Some(attempt) = owed(id) {
+                releases.entry(id).or_insert(attempt);
+            }
+        }
+        for (operation, attempt) in releases {
             seat.send(Message::Task(v1::Task {
                 operation: operation.to_owned(),
                 task: Work::Release.name().to_owned(),
-                attempt: ATTEMPT,
+                attempt,
                 service: self.name().to_owned(),
                 node: node.to_owned(),
                 repository: self.record.value.repository.clone(),
@@ -220,8 +242,13 @@ impl Service {
             let _ = actor.cast(OperationMsg::Report { node: node.to_owned(), report });
             return;
         }
-        // Of one that does not run yet: not acknowledged, so it comes again.
-        if self.slot.knows(&report.operation) || !ended(report.state()) {
+        if self.slot.knows(&report.operation) {
+            // It does not run yet: it hears of this with the Hello, and acknowledges then.
+            seat.said.retain(|said| (&said.operation, &said.task) != (&report.operation, &report.task));
+            seat.said.push(*report);
+            return;
+        }
+        if !ended(report.state()) {
             return;
         }
         if self.released(node, &report).await {
@@ -229,15 +256,15 @@ impl Service {
         }
     }
 
-    /// Stores a release that came late. False when that failed: the agent will tell it again.
+    /// Stores how a release that came late ended. False when that failed: the agent will tell it again.
     async fn released(&mut self, node: &str, report: &v1::TaskReport) -> bool {
         let Some(operation) = self.history.get_mut(&report.operation) else { return true };
-        if report.task != Work::Release.name() || report.state() != TaskState::TaskDone {
+        if report.task != Work::Release.name() {
             return true;
         }
         let mut next = operation.value.clone();
         let now = self.shared.now();
-        record::owed(&mut next, node);
+        record::owe(&mut next, node, report.attempt);
         if record::report(&mut next, node, report, now) != Recorded::Ended {
             return true;
         }
@@ -249,7 +276,12 @@ impl Service {
                 true
             }
             Err(e) => {
-                tracing::warn!(operation = next.id, node, error = e.chain(), "cannot store that the node is released");
+                tracing::warn!(
+                    operation = next.id,
+                    node,
+                    error = e.chain(),
+                    "cannot store how the node was released"
+                );
                 false
             }
         }
@@ -266,7 +298,9 @@ impl Service {
     /// True when the child was a session that had a seat.
     pub(super) async fn session_ended(&mut self, child: ActorId, why: &str) -> bool {
         let now = self.shared.now();
-        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| is_session(seat, child)) else { return false };
+        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| is_session(seat, child)) else {
+            return false;
+        };
         tracing::info!(node, why, "session ended");
         seat.session = None;
         seat.gone_since = now;
