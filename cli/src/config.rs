@@ -44,7 +44,8 @@ fn lay_over(config: Coordinator, environment: &Environment) -> Result<Coordinato
         }
     }
     let config: Coordinator = table.try_into().map_err(|error| {
-        Error::invalid(format!("a setting in the environment ({PREFIX}...) cannot be used")).with_source(error)
+        Error::invalid(format!("a setting in the environment ({PREFIX}...) cannot be used"))
+            .with_source(error)
     })?;
     config.check()?;
     Ok(config)
@@ -71,11 +72,16 @@ pub(crate) struct Setting {
 }
 
 /// All settings in force, and where each was said.
-pub(crate) fn settings<T: Serialize>(file: &Path, config: &T, environment: &Environment) -> Result<Vec<Setting>> {
-    let text = std::fs::read_to_string(file).map_err(|error| Error::io(format!("read {}", file.display()), error))?;
+pub(crate) fn settings<T: Serialize>(
+    file: &Path,
+    config: &T,
+    environment: &Environment,
+) -> Result<Vec<Setting>> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Error::io(format!("read {}", file.display()), error))?;
     let mut in_file = Vec::new();
-    let parsed: Table =
-        toml::from_str(&text).map_err(|error| Error::invalid(file.display().to_string()).with_source(error))?;
+    let parsed: Table = toml::from_str(&text)
+        .map_err(|error| Error::invalid(file.display().to_string()).with_source(error))?;
     leaves("", &parsed, &mut |name, _| in_file.push(name));
     let mut settings = Vec::new();
     leaves("", &to_table(config)?, &mut |name, value| {
@@ -111,7 +117,8 @@ mod tests {
     use super::*;
 
     fn shipped(name: &str) -> String {
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config").join(name)).unwrap()
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config").join(name))
+            .unwrap()
     }
 
     /// With every example switched on.
@@ -157,7 +164,8 @@ mod tests {
         let config = lay_over(Coordinator::load(&file).unwrap(), &environment).unwrap();
         assert_eq!((config.name.as_str(), config.history, config.keys.len()), ("c", 7, 2));
         let settings = settings(&file, &config, &environment).unwrap();
-        let source = |name: &str| settings.iter().find(|setting| setting.name == name).unwrap().source.clone();
+        let source =
+            |name: &str| settings.iter().find(|setting| setting.name == name).unwrap().source.clone();
         assert_eq!(source("name"), file.display().to_string());
         assert_eq!(source("history"), "PALINURUS_HISTORY");
         assert_eq!(source("listen"), "default");

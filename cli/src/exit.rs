@@ -60,7 +60,12 @@ struct Failed<'a> {
 pub(crate) fn failed(output: &Output, error: &Error) -> ExitCode {
     let (chain, code) = (error.chain(), code(error.kind()));
     if output.json {
-        output.json_line(&Failed { error: &chain, kind: error.kind().name(), hint: error.hint(), exit_code: code });
+        output.json_line(&Failed {
+            error: &chain,
+            kind: error.kind().name(),
+            hint: error.hint(),
+            exit_code: code,
+        });
     } else {
         output.say(format!("error: {chain}"));
         if let Some(hint) = error.hint() {

@@ -39,7 +39,9 @@ async fn until_end(global: &Global, output: &Output, id: &str) -> Result<v1::Ope
             Err(error) => return Err(error),
         };
         if heard.elapsed() > PATIENCE {
-            return Err(broken.with_hint(format!("the operation may go on: `palinurus operation watch {id}`")));
+            return Err(
+                broken.with_hint(format!("the operation may go on: `palinurus operation watch {id}`"))
+            );
         }
         shown.waiting();
         tokio::time::sleep(REDIAL).await;
@@ -81,7 +83,9 @@ pub(crate) fn outcome(operation: &v1::Operation) -> Result<Outcome> {
         OperationState::Cancelled => Ok(Outcome::Failed),
         _ => Err(match &operation.failure {
             Some(failure) => from_failure(failure),
-            None => Error::internal(format!("operation {} did not end well and does not say why", operation.id)),
+            None => {
+                Error::internal(format!("operation {} did not end well and does not say why", operation.id))
+            }
         }),
     }
 }
@@ -105,9 +109,9 @@ struct Shown<'a> {
 impl<'a> Shown<'a> {
     fn new(output: &'a Output) -> Self {
         let style = ProgressStyle::with_template(
-            "{msg:<10} [{bar:30}] {bytes:>10} / {total_bytes:<10} {bytes_per_sec:>12}  {elapsed_precise}",
+            "{msg:<9} [{wide_bar}] {bytes} / {total_bytes}  {bytes_per_sec}  {elapsed}",
         );
-        let bar = output.bars.then(|| ProgressBar::new(0));
+        let bar = output.bars.then(ProgressBar::no_length);
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style.progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_millis(200));
@@ -118,7 +122,9 @@ impl<'a> Shown<'a> {
     fn update(&mut self, operation: &v1::Operation) {
         let progress = operation.progress.unwrap_or_default();
         if let Some(bar) = &self.bar {
-            bar.set_length(progress.bytes_total.max(progress.bytes_done));
+            if progress.bytes_total > 0 {
+                bar.set_length(progress.bytes_total.max(progress.bytes_done));
+            }
             bar.set_position(progress.bytes_done);
             bar.set_message(operation.phase.clone());
             if has_ended(operation) {

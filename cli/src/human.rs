@@ -68,7 +68,10 @@ mod tests {
         assert_eq!(time(0), "-");
         assert_eq!(time(1_000), "1970-01-01 00:00:01Z");
         assert_eq!(rfc3339(u64::MAX), None);
-        assert_eq!((count(7), count(1234), count(1_234_567)), ("7".into(), "1,234".into(), "1,234,567".into()));
+        assert_eq!(
+            (count(7), count(1234), count(1_234_567)),
+            ("7".into(), "1,234".into(), "1,234,567".into())
+        );
         assert_eq!((seconds(1234), seconds(61_000)), ("1.2 s".into(), "1m 1s".into()));
     }
 

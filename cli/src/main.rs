@@ -53,7 +53,9 @@ fn main() -> ExitCode {
     let output = Output::new(arguments.global.json, arguments.global.no_progress);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return exit::failed(&output, &palinurus_repository::Error::io("start the runtime", error)),
+        Err(error) => {
+            return exit::failed(&output, &palinurus_repository::Error::io("start the runtime", error));
+        }
     };
     let result = runtime.block_on(Box::pin(command::run(arguments.command, &arguments.global, &output)));
     // A blocked read of a terminal or disk must not hold up the end.

@@ -90,7 +90,8 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
     match verb {
         Verb::Start { service, full, detach } => {
             let service = client::service(&mut client, service).await?;
-            let started = client.start_backup(v1::StartBackupRequest { service, full }).await.map_err(from_status)?;
+            let started =
+                client.start_backup(v1::StartBackupRequest { service, full }).await.map_err(from_status)?;
             follow_or_detach(global, output, &started.into_inner(), detach).await
         }
         Verb::List { service } => {
@@ -101,7 +102,8 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
         }
         Verb::Show { backup, service } => {
             let service = client::service(&mut client, service).await?;
-            let found = client.get_backup(v1::GetBackupRequest { service, backup }).await.map_err(from_status)?;
+            let found =
+                client.get_backup(v1::GetBackupRequest { service, backup }).await.map_err(from_status)?;
             output.data(&view(&found.into_inner()), show);
             Ok(Outcome::Done)
         }

@@ -36,7 +36,8 @@ pub(crate) fn run(verb: &Verb, output: &Output) -> Result<Outcome> {
 }
 
 fn show(all: &Settings) -> String {
-    let row = |setting: &Setting| vec![setting.name.clone(), setting.value.to_string(), setting.source.clone()];
+    let row =
+        |setting: &Setting| vec![setting.name.clone(), setting.value.to_string(), setting.source.clone()];
     let rows: Vec<Vec<String>> = all.settings.iter().map(row).collect();
     table(&["SETTING", "VALUE", "SOURCE"], &[], &rows)
 }

@@ -35,7 +35,11 @@ impl Daemon {
     }
 }
 
-pub(crate) async fn coordinator(daemon: Daemon, insecure_plaintext: bool, output: &Output) -> Result<Outcome> {
+pub(crate) async fn coordinator(
+    daemon: Daemon,
+    insecure_plaintext: bool,
+    output: &Output,
+) -> Result<Outcome> {
     logging::start(output, "info");
     let config = config::coordinator(&daemon.config)?;
     refuse_open_plaintext(&config.listen, insecure_plaintext)?;

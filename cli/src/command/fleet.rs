@@ -1,5 +1,5 @@
-//! The processes of demo and benchmark. Each ends with its parent, whatever way that ends: at its standard input's end (which a
-//! killed parent closes too), by SIGKILL when its handle is dropped, or by SIGTERM in the ordinary case.
+//! The processes of demo and benchmark. Each ends with its parent, whatever way that ends: at its standard input's
+//! end, which a killed parent brings about too, or by SIGKILL when its handle is dropped.
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -71,7 +71,11 @@ impl Process {
                 let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 let mut tail: Vec<&str> = log.lines().rev().take(5).collect();
                 tail.reverse();
-                Err(Error::unavailable(format!("{} ended by itself ({status}): {}", self.name, tail.join(" | "))))
+                Err(Error::unavailable(format!(
+                    "{} ended by itself ({status}): {}",
+                    self.name,
+                    tail.join(" | ")
+                )))
             }
             Err(error) => Err(Error::io(format!("look after {}", self.name), error)),
         }

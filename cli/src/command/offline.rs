@@ -77,7 +77,10 @@ pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
             human::count(node.files),
             wanted.target.display()
         ));
-        if !confirm(wanted.yes, "Go on? What differs there is overwritten, what the backup does not have is removed.")? {
+        if !confirm(
+            wanted.yes,
+            "Go on? What differs there is overwritten, what the backup does not have is removed.",
+        )? {
             output.note("nothing was changed");
             return Ok(Outcome::Declined);
         }
@@ -171,7 +174,7 @@ struct Shown<'a> {
 impl<'a> Shown<'a> {
     fn new(output: &'a Output) -> Self {
         let bar = output.bars.then(|| ProgressBar::new(0));
-        let style = ProgressStyle::with_template("[{bar:30}] {bytes:>10} / {total_bytes:<10} {bytes_per_sec:>12}");
+        let style = ProgressStyle::with_template("[{wide_bar}] {bytes} / {total_bytes}  {bytes_per_sec}");
         if let (Some(bar), Ok(style)) = (&bar, style) {
             bar.set_style(style.progress_chars("=> "));
         }

@@ -206,7 +206,8 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
         Verb::List { service, running } => {
             let request = v1::ListOperationsRequest { service: service.unwrap_or_default(), running };
             let reply = client.list_operations(request).await.map_err(from_status)?.into_inner();
-            let operations = Operations { operations: reply.operations.iter().map(OperationView::brief).collect() };
+            let operations =
+                Operations { operations: reply.operations.iter().map(OperationView::brief).collect() };
             output.data(&operations, show_list);
             Ok(Outcome::Done)
         }
@@ -217,7 +218,8 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             follow::outcome(&operation)
         }
         Verb::Cancel { id } => {
-            let operation = client.cancel_operation(v1::GetOperationRequest { id }).await.map_err(from_status)?;
+            let operation =
+                client.cancel_operation(v1::GetOperationRequest { id }).await.map_err(from_status)?;
             output.data(&OperationView::of(&operation.into_inner()), show);
             Ok(Outcome::Done)
         }
@@ -245,7 +247,10 @@ pub(crate) fn show(operation: &OperationView) -> String {
         pairs.push(("backup", backup.clone()));
     }
     if progress.bytes_total > 0 {
-        pairs.push(("data", format!("{} in {} files", human::size(progress.bytes_total), human::count(progress.files_total))));
+        pairs.push((
+            "data",
+            format!("{} in {} files", human::size(progress.bytes_total), human::count(progress.files_total)),
+        ));
         pairs.push(("read", human::size(progress.bytes_read)));
     }
     if operation.kind == "backup" && progress.bytes_total > 0 {
@@ -268,7 +273,11 @@ fn show_list(operations: &Operations) -> String {
             operation.phase.clone(),
             operation.created.clone().unwrap_or_default().replacen('T', " ", 1),
             human::seconds((operation.seconds * 1000.0) as u64),
-            operation.failure.as_ref().map(|failure| human::name(failure.message.as_bytes())).unwrap_or_default(),
+            operation
+                .failure
+                .as_ref()
+                .map(|failure| human::name(failure.message.as_bytes()))
+                .unwrap_or_default(),
         ]
     };
     let rows: Vec<Vec<String>> = operations.operations.iter().map(row).collect();

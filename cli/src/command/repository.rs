@@ -7,8 +7,8 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::{Repository, Result, storage, verify};
 use serde::Serialize;
 
-use crate::command::operation::{DamageView, VerifyView};
 use crate::command::keys;
+use crate::command::operation::{DamageView, VerifyView};
 use crate::exit::Outcome;
 use crate::output::{Output, table};
 use crate::{Global, client, follow, human};
@@ -104,7 +104,12 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
     }
 }
 
-async fn check(service: Option<String>, read_data: bool, global: &Global, output: &Output) -> Result<Outcome> {
+async fn check(
+    service: Option<String>,
+    read_data: bool,
+    global: &Global,
+    output: &Output,
+) -> Result<Outcome> {
     let mut client = client::connect(global).await?;
     let service = client::service(&mut client, service).await?;
     let request = v1::CheckRepositoryRequest { service, read_data };
@@ -126,7 +131,7 @@ async fn check(service: Option<String>, read_data: bool, global: &Global, output
 async fn check_alone(repository: &Repository, read_data: bool, output: &Output) -> Result<Outcome> {
     let bar = output.bars.then(|| ProgressBar::new(0));
     if let Some(bar) = &bar {
-        if let Ok(style) = ProgressStyle::with_template("{msg:<10} [{bar:30}] {pos} / {len}  {elapsed_precise}") {
+        if let Ok(style) = ProgressStyle::with_template("{msg:<9} [{wide_bar}] {pos} / {len}  {elapsed}") {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -160,7 +165,11 @@ async fn check_alone(repository: &Repository, read_data: bool, output: &Output) 
 }
 
 fn show(found: &VerifyView) -> String {
-    let depth = if found.read_data { "every chunk" } else { "names, sizes and structure; --read-data reads every chunk" };
+    let depth = if found.read_data {
+        "every chunk"
+    } else {
+        "names, sizes and structure; --read-data reads every chunk"
+    };
     let checked = format!(
         "checked {} backups and {} packs ({depth})\n",
         human::count(found.backups_checked),

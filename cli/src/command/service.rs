@@ -76,12 +76,14 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
         Verb::Apply { file } => {
             let service = Some(parse(&file, &read(&file)?)?);
             let mut client = client::connect(global).await?;
-            let applied = client.apply_service(v1::ApplyServiceRequest { service }).await.map_err(from_status)?;
+            let applied =
+                client.apply_service(v1::ApplyServiceRequest { service }).await.map_err(from_status)?;
             output.data(&view(applied.into_inner()), show);
         }
         Verb::List => {
             let mut client = client::connect(global).await?;
-            let reply = client.list_services(v1::ListServicesRequest {}).await.map_err(from_status)?.into_inner();
+            let reply =
+                client.list_services(v1::ListServicesRequest {}).await.map_err(from_status)?.into_inner();
             output.data(&Services { services: reply.services.into_iter().map(view).collect() }, show_list);
         }
         Verb::Show { service } => {
@@ -136,12 +138,20 @@ fn view(service: v1::Service) -> ServiceView {
 }
 
 fn show(service: &ServiceView) -> String {
-    let nodes: Vec<String> = service
-        .nodes
-        .iter()
-        .map(|node| if node.zone.is_empty() { node.name.clone() } else { format!("{} ({})", node.name, node.zone) })
-        .collect();
-    let mut settings: Vec<String> = service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let nodes: Vec<String> =
+        service
+            .nodes
+            .iter()
+            .map(|node| {
+                if node.zone.is_empty() {
+                    node.name.clone()
+                } else {
+                    format!("{} ({})", node.name, node.zone)
+                }
+            })
+            .collect();
+    let mut settings: Vec<String> =
+        service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
     settings.sort();
     fields(&[
         ("service", service.name.clone()),

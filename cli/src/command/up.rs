@@ -36,14 +36,19 @@ pub(crate) struct Up {
 pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outcome> {
     daemon::refuse_open_plaintext(&up.listen, global.insecure_plaintext)?;
     logging::start(output, "warn");
-    let data = up.data.canonicalize().map_err(|error| Error::io(format!("open {}", up.data.display()), error))?;
+    let data =
+        up.data.canonicalize().map_err(|error| Error::io(format!("open {}", up.data.display()), error))?;
     if !data.is_dir() {
         return Err(Error::invalid(format!("{} is no directory", data.display())));
     }
     let state = make_state(up.state)?;
     if state.starts_with(&data) || data.starts_with(&state) {
-        return Err(Error::invalid(format!("the state {} and the data {} lie in one another", state.display(), data.display()))
-            .with_hint("name another place with --state DIR"));
+        return Err(Error::invalid(format!(
+            "the state {} and the data {} lie in one another",
+            state.display(),
+            data.display()
+        ))
+        .with_hint("name another place with --state DIR"));
     }
     let _lock = lock(&state)?;
     let key = operator_key(&state, output)?;
@@ -100,7 +105,8 @@ fn make_state(named: Option<PathBuf>) -> Result<PathBuf> {
     let state = match named {
         Some(state) => state,
         None => default_state().ok_or_else(|| {
-            Error::invalid("there is neither XDG_STATE_HOME nor HOME").with_hint("name a directory with --state DIR")
+            Error::invalid("there is neither XDG_STATE_HOME nor HOME")
+                .with_hint("name a directory with --state DIR")
         })?,
     };
     make_dir(&state)?;
@@ -156,10 +162,18 @@ fn operator_key(state: &Path, output: &Output) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn agent_config(service: &str, server: &str, state: &Path, key: &Path, data: &Path) -> Result<palinurus_agent::config::Config> {
+fn agent_config(
+    service: &str,
+    server: &str,
+    state: &Path,
+    key: &Path,
+    data: &Path,
+) -> Result<palinurus_agent::config::Config> {
     let text = |path: &Path| {
         let text = path.to_str().map(str::to_owned);
-        text.ok_or_else(|| Error::invalid(format!("{} is no UTF-8, which settings have to be", path.display())))
+        text.ok_or_else(|| {
+            Error::invalid(format!("{} is no UTF-8, which settings have to be", path.display()))
+        })
     };
     let mut engine = toml::Table::new();
     engine.insert("type".into(), "files".into());
@@ -176,7 +190,8 @@ fn agent_config(service: &str, server: &str, state: &Path, key: &Path, data: &Pa
 }
 
 fn say_what_next(output: &Output, data: &Path, repository: &str, address: &str) {
-    let server = if address == "127.0.0.1:7410" { String::new() } else { format!(" --server http://{address}") };
+    let server =
+        if address == "127.0.0.1:7410" { String::new() } else { format!(" --server http://{address}") };
     output.note(format!(
         "palinurus is up: {} is backed up to {repository}\n\
          in another terminal:\n  \

@@ -39,9 +39,30 @@ impl Random {
 }
 
 const WORDS: [&str; 24] = [
-    "select", "commit", "customer", "invoice", "shipped", "pending", "warehouse", "2026-11-22", "latency",
-    "replica", "primary", "timeout", "retry", "payload", "checksum", "segment", "amount", "currency", "EUR",
-    "status", "updated", "created", "partition", "offset",
+    "select",
+    "commit",
+    "customer",
+    "invoice",
+    "shipped",
+    "pending",
+    "warehouse",
+    "2026-11-22",
+    "latency",
+    "replica",
+    "primary",
+    "timeout",
+    "retry",
+    "payload",
+    "checksum",
+    "segment",
+    "amount",
+    "currency",
+    "EUR",
+    "status",
+    "updated",
+    "created",
+    "partition",
+    "offset",
 ];
 
 /// Rows as a table has them: numbers that rise, words that repeat, some noise. Compresses about as heap pages do.
@@ -52,7 +73,8 @@ fn rows(random: &mut Random, len: usize) -> Vec<u8> {
         id += 1;
         let words = [(); 4].map(|()| WORDS[random.below(WORDS.len() as u64) as usize]);
         let noise = random.next();
-        let _ = write!(bytes, "{id:012}|{}|{}|{:016x}|{}|{}\0", words[0], words[1], noise, words[2], words[3]);
+        let _ =
+            write!(bytes, "{id:012}|{}|{}|{:016x}|{}|{}\0", words[0], words[1], noise, words[2], words[3]);
     }
     bytes.truncate(len);
     bytes
@@ -64,7 +86,10 @@ fn json(random: &mut Random, len: usize) -> Vec<u8> {
         let word = |random: &mut Random| WORDS[random.below(WORDS.len() as u64) as usize];
         let (a, b, c) = (word(random), word(random), word(random));
         let (n, m) = (random.below(1_000_000), random.below(10_000));
-        let _ = writeln!(bytes, "{{\"time\":{n},\"level\":\"info\",\"event\":\"{a}\",\"table\":\"{b}\",\"{c}\":{m}}}");
+        let _ = writeln!(
+            bytes,
+            "{{\"time\":{n},\"level\":\"info\",\"event\":\"{a}\",\"table\":\"{b}\",\"{c}\":{m}}}"
+        );
     }
     bytes.truncate(len);
     bytes
@@ -138,7 +163,8 @@ fn small_files(into: &Path, bytes: u64, average: u64, random: &mut Random) -> Re
         }
         let size = (average / 2 + random.below(average)).min(left);
         let body = json(random, size as usize);
-        fs::write(directory.join(format!("{number:06}.json")), body).map_err(|e| Error::io("write the data", e))?;
+        fs::write(directory.join(format!("{number:06}.json")), body)
+            .map_err(|e| Error::io("write the data", e))?;
         left -= size;
     }
     Ok(())

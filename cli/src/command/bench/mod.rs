@@ -90,7 +90,12 @@ async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) ->
         let ours: Vec<Cost> = runs.iter().map(|run| run.steps[index].ours.clone()).collect();
         let peers: Vec<Cost> = runs.iter().filter_map(|run| run.steps[index].peer.clone()).collect();
         let Step { name, bytes, .. } = first.steps[index];
-        Step { name, bytes, ours: Cost::median(&ours), peer: (!peers.is_empty()).then(|| Cost::median(&peers)) }
+        Step {
+            name,
+            bytes,
+            ours: Cost::median(&ours),
+            peer: (!peers.is_empty()).then(|| Cost::median(&peers)),
+        }
     });
     Ok(Report {
         data: bench.data.as_ref().map_or_else(
@@ -188,7 +193,13 @@ struct Fleet<'a> {
 }
 
 impl<'a> Fleet<'a> {
-    async fn start(home: &Path, data: &Path, pages: bool, global: &Global, output: &'a Output) -> Result<Self> {
+    async fn start(
+        home: &Path,
+        data: &Path,
+        pages: bool,
+        global: &Global,
+        output: &'a Output,
+    ) -> Result<Self> {
         KeyFile::generate(&SystemEntropy::new())?.write(&home.join("operator.key"))?;
         let state = home.join("coordinator");
         make_dir(&state)?;
@@ -210,7 +221,10 @@ impl<'a> Fleet<'a> {
             nodes: vec![v1::NodeSpec { name: NODE.into(), ..Default::default() }],
             ..Default::default()
         };
-        client.apply_service(v1::ApplyServiceRequest { service: Some(service) }).await.map_err(from_status)?;
+        client
+            .apply_service(v1::ApplyServiceRequest { service: Some(service) })
+            .await
+            .map_err(from_status)?;
         // Bars would be measured with the rest.
         let global = Global { server, no_progress: true, ..global.clone() };
         let home = home.to_owned();
@@ -340,7 +354,11 @@ async fn copy(from: &Path, to: &Path) -> Result<()> {
         .status()
         .await
         .map_err(|e| Error::io("run cp", e))?;
-    if status.success() { Ok(()) } else { Err(Error::unavailable(format!("cp of {} failed", from.display()))) }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::unavailable(format!("cp of {} failed", from.display())))
+    }
 }
 
 fn make_dir(path: &Path) -> Result<()> {

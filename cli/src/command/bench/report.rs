@@ -73,8 +73,20 @@ impl Cost {
 
 pub(super) fn show(report: &Report) -> String {
     let header = [
-        "step", "seconds", "GB/s", "of limit", "cpu s", "uploaded", "requests", "agent", "coordinator", "peer s",
-        "peer cpu s", "peer uploaded", "faster", "fewer bytes",
+        "step",
+        "seconds",
+        "GB/s",
+        "of limit",
+        "cpu s",
+        "uploaded",
+        "requests",
+        "agent",
+        "coordinator",
+        "peer s",
+        "peer cpu s",
+        "peer uploaded",
+        "faster",
+        "fewer bytes",
     ];
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), human::size);
     let rate = |step: &Step| step.bytes as f64 / 1e9 / step.ours.seconds.max(1e-9);
@@ -84,7 +96,8 @@ pub(super) fn show(report: &Report) -> String {
             "cold" => format!("{:.0} %", 100.0 * report.limit_seconds / step.ours.seconds),
             _ => "-".into(),
         };
-        let faster = peer.map_or_else(|| "-".into(), |peer| format!("{:.1}x", peer.seconds / step.ours.seconds));
+        let faster =
+            peer.map_or_else(|| "-".into(), |peer| format!("{:.1}x", peer.seconds / step.ours.seconds));
         let fewer = match (peer.and_then(|peer| peer.uploaded), step.ours.uploaded) {
             (Some(theirs), Some(ours)) if ours > 0 => format!("{:.2}x", theirs as f64 / ours as f64),
             _ => "-".into(),

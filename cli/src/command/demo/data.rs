@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use palinurus_repository::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use tokio_util::sync::CancellationToken;
 
 /// Where the default data comes from, in this order, until there is enough.
 const SOURCES: [&str; 3] = ["/usr/share", "/usr/lib", "/usr/bin"];
@@ -22,7 +23,12 @@ struct Found {
 }
 
 /// Fills `replicas` with the same two thirds of what was found, and `single` with the rest.
-pub(super) fn lay_out(data: Option<&Path>, replicas: [&Path; 2], single: &Path) -> Result<()> {
+pub(super) fn lay_out(
+    data: Option<&Path>,
+    replicas: [&Path; 2],
+    single: &Path,
+    stop: &CancellationToken,
+) -> Result<()> {
     let mut found = Vec::new();
     match data {
         Some(data) => {
@@ -48,9 +54,9 @@ pub(super) fn lay_out(data: Option<&Path>, replicas: [&Path; 2], single: &Path) 
         cut += 1;
     }
     let (shared, own) = found.split_at(cut);
-    copy_all(shared, replicas[0])?;
-    copy_all(shared, replicas[1])?;
-    copy_all(if own.is_empty() { shared } else { own }, single)?;
+    copy_all(shared, replicas[0], stop)?;
+    copy_all(shared, replicas[1], stop)?;
+    copy_all(if own.is_empty() { shared } else { own }, single, stop)?;
     oddities(replicas[0])?;
     oddities(replicas[1])
 }
@@ -78,20 +84,25 @@ fn find(dir: &Path, root: &Path, left: &mut u64, found: &mut Vec<Found>) -> Resu
     Ok(())
 }
 
-fn copy_all(files: &[Found], target: &Path) -> Result<()> {
+fn copy_all(files: &[Found], target: &Path, stop: &CancellationToken) -> Result<()> {
     let mut links: HashMap<(u64, u64), PathBuf> = HashMap::new();
     let mut directories: Vec<(PathBuf, fs::Metadata)> = Vec::new();
     for file in files {
+        if stop.is_cancelled() {
+            return Err(Error::unavailable("interrupted"));
+        }
         let to = target.join(&file.relative);
         if let Some(parent) = to.parent() {
             make_parents(file, parent, target, &mut directories)?;
         }
-        copy(&file.source, &to, &mut links)
-            .map_err(|error| Error::io(format!("copy {} to {}", file.source.display(), to.display()), error))?;
+        copy(&file.source, &to, &mut links).map_err(|error| {
+            Error::io(format!("copy {} to {}", file.source.display(), to.display()), error)
+        })?;
     }
     // Last, for making a file in a directory moves the directory's time.
     for (path, meta) in directories.iter().rev() {
-        set_times(path, meta).map_err(|error| Error::io(format!("set the time of {}", path.display()), error))?;
+        set_times(path, meta)
+            .map_err(|error| Error::io(format!("set the time of {}", path.display()), error))?;
     }
     Ok(())
 }
@@ -110,7 +121,8 @@ fn make_parents(
     }
     let failed = |error| Error::io(format!("make {}", parent.display()), error);
     fs::create_dir(parent).map_err(failed)?;
-    let depth = file.relative.components().count() - parent.strip_prefix(target).unwrap_or(parent).components().count();
+    let depth = file.relative.components().count()
+        - parent.strip_prefix(target).unwrap_or(parent).components().count();
     if let Some(source) = file.source.ancestors().nth(depth) {
         let meta = fs::symlink_metadata(source).map_err(failed)?;
         let mode = meta.permissions().mode() & 0o7777 | 0o700;
@@ -195,7 +207,8 @@ pub(super) fn change(dir: &Path) -> Result<Changes> {
                 changes.overwritten += 1;
             }
             17 if size > 0 => {
-                let mut file = OpenOptions::new().write(true).open(path).map_err(|error| failed(path, error))?;
+                let mut file =
+                    OpenOptions::new().write(true).open(path).map_err(|error| failed(path, error))?;
                 file.seek(SeekFrom::End(0))
                     .and_then(|_| file.write_all(&[b'+'; 3000]))
                     .map_err(|error| failed(path, error))?;
@@ -210,7 +223,8 @@ pub(super) fn change(dir: &Path) -> Result<Changes> {
     }
     for i in 0..20 {
         let path = dir.join(format!("added-{i}"));
-        fs::write(&path, format!("new since the first backup: {i}\n").repeat(500)).map_err(|error| failed(&path, error))?;
+        fs::write(&path, format!("new since the first backup: {i}\n").repeat(500))
+            .map_err(|error| failed(&path, error))?;
         changes.added += 1;
     }
     Ok(changes)
@@ -254,7 +268,7 @@ mod tests {
         for node in &nodes {
             fs::create_dir(node).unwrap();
         }
-        lay_out(Some(&source), [&nodes[0], &nodes[1]], &nodes[2]).unwrap();
+        lay_out(Some(&source), [&nodes[0], &nodes[1]], &nodes[2], &CancellationToken::new()).unwrap();
         let changes = change(&nodes[0]).unwrap();
         assert!(changes.overwritten > 0 && changes.extended > 0 && changes.removed > 0, "{changes:?}");
         change(&nodes[1]).unwrap();

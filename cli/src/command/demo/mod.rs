@@ -10,14 +10,15 @@ use std::time::Duration;
 use palinurus_proto::{from_status, v1};
 use palinurus_repository::{Error, KeyFile, Result, SystemEntropy};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fleet::{self, Process};
 use crate::client::{self, Client};
 use crate::exit::Outcome;
 use crate::output::Output;
 use crate::{Global, follow, human, signal};
 use data::disk_size;
-use super::fleet::{self, Process};
 use record::Record;
 use report::{Report, Step};
 
@@ -43,15 +44,15 @@ pub(crate) async fn run(demo: Demo, global: &Global, output: &Output) -> Result<
         .prefix("palinurus-demo-")
         .tempdir()
         .map_err(|error| Error::io("make a directory for the demo", error))?;
-    let disk = Disk::default();
+    let disk = Disk { tasks: TaskTracker::new(), stop: cancel.clone() };
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::unavailable("interrupted")),
         result = Box::pin(play(&demo, dir.path(), &disk, global, output)) => result,
     };
     // Dropping an interrupted play has killed its processes; its copying still has to end before cleaning up.
-    disk.0.close();
-    disk.0.wait().await;
+    disk.tasks.close();
+    disk.tasks.wait().await;
     if demo.keep {
         output.say(format!("everything is kept in {}", dir.keep().display()));
     } else if let Err(error) = dir.close() {
@@ -72,13 +73,7 @@ struct Stage<'a> {
     agents: Vec<(&'static str, Process)>,
 }
 
-async fn play(
-    demo: &Demo,
-    dir: &Path,
-    disk: &Disk,
-    global: &Global,
-    output: &Output,
-) -> Result<Report> {
+async fn play(demo: &Demo, dir: &Path, disk: &Disk, global: &Global, output: &Output) -> Result<Report> {
     let began = Instant::now();
     let data = NODES.map(|node| node_dir(dir, node).join("data"));
     for data in &data {
@@ -87,7 +82,8 @@ async fn play(
     output.note("laying out the data of three nodes; n1 and n2 are replicas of each other ...");
     let source = demo.data.clone();
     let [one, two, three] = data.clone();
-    disk.run(move || data::lay_out(source.as_deref(), [&one, &two], &three)).await?;
+    let stop = disk.stop.clone();
+    disk.run(move || data::lay_out(source.as_deref(), [&one, &two], &three, &stop)).await?;
 
     output.note("starting a coordinator and three agents ...");
     let mut stage = Stage::set(dir, disk, global, output).await?;
@@ -95,12 +91,13 @@ async fn play(
 
     let mut steps = vec![stage.backup("first backup").await?];
     let changed = data.clone();
-    let changes = disk.run(move || {
-        data::change(&changed[0])?;
-        data::change(&changed[2])?;
-        data::change(&changed[1])
-    })
-    .await?;
+    let changes = disk
+        .run(move || {
+            data::change(&changed[0])?;
+            data::change(&changed[2])?;
+            data::change(&changed[1])
+        })
+        .await?;
     output.note(format!(
         "changed on each node as on {LOST}: {} files overwritten in the middle, {} longer, {} removed, {} added",
         changes.overwritten, changes.extended, changes.removed, changes.added
@@ -109,7 +106,10 @@ async fn play(
 
     let lost = data[1].clone();
     let before = disk.run(move || Record::take(&lost)).await?;
-    output.note(format!("killing the agent of {LOST} and destroying its {} files ...", human::count(before.files)));
+    output.note(format!(
+        "killing the agent of {LOST} and destroying its {} files ...",
+        human::count(before.files)
+    ));
     stage.lose(LOST).await?;
     output.note(format!("starting a replacement for {LOST} with an empty directory, and restoring it ..."));
     let restored = stage.replace(LOST).await?;
@@ -159,7 +159,10 @@ impl<'a> Stage<'a> {
             nodes: NODES.map(|name| v1::NodeSpec { name: name.into(), ..Default::default() }).into(),
             ..Default::default()
         };
-        client.apply_service(v1::ApplyServiceRequest { service: Some(service) }).await.map_err(from_status)?;
+        client
+            .apply_service(v1::ApplyServiceRequest { service: Some(service) })
+            .await
+            .map_err(from_status)?;
         let global = Global { server, ..global.clone() };
         let mut stage = Self { dir, output, disk, global, client, coordinator, agents: Vec::new() };
         for node in NODES {
@@ -192,7 +195,8 @@ impl<'a> Stage<'a> {
         loop {
             let request = v1::ListNodesRequest { service: SERVICE.into() };
             let known = self.client.list_nodes(request).await.map_err(from_status)?.into_inner().nodes;
-            let here = |name: &str| known.iter().any(|node| node.name == name && node.connected && fits(node));
+            let here =
+                |name: &str| known.iter().any(|node| node.name == name && node.connected && fits(node));
             if nodes.iter().all(|name| here(name)) {
                 return Ok(());
             }
@@ -201,7 +205,9 @@ impl<'a> Stage<'a> {
                 agent.check()?;
             }
             if Instant::now() > deadline {
-                return Err(Error::unavailable(format!("not all of {nodes:?} have joined after {JOINING:?}")));
+                return Err(Error::unavailable(format!(
+                    "not all of {nodes:?} have joined after {JOINING:?}"
+                )));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -240,7 +246,8 @@ impl<'a> Stage<'a> {
         let data = node_dir(self.dir, node);
         let disk = self.disk;
         disk.run(move || {
-            std::fs::remove_dir_all(&data).map_err(|error| Error::io(format!("destroy {}", data.display()), error))
+            std::fs::remove_dir_all(&data)
+                .map_err(|error| Error::io(format!("destroy {}", data.display()), error))
         })
         .await
     }
@@ -295,12 +302,15 @@ fn write(file: &Path, text: &str) -> Result<()> {
 }
 
 /// Copying and comparing, off the runtime's threads and waited for before cleaning up.
-#[derive(Debug, Default)]
-struct Disk(TaskTracker);
+#[derive(Debug)]
+struct Disk {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
 
 impl Disk {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let done = self.0.spawn_blocking(work).await;
+        let done = self.tasks.spawn_blocking(work).await;
         done.map_err(|error| Error::internal("a step of the demo died").with_source(error))?
     }
 }

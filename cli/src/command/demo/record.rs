@@ -63,7 +63,8 @@ impl Record {
             fact.kind = "file";
             fact.size = meta.len();
             if meta.nlink() > 1 {
-                fact.linked_to = inodes.entry((meta.dev(), meta.ino())).or_insert_with(|| name.to_vec()).clone();
+                fact.linked_to =
+                    inodes.entry((meta.dev(), meta.ino())).or_insert_with(|| name.to_vec()).clone();
             }
             fact.content = hash(path).map_err(failed)?;
             self.files += 1;
@@ -97,7 +98,9 @@ impl Record {
         for (name, want) in &self.facts {
             match restored.facts.get(name) {
                 None => found.push(format!("{}: missing", human::name(name))),
-                Some(have) if have != want => found.push(format!("{}: {}", human::name(name), want.difference(have))),
+                Some(have) if have != want => {
+                    found.push(format!("{}: {}", human::name(name), want.difference(have)))
+                }
                 Some(_) => {}
             }
         }
@@ -124,7 +127,12 @@ impl Fact {
         compare("content", self.content == have.content, "one".into(), "another".into());
         let link = |name: &[u8]| format!("{:?}", human::name(name));
         compare("link", self.linked_to == have.linked_to, link(&self.linked_to), link(&have.linked_to));
-        compare("xattrs", self.xattrs == have.xattrs, format!("{:?}", self.xattrs), format!("{:?}", have.xattrs));
+        compare(
+            "xattrs",
+            self.xattrs == have.xattrs,
+            format!("{:?}", self.xattrs),
+            format!("{:?}", have.xattrs),
+        );
         parts.join(", ")
     }
 }
@@ -184,10 +192,17 @@ mod tests {
             record.facts.values_mut().for_each(|fact| fact.mtime = (0, 0));
         }
         let found = records[0].differences(&records[1]);
-        for (name, what) in
-            [("content", "content"), ("mode", "mode"), ("linked", "link"), ("other", "missing"), ("extra", "not there")]
-        {
-            assert!(found.iter().any(|line| line.starts_with(name) && line.contains(what)), "{name}: {found:?}");
+        for (name, what) in [
+            ("content", "content"),
+            ("mode", "mode"),
+            ("linked", "link"),
+            ("other", "missing"),
+            ("extra", "not there"),
+        ] {
+            assert!(
+                found.iter().any(|line| line.starts_with(name) && line.contains(what)),
+                "{name}: {found:?}"
+            );
         }
         assert_eq!(found.len(), 5, "{found:?}");
         assert!(records[0].differences(&records[0]).is_empty());
