@@ -52,6 +52,6 @@ async fn a_tree_in_motion() {
     let want = world.move_data("n1");
     world.restore("n1", false).await;
     compare::assert_equal(&want.join("still"), &data.join("still"), &[]);
-    assert_eq!(world.leftovers("n1"), Vec::<std::path::PathBuf>::new());
+    world.nothing_left_behind("n1").await;
     world.stop().await;
 }

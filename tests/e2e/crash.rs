@@ -11,6 +11,7 @@ use palinurus_tests::{World, compare};
 
 async fn filled_world(random: &mut Random) -> World {
     let mut world = World::new(&["n1", "n2", "n3"]);
+    world.engine = "immutable = [\"small-*\"]\nappend_only = [\"1?\"]\n".into();
     let n1 = world.data("n1");
     for i in 0..40 {
         fs::write(n1.join(format!("{i}")), random.bytes(1_500_000)).unwrap();
@@ -31,7 +32,7 @@ async fn filled_world(random: &mut Random) -> World {
 async fn assert_clean(world: &World, untouched: &[(String, Vec<PathBuf>)]) {
     for (node, before) in untouched {
         assert_eq!(&files_below(&world.data(node)), before, "files of {node}'s data directory");
-        assert_eq!(world.leftovers(node), Vec::<PathBuf>::new(), "left behind by {node}");
+        world.nothing_left_behind(node).await;
     }
     let partial: Vec<PathBuf> =
         files_below(world.repository()).into_iter().filter(|path| is_partial(path)).collect();
@@ -85,7 +86,9 @@ async fn random_kills_during_backups() {
         eprintln!("round {round}: agent {agent} {node}, coordinator {coordinator}: {:?}", ended.state());
         match ended.state() {
             OperationState::Succeeded | OperationState::Warnings => committed += 1,
-            OperationState::Failed => assert!(ended.failure.is_some_and(|failure| !failure.message.is_empty())),
+            OperationState::Failed => {
+                assert!(ended.failure.is_some_and(|failure| !failure.message.is_empty()))
+            }
             other => panic!("ended as {other:?}"),
         }
         assert_clean(&world, &untouched).await;
@@ -120,7 +123,7 @@ async fn a_kill_during_a_restore_leaves_no_partial_file_and_the_next_one_works()
         world.restore("n1", true).await;
     }
     compare::assert_equal(&want, &world.data("n1"), &[]);
-    assert_eq!(world.leftovers("n1"), Vec::<PathBuf>::new());
+    world.nothing_left_behind("n1").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! A disk that fills up under the repository, the spool or the restored data: the reason is said, and once there is
 //! room the same command works.
 use std::fs;
-use std::path::PathBuf;
 
 use palinurus_proto::v1::{self, OperationState};
 use palinurus_tests::seeded::Random;
@@ -34,7 +33,7 @@ async fn the_repository_is_full() {
     let operation = world.start_backup().await;
     says_full(&world.ended(&operation.id).await);
     assert!(world.backups().await.is_empty());
-    assert_eq!(world.leftovers("n1"), Vec::<PathBuf>::new());
+    world.nothing_left_behind("n1").await;
     // Less to store: it fits now, beside nothing of the failed one.
     for i in 10..60 {
         fs::remove_file(world.data("n1").join(format!("{i}"))).unwrap();
@@ -53,7 +52,7 @@ async fn the_agents_state_is_full() {
     world.start().await;
     let operation = world.start_backup().await;
     says_full(&world.ended(&operation.id).await);
-    assert_eq!(world.leftovers("n1"), Vec::<PathBuf>::new());
+    world.nothing_left_behind("n1").await;
     for i in 100..20_000 {
         fs::remove_file(world.data("n1").join(format!("a file with a name of some length {i:060}"))).unwrap();
     }
@@ -71,8 +70,16 @@ async fn the_restores_target_is_full() {
     let Some(_tmpfs) = Tmpfs::mount(&small, 16) else { return };
     let (url, key) = (world.repository_url(), world.key());
     let restore = |target: &std::path::Path| {
-        ["restore", "--repository", &url, "--keys", key.to_str().unwrap(), "--target", target.to_str().unwrap()]
-            .map(str::to_owned)
+        [
+            "restore",
+            "--repository",
+            &url,
+            "--keys",
+            key.to_str().unwrap(),
+            "--target",
+            target.to_str().unwrap(),
+        ]
+        .map(str::to_owned)
     };
     let full = world.run(&restore(&small)).await.expect(5);
     assert!(full.stderr.to_lowercase().contains("space"), "{}", full.stderr);

@@ -1,10 +1,17 @@
 //! End to end: the real binary, real processes, real files.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by panicking"
+)]
 
 mod changing;
+mod classes;
 mod crash;
 mod damage;
 mod demo;
+mod freeze;
 mod full_disk;
 mod odd_tree;
 mod offline;

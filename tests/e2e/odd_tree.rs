@@ -17,7 +17,9 @@ async fn an_odd_tree_comes_back_as_it_was() {
 
     let backup = world.backup().await;
     assert_eq!(backup.state(), OperationState::Warnings, "the skipped specials are said");
-    for special in oddities::SKIPPED.iter().filter(|name| world.data("n1").join(name).symlink_metadata().is_ok()) {
+    for special in
+        oddities::SKIPPED.iter().filter(|name| world.data("n1").join(name).symlink_metadata().is_ok())
+    {
         let said = backup.warnings.iter().any(|warning| warning.path == special.as_bytes());
         assert!(said, "{special} is not among {:?}", backup.warnings);
     }
@@ -29,7 +31,7 @@ async fn an_odd_tree_comes_back_as_it_was() {
         let (was, is) = (compare::allocated(&was), compare::allocated(&is));
         assert!(is <= was + (1 << 20), "{sparse} takes up {is} bytes, took up {was}");
     }
-    assert_eq!(world.leftovers("n1"), Vec::<std::path::PathBuf>::new());
+    world.nothing_left_behind("n1").await;
 
     // Restored onto itself once more, with damage to mend.
     fs::write(world.data("n1").join("one byte"), "other content").unwrap();
@@ -37,10 +39,11 @@ async fn an_odd_tree_comes_back_as_it_was() {
     fs::remove_file(world.data("n1").join("extent")).unwrap();
     let mended = world.restore("n1", true).await;
     compare::assert_equal(&want, &world.data("n1"), &oddities::SKIPPED);
-    let written = mended.tasks.iter().filter_map(|task| task.result.as_ref()?.result.clone()).find_map(|r| match r {
-        palinurus_proto::v1::task_result::Result::Restore(restore) => Some(restore.bytes_written),
-        _ => None,
-    });
+    let written =
+        mended.tasks.iter().filter_map(|task| task.result.as_ref()?.result.clone()).find_map(|r| match r {
+            palinurus_proto::v1::task_result::Result::Restore(restore) => Some(restore.bytes_written),
+            _ => None,
+        });
     assert!(written.is_some_and(|bytes| bytes < 4 << 20), "a delta wrote {written:?} bytes");
     world.stop().await;
 }
@@ -58,7 +61,11 @@ async fn a_file_of_five_gib_of_holes_costs_nothing() {
     world.restore("n1", false).await;
     let restored = world.data("n1").join("giant");
     assert_eq!(fs::metadata(&restored).unwrap().len(), 5 << 30);
-    assert!(compare::allocated(&restored) < 64 << 20, "the restored file takes up {}", compare::allocated(&restored));
+    assert!(
+        compare::allocated(&restored) < 64 << 20,
+        "the restored file takes up {}",
+        compare::allocated(&restored)
+    );
     compare::assert_equal(&want, &world.data("n1"), &[]);
 }
 

@@ -32,7 +32,8 @@ async fn a_wrong_a_missing_and_an_open_key() {
     world.backup().await;
     world.stop().await;
     let url = world.repository_url();
-    let check = async |key: &str| world.run(&["repository", "check", "--repository", &url, "--keys", key]).await;
+    let check =
+        async |key: &str| world.run(&["repository", "check", "--repository", &url, "--keys", key]).await;
 
     let other = world.path("other key");
     KeyFile::generate(&SystemEntropy::new()).unwrap().write(&other).unwrap();
@@ -81,7 +82,8 @@ async fn an_agent_of_an_unknown_name_is_turned_away() {
     let config = world.path("stranger.toml");
     let text = world.agent_config("n1").replace("node = \"n1\"", "node = \"n9\"");
     let state = world.path("stranger");
-    fs::write(&config, text.replace(world.agent_state("n1").to_str().unwrap(), state.to_str().unwrap())).unwrap();
+    fs::write(&config, text.replace(world.agent_state("n1").to_str().unwrap(), state.to_str().unwrap()))
+        .unwrap();
     let mut command = palinurus();
     command.args(["agent", "--config"]).arg(&config);
     let log = world.path("stranger.log");
@@ -98,7 +100,8 @@ async fn a_second_agent_for_a_place_does_not_disturb_the_first() {
     let first = world.node("n1").await.instance;
     let config = world.path("second.toml");
     let state = world.path("second state");
-    let text = world.agent_config("n1").replace(world.agent_state("n1").to_str().unwrap(), state.to_str().unwrap());
+    let text =
+        world.agent_config("n1").replace(world.agent_state("n1").to_str().unwrap(), state.to_str().unwrap());
     fs::write(&config, text).unwrap();
     let mut command = palinurus();
     command.args(["agent", "--config"]).arg(&config);

@@ -22,7 +22,13 @@ async fn the_quick_start_and_grpcurl() {
     fs::write(data.join("file"), "content").unwrap();
     let up = || {
         let mut command = palinurus();
-        command.arg("up").arg("--data").arg(&data).arg("--state").arg(&state).args(["--listen", "127.0.0.1:0"]);
+        command
+            .arg("up")
+            .arg("--data")
+            .arg(&data)
+            .arg("--state")
+            .arg(&state)
+            .args(["--listen", "127.0.0.1:0"]);
         command
     };
     let mut process = Process::start("up", up(), &at("up.log"));

@@ -6,11 +6,17 @@ use std::process::Command;
 /// `except` are patterns of what a backup leaves out on purpose.
 pub fn assert_equal(want: &Path, have: &Path, except: &[&str]) {
     let found = rsync(want, have, except);
-    assert!(found.is_empty(), "rsync finds differences between {} and {}:\n{found}", want.display(), have.display());
+    assert!(
+        found.is_empty(),
+        "rsync finds differences between {} and {}:\n{found}",
+        want.display(),
+        have.display()
+    );
     let (want_attributes, have_attributes) = (attributes(want, except), attributes(have, except));
     if want_attributes != have_attributes {
         let lost: Vec<_> = want_attributes.iter().filter(|block| !have_attributes.contains(block)).collect();
-        let gained: Vec<_> = have_attributes.iter().filter(|block| !want_attributes.contains(block)).collect();
+        let gained: Vec<_> =
+            have_attributes.iter().filter(|block| !want_attributes.contains(block)).collect();
         panic!("getfattr differs\nonly in the original: {lost:#?}\nonly in the other: {gained:#?}");
     }
 }
@@ -40,7 +46,8 @@ fn attributes(dir: &Path, except: &[&str]) -> Vec<String> {
         .filter(|block| !except.iter().any(|name| block.starts_with(&format!("# file: {name}\n"))))
         .map(|block| {
             // Attributes of one file, too, come in no certain order.
-            let mut lines: Vec<&str> = block.lines().filter(|line| !line.starts_with("security.selinux")).collect();
+            let mut lines: Vec<&str> =
+                block.lines().filter(|line| !line.starts_with("security.selinux")).collect();
             lines.sort_unstable();
             lines.join("\n")
         })

@@ -27,7 +27,16 @@ pub fn make(dir: &Path) {
 }
 
 fn names(dir: &Path) {
-    for name in [&b"not \xff\xfe utf-8"[..], b"line\nbreak", b"esc\x1b[31m", b"-rf", b" ", b"...", b"*?[", b"\xc3\xa9"] {
+    for name in [
+        &b"not \xff\xfe utf-8"[..],
+        b"line\nbreak",
+        b"esc\x1b[31m",
+        b"-rf",
+        b" ",
+        b"...",
+        b"*?[",
+        b"\xc3\xa9",
+    ] {
         fs::write(dir.join(OsStr::from_bytes(name)), name).unwrap();
     }
     fs::write(dir.join("x".repeat(255)), "the longest name").unwrap();
@@ -76,8 +85,6 @@ fn links(dir: &Path) {
     symlink(OsStr::from_bytes(b"\xff"), at("not utf-8")).unwrap();
     symlink("t".repeat(4095), at("long")).unwrap();
     symlink("z first by time", at("twice")).unwrap();
-    // A symlink of two names is one symlink.
-    fs::hard_link(at("twice"), at("twice again")).unwrap();
 }
 
 fn attributes(dir: &Path) {
@@ -99,13 +106,17 @@ fn attributes(dir: &Path) {
     xattr::set(at("extended"), "user.long", &[b'v'; 1500]).unwrap();
     xattr::set(dir.join("attributes"), "user.on a directory", b"yes").unwrap();
     // user::rw-, user:1234:r--, group::r--, mask::r--, other::--- as the kernel writes it.
-    let acl: Vec<u8> = [(1u16, 6u16, u32::MAX), (2, 4, 1234), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
-        .iter()
-        .flat_map(|(tag, perm, id)| [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat())
-        .collect();
+    let acl: Vec<u8> =
+        [(1u16, 6u16, u32::MAX), (2, 4, 1234), (4, 4, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]
+            .iter()
+            .flat_map(|(tag, perm, id)| {
+                [&tag.to_le_bytes()[..], &perm.to_le_bytes(), &id.to_le_bytes()].concat()
+            })
+            .collect();
     fs::write(at("access list"), "").unwrap();
     // tmpfs and others may have none.
-    let _ = xattr::set(at("access list"), "system.posix_acl_access", &[&2u32.to_le_bytes()[..], &acl].concat());
+    let _ =
+        xattr::set(at("access list"), "system.posix_acl_access", &[&2u32.to_le_bytes()[..], &acl].concat());
     if is_root() {
         fs::write(at("owned"), "").unwrap();
         chown(at("owned"), Some(1234), Some(5678)).unwrap();
@@ -128,7 +139,13 @@ fn specials(dir: &Path) {
     if is_root() {
         let null = rustix::fs::makedev(1, 3);
         // A container may forbid it.
-        let _ = rustix::fs::mknodat(CWD, dir.join("device"), FileType::CharacterDevice, Mode::from_raw_mode(0o644), null);
+        let _ = rustix::fs::mknodat(
+            CWD,
+            dir.join("device"),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o644),
+            null,
+        );
     }
 }
 
@@ -143,7 +160,8 @@ fn deep(dir: &Path) {
         at = rustix::fs::openat(&at, &name, flags, Mode::empty()).unwrap();
         len += name.len() + 1;
     }
-    let file = rustix::fs::openat(&at, "at the bottom", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644));
+    let file =
+        rustix::fs::openat(&at, "at the bottom", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644));
     rustix::io::write(file.unwrap(), b"deep").unwrap();
 }
 

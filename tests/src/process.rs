@@ -18,7 +18,25 @@ pub fn binary() -> &'static Path {
         if profile.ends_with("release") {
             build.arg("--release");
         }
-        let status = build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).status().unwrap();
+        // What cargo told the test about its own package would look like a change to build scripts.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if [
+                "CARGO_PKG_",
+                "CARGO_MANIFEST_",
+                "CARGO_BIN_",
+                "CARGO_CRATE_",
+                "CARGO_PRIMARY_",
+                "CARGO_TARGET_TMPDIR",
+            ]
+            .iter()
+            .any(|prefix| text.starts_with(prefix))
+            {
+                build.env_remove(name);
+            }
+        }
+        let status =
+            build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).status().unwrap();
         assert!(status.success(), "the workspace does not build");
         profile.join("palinurus")
     })
@@ -27,7 +45,8 @@ pub fn binary() -> &'static Path {
 /// `palinurus` with nothing of the caller's configuration.
 pub fn palinurus() -> Command {
     let mut command = Command::new(binary());
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PALINURUS_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PALINURUS_"))
+    {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
@@ -89,7 +108,7 @@ impl Drop for Process {
         let _ = self.child.wait();
         if std::thread::panicking() {
             let log = self.log_text();
-            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
             eprintln!("-- the end of {}'s log:", self.name);
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }

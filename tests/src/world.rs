@@ -25,6 +25,8 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// More lines for an agent's [engine] table.
     pub engine: String,
+    /// More lines for the coordinator's settings.
+    pub settings: String,
     repository: PathBuf,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
@@ -46,6 +48,7 @@ impl World {
             coordinator: None,
             agents: BTreeMap::new(),
             engine: String::new(),
+            settings: String::new(),
             repository,
             dir,
         }
@@ -104,7 +107,8 @@ impl World {
         let keys = self.key();
         let text = format!(
             "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = [{keys:?}]\n\
-             heartbeat = \"500ms\"\npatience = \"20s\"\n"
+             heartbeat = \"500ms\"\npatience = \"20s\"\n{}",
+            self.settings
         );
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
@@ -124,7 +128,11 @@ impl World {
             name: SERVICE.into(),
             r#type: "files".into(),
             repository: self.repository_url(),
-            nodes: self.nodes.iter().map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() }).collect(),
+            nodes: self
+                .nodes
+                .iter()
+                .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
+                .collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -194,7 +202,8 @@ impl World {
     }
 
     pub async fn node(&self, name: &str) -> v1::Node {
-        let reply = self.client().await.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+        let reply =
+            self.client().await.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
         reply.nodes.into_iter().find(|node| node.name == name).expect("a node of the service")
     }
 
@@ -233,7 +242,8 @@ impl World {
             let mut client = CoordinatorClient::connect(self.server()).await.ok()?;
             let request = v1::GetOperationRequest { id: id.to_owned() };
             let operation = client.get_operation(request).await.ok()?.into_inner();
-            let ended = !matches!(operation.state(), v1::OperationState::Running | v1::OperationState::Cancelling);
+            let ended =
+                !matches!(operation.state(), v1::OperationState::Running | v1::OperationState::Cancelling);
             ended.then_some(operation)
         })
         .await
@@ -271,10 +281,18 @@ impl World {
         .await;
     }
 
-    /// What lies in a node's journal and spool: nothing, once no operation runs.
-    pub fn leftovers(&self, node: &str) -> Vec<PathBuf> {
+    /// Nothing is kept of any operation. What has just ended is forgotten a moment later, hence the wait.
+    pub async fn nothing_left_behind(&self, node: &str) {
         let state = self.agent_state(node);
-        ["journal", "spool"].iter().flat_map(|part| files_below(&state.join(part))).collect()
+        let mut left = Vec::new();
+        for _ in 0..200 {
+            left = ["journal", "spool"].iter().flat_map(|part| files_below(&state.join(part))).collect();
+            if left.is_empty() {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        panic!("{node} has left behind: {left:#?}");
     }
 
     /// Moves a node's data aside and leaves an empty directory. Returns where it is now.
