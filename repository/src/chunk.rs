@@ -8,7 +8,9 @@ pub const EXTENT: usize = FRAME_MAX;
 /// Files below this share frames.
 pub const SMALL: u64 = 128 << 10;
 
-const CONTENT_MIN: usize = 256 << 10;
+/// No cut is looked for before this, which is what makes it cheap: two thirds of the bytes are not looked at.
+const CONTENT_MIN: usize = 512 << 10;
+/// With the least it makes chunks of about 730 KiB; one in eight is cut by the limit.
 const CONTENT_AVERAGE: usize = 512 << 10;
 
 /// The length of the chunk that `bytes` starts with, cut by content; all of `bytes` where nothing in it cuts.
