@@ -1,5 +1,8 @@
 use super::*;
+use crate::crypto::TAG_LEN;
 use crate::entropy::{Entropy, SeededEntropy};
+use crate::id::{RepositoryId, TransactionId, WriterId};
+use crate::keys::Keys;
 use crate::keys::RootKey;
 
 fn keys() -> Keys {
