@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use palinurus_repository::pack::{FrameAt, PackWriter, SealedPack};
-use palinurus_repository::{ChunkId, Error, Keys, Result, WriterId};
+use palinurus_repository::{ChunkId, Keys, Result, WriterId};
 use tokio::sync::mpsc;
 
 use super::pool::Pool;
@@ -59,13 +59,5 @@ impl Packer {
     pub(crate) fn flush(&mut self) -> Result<()> {
         let Some(writer) = self.open.take().filter(|writer| !writer.is_empty()) else { return Ok(()) };
         self.out.blocking_send(writer.finish()?).map_err(|_| stopped())
-    }
-}
-
-impl Drop for Packer {
-    fn drop(&mut self) {
-        if self.open.is_some() && !self.stop.is_stopped() {
-            self.stop.fail(Error::internal("a pack was dropped before it was written"));
-        }
     }
 }

@@ -138,9 +138,6 @@ pub(crate) async fn run<T: Send + 'static>(
     };
     // The claim stream ends when the uploader and the threads have dropped their ends, or at the first error.
     let (worked, (), (), ()) = tokio::join!(worked, uploaded, claimed, watch);
-    match (stop.take(), worked) {
-        (None, Ok(value)) => Ok(value),
-        (Some(error), _) => Err(error),
-        (None, Err(())) => Err(Error::internal("the run ended without its error")),
-    }
+    stop.end()?;
+    worked.map_err(|()| Error::internal("the run ended without its error"))
 }

@@ -137,10 +137,8 @@ fn threads(run: &Run) -> Result<Collected> {
         drop(collected);
         result
     });
-    match stop.take() {
-        Some(error) => Err(error),
-        None => ended,
-    }
+    stop.end()?;
+    ended
 }
 
 /// Runs a thread's work: its first error or panic stops the others.
