@@ -12,6 +12,8 @@ pub struct Config {
     pub name: String,
     /// Where agents and operators reach it; port 0 takes a free one.
     pub listen: String,
+    /// What agents and operators are told to dial when this coordinator leads; empty: the address listened on.
+    pub advertise: String,
     /// A directory of its own: the state file and the chunk indexes.
     pub state: PathBuf,
     /// Operator keys; each repository must open with one of them.
@@ -42,6 +44,7 @@ impl Default for Config {
         Self {
             name: "coordinator".to_owned(),
             listen: "127.0.0.1:7410".to_owned(),
+            advertise: String::new(),
             state: PathBuf::from("/var/lib/palinurus/coordinator"),
             keys: vec![PathBuf::from("/etc/palinurus/operator.key")],
             patience: Duration::from_secs(60),
@@ -82,6 +85,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    pub(crate) fn reached_at(&self, listener: &tokio::net::TcpListener) -> Result<String> {
+        if !self.advertise.is_empty() {
+            return Ok(self.advertise.clone());
+        }
+        let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
+        Ok(address.to_string())
     }
 
     /// Nothing is encrypted yet, so whoever starts a coordinator should not let other machines in unasked.

@@ -17,7 +17,8 @@ use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::{Connect, ServiceMsg};
 use crate::claim::stream;
-use crate::shared::Shared;
+use crate::door::{Door, Elsewhere, Lead};
+use crate::shared::Base;
 
 /// Who has connected says at once who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -26,8 +27,9 @@ const REPLIES: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct FleetService {
-    pub(crate) root: ActorRef<CoordinatorMsg>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) door: Door,
+    pub(crate) base: Arc<Base>,
+    pub(crate) cancel: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -54,7 +56,7 @@ impl Fleet for FleetService {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = fleet.shared.cancel.cancelled() => {}
+                () = fleet.cancel.cancelled() => {}
                 // When the node is gone, what it said before is still taken in.
                 ended = fleet.serve_claim(request.into_inner(), &replies) => {
                     if let Err(e) = ended {
@@ -68,15 +70,20 @@ impl Fleet for FleetService {
 }
 
 impl FleetService {
-    async fn service(&self, name: &str) -> Result<ActorRef<ServiceMsg>> {
-        ask(&self.root, |to| CoordinatorMsg::Find(name.to_owned(), to)).await
-    }
-
     async fn serve_session(&self, mut inbound: Streaming<v1::AgentMessage>, outbound: Outbound) {
         let over = CancellationToken::new();
+        let hello = hello(&mut inbound).await;
+        // Asked after the hello: who leads may have changed meanwhile.
+        let lead = match self.door.lead() {
+            Ok(lead) => lead,
+            Err(elsewhere) => {
+                let _ = outbound.send(follow(&elsewhere)).await;
+                return;
+            }
+        };
         let admitted = async {
-            let hello = hello(&mut inbound).await?;
-            let service = self.service(&hello.service).await?;
+            let hello = hello?;
+            let service = service(&lead, &hello.service).await?;
             let connect = Box::new(Connect { hello, outbound: outbound.clone(), over: over.clone() });
             ask(&service, |to| ServiceMsg::Connect(connect, to)).await
         };
@@ -92,7 +99,7 @@ impl FleetService {
         loop {
             let heard = tokio::select! {
                 biased;
-                () = self.shared.cancel.cancelled() => return,
+                () = lead.shared.cancel.cancelled() => return,
                 () = over.cancelled() => return,
                 heard = inbound.message() => heard,
             };
@@ -121,13 +128,39 @@ impl FleetService {
         else {
             return Err(Error::invalid("a claim stream begins with `open`"));
         };
-        let service = self.service(&open.service).await?;
-        let transaction = TransactionId::from_slice(&open.transaction)?;
-        let node = open.node.clone();
-        let vault = ask(&service, |to| ServiceMsg::Claim(open, to)).await?;
-        let (claims, _) = vault.claims(transaction).await?;
-        stream::run(claims.join(&node), requests, replies).await
+        // A claim stream follows its session: while nobody leads here, there is nobody to ask.
+        let lead = self.door.lead().map_err(|elsewhere| {
+            Error::unavailable("this coordinator does not lead").with_source(elsewhere.error().chain())
+        })?;
+        let answering = async {
+            let service = service(&lead, &open.service).await?;
+            let transaction = TransactionId::from_slice(&open.transaction)?;
+            let node = open.node.clone();
+            let vault = ask(&service, |to| ServiceMsg::Claim(open, to)).await?;
+            let (claims, _) = vault.claims(transaction).await?;
+            stream::run(claims.join(&node), requests, replies).await
+        };
+        tokio::select! {
+            biased;
+            () = lead.shared.cancel.cancelled() => Err(Error::unavailable("this coordinator leads no longer")),
+            answered = answering => answered,
+        }
     }
+}
+
+async fn service(lead: &Lead, name: &str) -> Result<ActorRef<ServiceMsg>> {
+    ask(&lead.root, |to| CoordinatorMsg::Find(name.to_owned(), to)).await
+}
+
+/// The agent dials the leader it is told of, or, where none is known, the next coordinator.
+fn follow(elsewhere: &Elsewhere) -> Result<v1::CoordinatorMessage, Status> {
+    let Some(leader) = &elsewhere.leader else { return Err(elsewhere.clone().into()) };
+    let refused = v1::Refused {
+        failure: Some(failure(&elsewhere.error())),
+        leader: leader.address.clone(),
+        ..Default::default()
+    };
+    Ok(v1::CoordinatorMessage { epoch: 0, message: Some(coordinator_message::Message::Refused(refused)) })
 }
 
 /// A refusal is for the operator to mend; what passes by itself is a broken stream, and the agent redials.
@@ -135,7 +168,7 @@ fn refusal(error: &Error) -> Result<v1::CoordinatorMessage, Status> {
     if error.kind() == ErrorKind::Unavailable {
         return Err(to_status(error));
     }
-    let refused = v1::Refused { failure: Some(failure(error)), leader: String::new() };
+    let refused = v1::Refused { failure: Some(failure(error)), ..Default::default() };
     Ok(v1::CoordinatorMessage { epoch: 0, message: Some(coordinator_message::Message::Refused(refused)) })
 }
 

@@ -7,13 +7,16 @@ mod api;
 mod board;
 mod claim;
 mod config;
+mod door;
+mod election;
 mod fleet;
 mod index;
+mod leadership;
 mod operation;
 mod plan;
 mod server;
 mod shared;
-mod state;
+pub mod state;
 mod vault;
 
 pub use config::Config;

@@ -1,6 +1,5 @@
 //! A coordinator as a whole: state, actors and the gRPC server, started and stopped together.
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,19 +7,22 @@ use palinurus_proto::FILE_DESCRIPTOR_SET;
 use palinurus_proto::v1::coordinator_server::CoordinatorServer;
 use palinurus_proto::v1::fleet_server::FleetServer;
 use palinurus_repository::{Error, Result};
-use ractor::{Actor, ActorRef};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::HealthReporter;
 
-use crate::actor::coordinator::{CoordinatorActor, CoordinatorMsg};
 use crate::api::Api;
 use crate::config::Config;
+use crate::door::{Door, Lead};
 use crate::fleet::FleetService;
-use crate::shared::{Shared, World, off_runtime};
-use crate::state::{EmbeddedState, Records};
+use crate::shared::{Base, World};
+use crate::state::{Election, EmbeddedState};
+use crate::{election, leadership};
 
 /// Questions of 8192 ids and answers with a place for each fit many times over.
 const MESSAGE_MAX: usize = 64 << 20;
@@ -43,26 +45,26 @@ impl Server {
         Self::start_in(World::default(), config, cancel).await
     }
 
-    /// With clock and chance of the caller's.
+    /// With clock, chance and, where given, election of the caller's.
     pub async fn start_in(world: World, config: Config, cancel: CancellationToken) -> Result<Self> {
         config.check()?;
-        let directory = config.state.clone();
-        let state = off_runtime(move || {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-            made.map_err(|e| Error::io(format!("make the state directory {}", directory.display()), e))?;
-            EmbeddedState::open(&directory.join("state.redb"))
-        });
-        let state = state.await?;
+        let base = Arc::new(Base::new(config, world)?);
+        let config = &base.config;
+        let (election, file) = election::open(&base).await?;
         let listener = TcpListener::bind(&config.listen)
             .await
             .map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
         let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
-        let shared = Arc::new(Shared::new(config, world, Records::new(Arc::new(state.clone())), cancel)?);
-        tracing::info!(name = shared.config.name, %address, epoch = shared.records.epoch().0, "coordinator starts");
-        let (root, ended) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone())
-            .await
-            .map_err(|e| Error::internal("cannot start the coordinator").with_source(e.to_string()))?;
-        let running = tokio::spawn(run(shared, state, root, ended, listener));
+        tracing::info!(name = config.name, %address, state = election.kind(), "coordinator starts");
+        let lead = watch::Sender::new(None);
+        let door = Door::new(lead.subscribe(), election.leader());
+        let (alone, mut leads) = (file.is_some(), lead.subscribe());
+        let running = tokio::spawn(run(base, election, file, lead, door, listener, cancel));
+        // With a state of its own it leads at once: whoever started it may ask it right away.
+        if alone && leads.wait_for(Option::is_some).await.is_err() {
+            running.await.map_err(|e| Error::internal("the coordinator").with_source(e))??;
+            return Err(Error::unavailable("the coordinator stopped before it led"));
+        }
         Ok(Self { address, running })
     }
 
@@ -77,50 +79,72 @@ impl Server {
 }
 
 async fn run(
-    shared: Arc<Shared>,
-    state: EmbeddedState,
-    root: ActorRef<CoordinatorMsg>,
-    mut ended: JoinHandle<()>,
+    base: Arc<Base>,
+    election: Arc<dyn Election>,
+    file: Option<EmbeddedState>,
+    lead: watch::Sender<Option<Lead>>,
+    door: Door,
     listener: TcpListener,
+    cancel: CancellationToken,
 ) -> Result<()> {
-    let cancel = shared.cancel.clone();
+    let address = base.config.reached_at(&listener)?;
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let router = router(shared, root.clone()).await?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let router = router(base.clone(), door, &health, health_service, cancel.clone()).await?;
     let mut serving =
         tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()));
-    let outcome = tokio::select! {
-        biased;
-        () = cancel.cancelled() => Ok(()),
-        _ = &mut ended => Err(Error::internal("the coordinator's root actor ended")),
-        served = &mut serving => Err(Error::unavailable("the gRPC server ended").with_source(format!("{served:?}"))),
+    let outcome = {
+        let leading = leadership::run(&base, &*election, &address, &lead, &health, &cancel);
+        tokio::pin!(leading);
+        tokio::select! {
+            biased;
+            ended = &mut leading => ended,
+            served = &mut serving => {
+                let asked = cancel.is_cancelled();
+                cancel.cancel();
+                let ended = leading.await;
+                if asked {
+                    ended
+                } else {
+                    ended.and(Err(Error::unavailable("the gRPC server ended").with_source(format!("{served:?}"))))
+                }
+            }
+        }
     };
     // Everything that streams selects on this token: without it, open streams would keep the server for ever.
     cancel.cancel();
-    let _ = root.stop_and_wait(Some("the coordinator stops".to_owned()), Some(DRAIN * 2)).await;
     if !serving.is_finished() && tokio::time::timeout(DRAIN, &mut serving).await.is_err() {
         tracing::warn!("calls are still open: leaving them");
         serving.abort();
     }
-    if !state.close(DRAIN).await {
+    drop((lead, election));
+    if let Some(file) = file
+        && !file.close(DRAIN).await
+    {
         tracing::warn!("the state file is still in use");
     }
     tracing::info!("coordinator stopped");
     outcome
 }
 
-async fn router(shared: Arc<Shared>, root: ActorRef<CoordinatorMsg>) -> Result<Router> {
-    let api = Api { root: root.clone(), shared: shared.clone() };
-    let fleet = FleetService { root, shared };
+async fn router(
+    base: Arc<Base>,
+    door: Door,
+    health: &HealthReporter,
+    health_service: HealthServer<impl Health>,
+    cancel: CancellationToken,
+) -> Result<Router> {
+    let api = Api { door: door.clone(), base: base.clone(), cancel: cancel.clone() };
+    let fleet = FleetService { door, base, cancel };
     let reflection = |e| Error::internal("reflection").with_source(e);
     let reflect = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<CoordinatorServer<Api>>().await;
     health.set_serving::<FleetServer<FleetService>>().await;
-    health.set_service_status("leader", ServingStatus::Serving).await;
+    health.set_service_status(leadership::HEALTH, ServingStatus::NotServing).await;
     Ok(tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))

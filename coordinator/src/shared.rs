@@ -1,4 +1,6 @@
-//! What every part of a coordinator is given: settings, clock, chance, keys, records, and what is on show.
+//! What every part of a coordinator is given: settings, clock, chance, keys; and what the parts of one that leads
+//! share: records, and what is on show.
+use std::ops::Deref;
 use std::sync::Arc;
 
 use palinurus_repository::{Clock, Entropy, Error, KeyFile, Result, SystemClock, SystemEntropy};
@@ -7,41 +9,33 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::config::Config;
 use crate::operation::Limits;
-use crate::state::Records;
+use crate::state::{Election, Records};
 
-/// Time and chance, which tests own.
+/// Time, chance and the election, which tests own.
 #[derive(Clone, Debug)]
 pub struct World {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    /// None: what the settings say.
+    pub election: Option<Arc<dyn Election>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy::new()) }
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy::new()), election: None }
     }
 }
 
+/// What a coordinator is given once, whether it leads or not.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct Base {
     pub(crate) config: Config,
     pub(crate) world: World,
     pub(crate) keys: Vec<KeyFile>,
-    pub(crate) records: Records,
-    pub(crate) board: Board,
-    /// Held while a service is applied: two that name the same repository must not both find it free.
-    pub(crate) applying: tokio::sync::Mutex<()>,
-    /// The coordinator is to stop.
-    pub(crate) cancel: CancellationToken,
 }
 
-impl Shared {
-    pub(crate) fn new(
-        config: Config,
-        world: World,
-        records: Records,
-        cancel: CancellationToken,
-    ) -> Result<Self> {
+impl Base {
+    pub(crate) fn new(config: Config, world: World) -> Result<Self> {
         let mut keys = Vec::with_capacity(config.keys.len());
         for path in &config.keys {
             let (key, warning) = KeyFile::read(path)?;
@@ -50,8 +44,33 @@ impl Shared {
             }
             keys.push(key);
         }
-        let applying = tokio::sync::Mutex::default();
-        Ok(Self { config, world, keys, records, board: Board::default(), applying, cancel })
+        Ok(Self { config, world, keys })
+    }
+}
+
+impl Deref for Shared {
+    type Target = Base;
+
+    fn deref(&self) -> &Base {
+        &self.base
+    }
+}
+
+/// What every part of a leading coordinator is given, for as long as it leads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    base: Arc<Base>,
+    pub(crate) records: Records,
+    pub(crate) board: Board,
+    /// Held while a service is applied: two that name the same repository must not both find it free.
+    pub(crate) applying: tokio::sync::Mutex<()>,
+    /// It is to lead no longer.
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Shared {
+    pub(crate) fn new(base: Arc<Base>, records: Records, cancel: CancellationToken) -> Self {
+        Self { base, records, board: Board::default(), applying: tokio::sync::Mutex::default(), cancel }
     }
 
     pub(crate) fn now(&self) -> palinurus_repository::Timestamp {

@@ -10,3 +10,7 @@ pub use status::{failure, from_failure, from_status, to_status};
 
 /// For reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palinurus_descriptor.bin"));
+
+/// The version of the messages between coordinator and agent. Raised when one of them must know what the other means;
+/// an agent from before versions were said speaks 0.
+pub const PROTOCOL: u32 = 1;

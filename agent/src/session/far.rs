@@ -76,7 +76,7 @@ impl Coordinator {
 
     pub(crate) async fn welcomed(&mut self, epoch: u64) -> Far {
         let far = self.session().await;
-        far.say(epoch, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1 })).await;
+        far.say(epoch, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, ..Default::default() })).await;
         far
     }
 }
@@ -88,7 +88,8 @@ impl Far {
 
     pub(crate) async fn refuse(&self, error: &Error, leader: &str) {
         let failure = Some(palinurus_proto::failure(error));
-        self.say(0, ToAgent::Refused(v1::Refused { failure, leader: leader.into() })).await;
+        self.say(0, ToAgent::Refused(v1::Refused { failure, leader: leader.into(), ..Default::default() }))
+            .await;
     }
 
     pub(crate) async fn hear(&mut self) -> Option<FromAgent> {

@@ -197,6 +197,9 @@ impl Session {
             epoch: self.epochs.highest(&host.config.service).0,
             data_empty: health.data_empty,
             tasks: self.runner.hello(),
+            node_epoch: 0,
+            protocol: palinurus_proto::PROTOCOL,
+            now_ms: host.seams.clock.now().0,
         }
     }
 

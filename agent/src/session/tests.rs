@@ -62,7 +62,7 @@ async fn hello_work_and_goodbye() {
     let mut far = coordinator.session().await;
     assert_eq!((far.hello.service.as_str(), far.hello.node.as_str(), far.hello.epoch), ("db", "n1", 0));
     assert!(far.hello.data_empty && far.hello.tasks.is_empty() && !far.hello.instance.is_empty());
-    far.say(3, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1 })).await;
+    far.say(3, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, ..Default::default() })).await;
     assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: true }))));
     agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
     far.say(3, ToAgent::Task(inspect())).await;
@@ -148,7 +148,7 @@ async fn an_epoch_that_is_over_gives_no_orders() {
     let far = coordinator.session().await;
     assert_eq!(far.hello.epoch, 5);
     assert!(far.hello.tasks.is_empty(), "it was not begun");
-    far.say(4, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1 })).await;
+    far.say(4, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, ..Default::default() })).await;
     let _far = coordinator.welcomed(6).await;
     agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
     let epochs = Epochs::open(agent.host.state.path()).unwrap();

@@ -11,6 +11,7 @@ use crate::progress::Counters;
 mod freeze;
 mod inspect;
 mod manifest;
+mod probe;
 mod release;
 mod restore;
 mod snapshot;
@@ -61,6 +62,7 @@ pub(crate) async fn execute(call: Call) -> Result<Option<Outcome>> {
         Work::Upload(order) => upload::run(&call, &order).await.map(Outcome::Upload).map(Some),
         Work::Manifest(order) => manifest::run(&call, &order).await.map(Outcome::Manifest).map(Some),
         Work::Restore(order) => restore::run(&call, &order).await.map(Outcome::Restore).map(Some),
+        Work::Probe(_) => probe::run(&call).await.map(Outcome::Probe).map(Some),
         Work::Verify(order) => verify::run(&call, &order).await.map(Outcome::Verify).map(Some),
     }
 }

@@ -24,5 +24,6 @@ pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
         taken_ms: snapshot.taken.0,
         warnings: snapshot.warnings.to_wire(&call.host.config.node, WARNINGS_TOLD),
         warning_count: snapshot.warnings.count(),
+        largest: Vec::new(),
     })
 }

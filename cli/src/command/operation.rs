@@ -300,6 +300,7 @@ fn kind(kind: OperationKind) -> &'static str {
         OperationKind::Restore => "restore",
         OperationKind::Verify => "verify",
         OperationKind::Delete => "delete",
+        OperationKind::Failover => "failover",
     }
 }
 

@@ -113,7 +113,11 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
             .with_source(error)
             .with_hint("docs/operations/install.md shows one")
     })?;
-    let nodes = service.nodes.into_iter().map(|node| v1::NodeSpec { name: node.name, zone: node.zone });
+    let nodes = service.nodes.into_iter().map(|node| v1::NodeSpec {
+        name: node.name,
+        zone: node.zone,
+        ..Default::default()
+    });
     Ok(v1::Service {
         name: service.name,
         r#type: service.engine,

@@ -34,6 +34,7 @@ pub(crate) struct AgentArgs {
     pub(crate) service: ActorRef<ServiceMsg>,
     pub(crate) node: Arc<str>,
     pub(crate) epoch: u64,
+    pub(crate) node_epoch: u64,
     pub(crate) heartbeat: Duration,
     pub(crate) outbound: Outbound,
     /// Cancelled when the session is over, however it ended.
@@ -60,7 +61,7 @@ impl Actor for AgentActor {
         me: ActorRef<AgentMsg>,
         args: AgentArgs,
     ) -> Result<Session, ActorProcessingErr> {
-        let AgentArgs { service, node, epoch, heartbeat, outbound, over } = args;
+        let AgentArgs { service, node, epoch, node_epoch, heartbeat, outbound, over } = args;
         // In whole seconds, as the agent is told.
         let seconds = u32::try_from(heartbeat.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
         let heartbeat = Duration::from_secs(u64::from(seconds));
@@ -74,7 +75,7 @@ impl Actor for AgentActor {
             heard: Instant::now(),
             _over: over.drop_guard(),
         };
-        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds }));
+        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds, node_epoch }));
         Ok(session)
     }
 

@@ -4,18 +4,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use palinurus_proto::v1::{self, OperationState, coordinator_server::Coordinator};
 use palinurus_repository::{Epoch, Error, KeyFile, Result, SystemEntropy};
 use ractor::{Actor, ActorRef};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use super::coordinator::{CoordinatorActor, CoordinatorMsg};
 use crate::api::Api;
 use crate::config::Config;
+use crate::door::{Door, Lead};
 use crate::operation::finished;
-use crate::shared::{Shared, World};
-use crate::state::{EmbeddedState, Expect, Record, Records, State};
+use crate::shared::{Base, Shared, World};
+use crate::state::{Change, EmbeddedState, Expect, Reader, Record, Records, State};
 
 /// A real state whose next updates of operations fail.
 #[derive(Debug)]
@@ -30,17 +33,24 @@ fn take(count: &AtomicU32) -> bool {
 }
 
 #[async_trait]
-impl State for Flaky {
-    fn epoch(&self) -> Epoch {
-        self.state.epoch()
-    }
-
+impl Reader for Flaky {
     async fn get(&self, key: &str) -> Result<Option<Record>> {
         self.state.get(key).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(String, Record)>> {
         self.state.list(prefix).await
+    }
+
+    fn follow(&self, prefix: &str) -> BoxStream<'static, Change> {
+        self.state.follow(prefix)
+    }
+}
+
+#[async_trait]
+impl State for Flaky {
+    fn epoch(&self) -> Epoch {
+        self.state.epoch()
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64> {
@@ -64,6 +74,7 @@ struct Fixture {
     _directory: tempfile::TempDir,
     state: Arc<Flaky>,
     api: Api,
+    shared: Arc<Shared>,
     root: ActorRef<CoordinatorMsg>,
 }
 
@@ -77,20 +88,23 @@ impl Fixture {
         let config =
             Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
         let records = Records::new(state.clone());
-        let shared = Shared::new(config, World::default(), records, CancellationToken::new()).unwrap();
-        let shared = Arc::new(shared);
+        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let cancel = CancellationToken::new();
+        let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
-        let api = Api { root: root.clone(), shared };
+        let lead = watch::Sender::new(Some(Lead { root: root.clone(), shared: shared.clone() }));
+        let door = Door::new(lead.subscribe(), watch::Sender::new(None).subscribe());
+        let api = Api { door, base, cancel };
         let service = v1::Service {
             name: "s".to_owned(),
             r#type: "files".to_owned(),
             repository: format!("file://{}/repository", directory.path().display()),
-            nodes: vec![v1::NodeSpec { name: "n".to_owned(), zone: String::new() }],
+            nodes: vec![v1::NodeSpec { name: "n".to_owned(), ..Default::default() }],
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
         api.apply_service(Request::new(request)).await.unwrap();
-        Self { _directory: directory, state, api, root }
+        Self { _directory: directory, state, api, shared, root }
     }
 
     /// An operation that needs no agent.
@@ -103,7 +117,7 @@ impl Fixture {
                 Err(_) => tokio::task::yield_now().await,
             }
         };
-        let mut watched = self.api.shared.board.find(&started.id).unwrap();
+        let mut watched = self.shared.board.find(&started.id).unwrap();
         let ended = watched.wait_for(|operation| finished(operation.state())).await.unwrap();
         v1::Operation::clone(&ended)
     }
@@ -151,7 +165,7 @@ async fn history_is_bounded_and_the_newest_stay() {
         ids.push(fixture.check().await.id);
     }
     // The newest may have ended so recently that it is not in the history yet.
-    let listed: Vec<String> = fixture.api.shared.board.list().iter().map(|each| each.id.clone()).collect();
+    let listed: Vec<String> = fixture.shared.board.list().iter().map(|each| each.id.clone()).collect();
     assert!(listed.len() <= 4 && listed.ends_with(&ids[3..]), "{listed:?} of {ids:?}");
     let stored = fixture.state.list("operation/s/").await.unwrap();
     assert!(stored.len() <= 4);

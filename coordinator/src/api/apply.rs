@@ -5,10 +5,10 @@ use palinurus_proto::v1;
 use palinurus_repository::id::check_name;
 use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, storage};
 
-use super::Api;
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
+use crate::door::Lead;
 use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
@@ -17,7 +17,7 @@ const TYPES: [&str; 1] = ["files"];
 /// `patience`: how long a node may be gone before an operation that needs it fails.
 const SETTINGS: [&str; 1] = ["patience"];
 
-impl Api {
+impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
         validate(&wanted)?;
         let _applying = self.shared.applying.lock().await;
@@ -153,7 +153,11 @@ mod tests {
             name: "shop-1".to_owned(),
             r#type: "files".to_owned(),
             repository: "file:///backups/shop".to_owned(),
-            nodes: vec![v1::NodeSpec { name: "db1.example".to_owned(), zone: "a".to_owned() }],
+            nodes: vec![v1::NodeSpec {
+                name: "db1.example".to_owned(),
+                zone: "a".to_owned(),
+                ..Default::default()
+            }],
             settings: [("patience".to_owned(), "5m".to_owned())].into(),
             ..Default::default()
         }

@@ -6,14 +6,14 @@ use palinurus_repository::ledger::BackupRecord;
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
-use super::Api;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
+use crate::door::Lead;
 use crate::operation::Detail;
 use crate::plan::{Planned, plan};
 use crate::vault::Vault;
 
-impl Api {
+impl Lead {
     async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
         let vault = ask(service, ServiceMsg::Vault).await?;
         vault.repository.refresh().await?;
@@ -108,6 +108,7 @@ fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_new: sum(|node| node.bytes_new, &nodes),
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
+        missing: Vec::new(),
         nodes,
     }
 }

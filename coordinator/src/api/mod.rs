@@ -7,24 +7,33 @@ use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::{Described, ServiceMsg};
+use crate::door::{Door, Lead};
 use crate::operation::finished;
-use crate::shared::Shared;
+use crate::shared::Base;
 
 mod apply;
 mod backups;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    pub(crate) root: ActorRef<CoordinatorMsg>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) door: Door,
+    pub(crate) base: Arc<Base>,
+    pub(crate) cancel: CancellationToken,
 }
 
 impl Api {
+    fn lead(&self) -> Result<Lead, Status> {
+        Ok(self.door.lead()?)
+    }
+}
+
+impl Lead {
     async fn service(&self, name: &str) -> Result<ActorRef<ServiceMsg>> {
         ask(&self.root, |to| CoordinatorMsg::Find(name.to_owned(), to)).await
     }
@@ -123,14 +132,14 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ApplyServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        answer(self.apply(request.into_inner().service.unwrap_or_default()).await)
+        answer(self.lead()?.apply(request.into_inner().service.unwrap_or_default()).await)
     }
 
     async fn list_services(
         &self,
         _: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesReply>, Status> {
-        let described = self.described("").await;
+        let described = self.lead()?.described("").await;
         answer(described.map(|all| v1::ListServicesReply {
             services: all.into_iter().map(|each| each.service).collect(),
         }))
@@ -140,8 +149,9 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
+        let lead = self.lead()?;
         let get = async {
-            let service = self.service(&request.get_ref().service).await?;
+            let service = lead.service(&request.get_ref().service).await?;
             Ok(ask(&service, ServiceMsg::Describe).await?.service)
         };
         answer(get.await)
@@ -151,83 +161,101 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
-        answer(self.list_nodes(request.into_inner()).await)
+        answer(self.lead()?.list_nodes(request.into_inner()).await)
     }
 
     async fn start_backup(
         &self,
         request: Request<v1::StartBackupRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.start_backup(request.into_inner()).await)
+        answer(self.lead()?.start_backup(request.into_inner()).await)
     }
 
     async fn list_backups(
         &self,
         request: Request<v1::ListBackupsRequest>,
     ) -> Result<Response<v1::ListBackupsReply>, Status> {
-        answer(self.list_backups(&request.get_ref().service).await)
+        answer(self.lead()?.list_backups(&request.get_ref().service).await)
     }
 
     async fn get_backup(
         &self,
         request: Request<v1::GetBackupRequest>,
     ) -> Result<Response<v1::Backup>, Status> {
-        answer(self.get_backup(request.into_inner()).await)
+        answer(self.lead()?.get_backup(request.into_inner()).await)
     }
 
     async fn delete_backup(
         &self,
         request: Request<v1::DeleteBackupRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.delete_backup(request.into_inner()).await)
+        answer(self.lead()?.delete_backup(request.into_inner()).await)
     }
 
     async fn plan_restore(
         &self,
         request: Request<v1::RestoreRequest>,
     ) -> Result<Response<v1::RestorePlan>, Status> {
-        answer(self.plan_restore(request.get_ref()).await.map(|planned| planned.plan))
+        answer(self.lead()?.plan_restore(request.get_ref()).await.map(|planned| planned.plan))
     }
 
     async fn apply_restore(
         &self,
         request: Request<v1::RestoreRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.apply_restore(request.get_ref()).await)
+        answer(self.lead()?.apply_restore(request.get_ref()).await)
     }
 
     async fn check_repository(
         &self,
         request: Request<v1::CheckRepositoryRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.check_repository(request.into_inner()).await)
+        answer(self.lead()?.check_repository(request.into_inner()).await)
     }
 
     async fn list_operations(
         &self,
         request: Request<v1::ListOperationsRequest>,
     ) -> Result<Response<v1::ListOperationsReply>, Status> {
-        answer(self.list_operations(request.into_inner()).await)
+        answer(self.lead()?.list_operations(request.into_inner()).await)
     }
 
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.get_operation(&request.get_ref().id))
+        answer(self.lead()?.get_operation(&request.get_ref().id))
     }
 
     async fn watch_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
-        answer(self.watch_operation(&request.get_ref().id))
+        answer(self.lead()?.watch_operation(&request.get_ref().id))
+    }
+
+    async fn plan_failover(
+        &self,
+        _: Request<v1::FailoverRequest>,
+    ) -> Result<Response<v1::FailoverPlan>, Status> {
+        Err(Status::unimplemented("failover"))
+    }
+
+    async fn apply_failover(
+        &self,
+        _: Request<v1::FailoverRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        Err(Status::unimplemented("failover"))
+    }
+
+    async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
+        Err(Status::unimplemented("cluster"))
     }
 
     async fn cancel_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.cancel_operation(&request.get_ref().id).await)
+        answer(self.lead()?.cancel_operation(&request.get_ref().id).await)
     }
 }

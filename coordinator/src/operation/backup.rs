@@ -8,7 +8,7 @@
 //! frozen. Until `commit` a backup can be cancelled; from there on the ledger says whether it exists.
 use palinurus_proto::v1;
 
-use super::barrier::{Barrier, barrier};
+use super::barrier::barrier;
 use super::release::release;
 use super::{OWN, Phase, Step, View, Work, unknown_phase};
 
@@ -24,7 +24,7 @@ const ORDER: [(Phase, Work); 6] = [
 pub(super) fn decide(view: View<'_>) -> Step {
     let at = match view.phase() {
         Some(Phase::Release) => return leave(view),
-        Some(Phase::Commit) => return pass(barrier(view, [(OWN, Work::Commit)]), Phase::Release),
+        Some(Phase::Commit) => return barrier(view, [(OWN, Work::Commit)]).pass(Phase::Release),
         phase => ORDER.iter().position(|(each, _)| Some(*each) == phase),
     };
     let Some(at) = at else { return unknown_phase(view) };
@@ -35,15 +35,7 @@ pub(super) fn decide(view: View<'_>) -> Step {
     let begin = (phase == Phase::Inspect).then_some((OWN, Work::Begin));
     let nodes = view.operation.nodes.iter().map(|node| (node.as_str(), work));
     let next = ORDER.get(at + 1).map_or(Phase::Commit, |(next, _)| *next);
-    pass(barrier(view, begin.into_iter().chain(nodes)), next)
-}
-
-fn pass(barrier: Barrier, next: Phase) -> Step {
-    match barrier {
-        Barrier::Not(step) => step,
-        Barrier::Passed => Step::Advance(next, None),
-        Barrier::Broken(failure) => Step::Advance(Phase::Release, Some(failure)),
-    }
+    barrier(view, begin.into_iter().chain(nodes)).pass(next)
 }
 
 /// A commit whose answer was lost may have happened: closing the transaction looks, and then the backup stands.

@@ -1,12 +1,23 @@
 //! The barrier: a phase is over when all of its tasks are done, and broken when one of them is not to be had.
 use palinurus_proto::v1::{Failure, TaskState};
 
-use super::{Action, Presence, Sighting, Step, View, Work};
+use super::{Action, Phase, Presence, Sighting, Step, View, Work};
 
 pub(super) enum Barrier {
     Passed,
     Broken(Failure),
     Not(Step),
+}
+
+impl Barrier {
+    /// For operations that leave by `release`, whatever happens.
+    pub(super) fn pass(self, next: Phase) -> Step {
+        match self {
+            Self::Not(step) => step,
+            Self::Passed => Step::Advance(next, None),
+            Self::Broken(failure) => Step::Advance(Phase::Release, Some(failure)),
+        }
+    }
 }
 
 pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n str, Work)>) -> Barrier {

@@ -11,6 +11,7 @@ use palinurus_repository::Timestamp;
 mod backup;
 mod barrier;
 mod delete;
+mod failover;
 pub(crate) mod own;
 pub(crate) mod record;
 mod release;
@@ -48,7 +49,7 @@ named! {
     Phase {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Commit = "commit", Restore = "restore", Release = "release", Verify = "verify",
-        Forget = "forget", Sweep = "sweep", Done = "done",
+        Forget = "forget", Sweep = "sweep", Fence = "fence", Probe = "probe", Done = "done",
     }
 }
 
@@ -57,7 +58,9 @@ named! {
     Work {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Release = "release", Restore = "restore", Verify = "verify",
+        Probe = "probe",
         Begin = "begin", Commit = "commit", Abort = "abort", Forget = "forget", Sweep = "sweep", Check = "check",
+        Fence = "fence",
     }
 }
 
@@ -175,6 +178,7 @@ pub(crate) fn decide(view: View<'_>) -> Step {
         OperationKind::Restore => restore::decide(view),
         OperationKind::Verify => verify::decide(view),
         OperationKind::Delete => delete::decide(view),
+        OperationKind::Failover => failover::decide(view),
         OperationKind::Unspecified => unknown_phase(view),
     }
 }

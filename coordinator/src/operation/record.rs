@@ -9,6 +9,7 @@ use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
 
 /// Warnings and damages kept; the counts have them all.
 const WARNINGS_KEPT: usize = 100;
+const LOG_KEPT: usize = 200;
 pub(crate) const DAMAGES_KEPT: usize = 1000;
 /// A phase has no second try yet: what failed fails the operation.
 pub(crate) const ATTEMPT: u32 = 1;
@@ -20,6 +21,7 @@ pub(crate) enum Detail {
     Restore(v1::RestoreDetail),
     Verify(v1::VerifyDetail),
     Delete(v1::DeleteDetail),
+    Failover(v1::FailoverDetail),
 }
 
 /// What a task of the coordinator's own found out.
@@ -79,10 +81,22 @@ pub(crate) fn create(
             operation.delete = Some(delete);
             (OperationKind::Delete, Phase::Forget)
         }
+        Detail::Failover(failover) => {
+            operation.failover = Some(failover);
+            (OperationKind::Failover, Phase::Fence)
+        }
     };
     operation.set_kind(kind);
     operation.phase = phase.name().to_owned();
     operation
+}
+
+/// Says in the operation's log what was decided and why.
+pub(crate) fn note(operation: &mut v1::Operation, now: Timestamp, text: impl Into<String>) {
+    if operation.log.len() >= LOG_KEPT {
+        operation.log.remove(0);
+    }
+    operation.log.push(v1::LogEntry { at_ms: now.0, text: text.into() });
 }
 
 pub(crate) fn find<'a>(operation: &'a v1::Operation, node: &str, work: Work) -> Option<&'a TaskRecord> {
@@ -322,7 +336,7 @@ fn take_warnings(result: &mut v1::TaskResult) -> (Vec<v1::Warning>, u64) {
         Some(R::Upload(r)) => (&mut r.warnings, &mut r.warning_count),
         Some(R::Manifest(r)) => (&mut r.warnings, &mut r.warning_count),
         Some(R::Restore(r)) => (&mut r.warnings, &mut r.warning_count),
-        Some(R::Verify(_) | R::Inspect(_)) | None => return (Vec::new(), 0),
+        Some(R::Verify(_) | R::Inspect(_) | R::Probe(_)) | None => return (Vec::new(), 0),
     };
     *count = (*count).max(warnings.len() as u64);
     (std::mem::take(warnings), *count)

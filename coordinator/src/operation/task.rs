@@ -43,6 +43,7 @@ pub(crate) fn task(
         Work::Verify => task::Work::Verify(v1::VerifyTask {
             read_data: operation.verify.as_ref().is_some_and(|verify| verify.read_data),
         }),
+        Work::Probe => task::Work::Probe(v1::ProbeTask {}),
         own => return Err(Error::internal(format!("{} is no task of an agent", own.name()))),
     };
     Ok(v1::Task {
@@ -57,6 +58,18 @@ pub(crate) fn task(
 }
 
 fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
+    if let Some(failover) = &operation.failover {
+        let manifest = failover.manifest.as_ref();
+        let manifest = manifest.filter(|_| failover.node == node).ok_or_else(|| {
+            Error::internal(format!("operation {} names no manifest for {node}", operation.id))
+        })?;
+        // Never onto data, whatever was seen when this was planned.
+        return Ok(v1::RestoreTask {
+            manifest: manifest.manifest.clone(),
+            backup_id: manifest.backup_id.clone(),
+            delta: false,
+        });
+    }
     let detail = operation.restore.as_ref();
     let manifest = detail.and_then(|detail| detail.manifests.iter().find(|each| each.node == node));
     let manifest = manifest

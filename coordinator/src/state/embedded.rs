@@ -1,15 +1,22 @@
 //! The state in one redb file, for a single coordinator. The file's lock is the lease, each start is an epoch.
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use palinurus_repository::{Epoch, Error, ErrorKind, Result};
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Expect, Record, State};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{Change, Election, Expect, Leader, Lease, Reader, Record, Resign, State};
 
 const RECORDS: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("records");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
@@ -21,6 +28,8 @@ const CLOSE_POLL: Duration = Duration::from_millis(5);
 pub(crate) struct EmbeddedState {
     database: Arc<Database>,
     epoch: Epoch,
+    /// Counts the writes; carries no data.
+    written: Arc<watch::Sender<u64>>,
 }
 
 impl fmt::Debug for EmbeddedState {
@@ -58,7 +67,8 @@ impl EmbeddedState {
             Ok(epoch)
         };
         let epoch = write().map_err(|e| failed("take the next epoch", e))?;
-        Ok(Self { database: Arc::new(database), epoch: Epoch(epoch) })
+        let written = Arc::new(watch::Sender::new(0));
+        Ok(Self { database: Arc::new(database), epoch: Epoch(epoch), written })
     }
 
     /// Waits until no other handle is left and no call under way: then the file is free for whoever comes next.
@@ -131,11 +141,7 @@ fn check(found: Option<u64>, expect: Expect) -> Result<(), Refusal> {
 }
 
 #[async_trait]
-impl State for EmbeddedState {
-    fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
+impl Reader for EmbeddedState {
     async fn get(&self, key: &str) -> Result<Option<Record>> {
         let name = key.to_owned();
         self.run(format!("read the record {key}"), move |database| {
@@ -163,8 +169,28 @@ impl State for EmbeddedState {
         .await
     }
 
+    /// One process has the file, and its operations are on the board: whoever follows is told everything again.
+    fn follow(&self, prefix: &str) -> BoxStream<'static, Change> {
+        let (state, prefix) = (self.clone(), prefix.to_owned());
+        let changed = WatchStream::new(self.written.subscribe());
+        changed
+            .then(move |_| {
+                let (state, prefix) = (state.clone(), prefix.clone());
+                async move { state.list(&prefix).await.map_or_else(Change::Away, Change::All) }
+            })
+            .boxed()
+    }
+}
+
+#[async_trait]
+impl State for EmbeddedState {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64> {
         let name = key.to_owned();
+        let written = self.written.clone();
         self.run(format!("write the record {key}"), move |database| {
             let transaction = database.begin_write()?;
             let revision = {
@@ -177,6 +203,7 @@ impl State for EmbeddedState {
                 revision
             };
             transaction.commit()?;
+            written.send_modify(|count| *count += 1);
             Ok(revision)
         })
         .await
@@ -184,6 +211,7 @@ impl State for EmbeddedState {
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<()> {
         let name = key.to_owned();
+        let written = self.written.clone();
         self.run(format!("delete the record {key}"), move |database| {
             let transaction = database.begin_write()?;
             {
@@ -192,10 +220,70 @@ impl State for EmbeddedState {
                 records.remove(name.as_str())?;
             }
             transaction.commit()?;
+            written.send_modify(|count| *count += 1);
             Ok(())
         })
         .await
     }
+}
+
+/// Who has the file leads, until it ends.
+#[derive(Debug)]
+pub(crate) struct EmbeddedElection {
+    state: EmbeddedState,
+    name: String,
+    leader: watch::Sender<Option<Leader>>,
+}
+
+impl EmbeddedElection {
+    pub(crate) fn new(state: EmbeddedState, name: &str) -> Self {
+        Self { state, name: name.to_owned(), leader: watch::Sender::new(None) }
+    }
+
+    /// Opens the state file in `directory`, which is made when it is not there. Blocks.
+    pub(crate) fn open(directory: &Path, name: &str) -> Result<Self> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|e| Error::io(format!("make the state directory {}", directory.display()), e))?;
+        Ok(Self::new(EmbeddedState::open(&directory.join("state.redb"))?, name))
+    }
+
+    pub(crate) fn state(&self) -> EmbeddedState {
+        self.state.clone()
+    }
+}
+
+#[async_trait]
+impl Election for EmbeddedElection {
+    async fn campaign(&self, address: &str) -> Result<Lease> {
+        let epoch = self.state.epoch;
+        self.leader.send_replace(Some(Leader {
+            name: self.name.clone(),
+            address: address.to_owned(),
+            epoch,
+        }));
+        let state = Arc::new(self.state.clone());
+        Ok(Lease { state, over: CancellationToken::new(), resign: Box::new(KeptToTheEnd) })
+    }
+
+    fn reader(&self) -> Arc<dyn Reader> {
+        Arc::new(self.state.clone())
+    }
+
+    fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.leader.subscribe()
+    }
+
+    fn kind(&self) -> &'static str {
+        "embedded"
+    }
+}
+
+#[derive(Debug)]
+struct KeptToTheEnd;
+
+#[async_trait]
+impl Resign for KeptToTheEnd {
+    async fn resign(self: Box<Self>) {}
 }
 
 fn to_record((revision, value): (u64, &[u8])) -> Record {

@@ -2,13 +2,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use palinurus_repository::ErrorKind;
 
-use super::{Expect, State};
+use super::{Change, Expect, State};
 
 pub(crate) async fn run(state: Arc<dyn State>) {
     expectations_hold(&*state).await;
     lists_are_exact(&*state).await;
+    followers_see_the_end(&*state).await;
     one_of_many_wins(state).await;
 }
 
@@ -44,6 +46,38 @@ async fn lists_are_exact(state: &dyn State) {
     assert_eq!(keys(state.list("l/b/").await.unwrap()), ["l/b/1", "l/b/2"]);
     assert_eq!(keys(state.list("l/").await.unwrap()), ["l/a", "l/b/1", "l/b/2", "l/b0", "l/c"]);
     assert!(state.list("l/none").await.unwrap().is_empty());
+}
+
+/// Whatever is told on the way, it adds up to what there is.
+async fn followers_see_the_end(state: &dyn State) {
+    state.put("f/a", Bytes::from_static(b"1"), Expect::Any).await.unwrap();
+    let mut followed = state.follow("f/");
+    let mut known = std::collections::BTreeMap::new();
+    let mut at = 0;
+    loop {
+        match followed.next().await.unwrap() {
+            Change::All(all) => known = all.into_iter().collect(),
+            Change::Put(key, record) => drop(known.insert(key, record)),
+            Change::Gone(key) => drop(known.remove(&key)),
+            Change::Away(e) => panic!("{e:?}"),
+        }
+        let keys: Vec<&str> = known.keys().map(String::as_str).collect();
+        match (at, keys.as_slice()) {
+            (0, ["f/a"]) => {
+                assert_eq!(known["f/a"].value, "1");
+                state.put("elsewhere", Bytes::new(), Expect::Any).await.unwrap();
+                state.put("f/b", Bytes::from_static(b"2"), Expect::Absent).await.unwrap();
+                state.delete("f/a", Expect::Any).await.unwrap();
+            }
+            (1, ["f/b"]) => {
+                let revision = known["f/b"].revision;
+                state.put("f/b", Bytes::from_static(b"3"), Expect::At(revision)).await.unwrap();
+            }
+            (2, ["f/b"]) if known["f/b"].value == "3" => return,
+            _ => continue,
+        }
+        at += 1;
+    }
 }
 
 async fn one_of_many_wins(state: Arc<dyn State>) {

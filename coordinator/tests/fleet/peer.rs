@@ -282,6 +282,8 @@ impl Inner {
             epoch: kept.epoch,
             data_empty: self.config.data_empty,
             tasks: running.chain(kept.ended.values().cloned()).collect(),
+            protocol: palinurus_proto::PROTOCOL,
+            ..Default::default()
         }
     }
 
@@ -381,6 +383,7 @@ impl Inner {
                 Ok(None)
             }
             task::Work::Restore(restore) => self.restore(restore, &repository).await,
+            task::Work::Probe(_) => Ok(Some(task_result::Result::Probe(v1::ProbeResult::default()))),
             task::Work::Verify(_) => Ok(Some(task_result::Result::Verify(v1::VerifyResult {
                 detail: Some(v1::VerifyDetail { read_data: true, packs_checked: 3, ..Default::default() }),
             }))),

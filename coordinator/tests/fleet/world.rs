@@ -93,7 +93,7 @@ impl World {
     }
 
     pub(crate) fn service(&self, nodes: &[&str]) -> v1::Service {
-        let nodes = nodes.iter().map(|name| v1::NodeSpec { name: (*name).to_owned(), zone: String::new() });
+        let nodes = nodes.iter().map(|name| v1::NodeSpec { name: (*name).to_owned(), ..Default::default() });
         v1::Service {
             name: SERVICE.to_owned(),
             r#type: "files".to_owned(),

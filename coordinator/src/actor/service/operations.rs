@@ -92,7 +92,7 @@ impl Service {
                 verify.node = self.reader()?;
                 nodes = vec![verify.node.clone()];
             }
-            Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) => {}
+            Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
         }
         let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
         let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);

@@ -102,6 +102,7 @@ impl Service {
             service: me.clone(),
             node: name,
             epoch: self.epoch.0,
+            node_epoch: self.seats.get(&hello.node).map_or(0, |seat| seat.node.node_epoch),
             heartbeat: self.shared.config.heartbeat,
             outbound,
             over,
