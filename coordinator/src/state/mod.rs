@@ -13,11 +13,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod embedded;
+#[cfg(any(test, feature = "suite"))]
+mod memory;
 mod records;
 #[cfg(test)]
 pub(crate) mod suite;
 
 pub(crate) use embedded::{EmbeddedElection, EmbeddedState};
+#[cfg(any(test, feature = "suite"))]
+pub use memory::{Link, MemoryElection, MemoryStore};
 pub(crate) use records::{Records, Versioned};
 
 /// What must be true of a record for a write to happen.
