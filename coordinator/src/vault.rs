@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::{Shared, off_runtime};
+use crate::shared::{Base, Shared, off_runtime};
 
 #[derive(Debug)]
 pub(crate) struct Vault {
@@ -24,17 +24,8 @@ pub(crate) struct Vault {
 impl Vault {
     /// Opens the service's repository and takes the lead in it: an earlier leader is fenced from here on.
     pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
-        let storage = storage::open(&service.repository)?;
-        let clock = shared.world.clock.clone();
-        let repository = Repository::open(storage, &shared.keys).await?.with_clock(clock);
+        let repository = reach(shared, service).await?;
         let id = repository.id();
-        if id.to_string() != service.repository_id {
-            return Err(Error::conflict(format!(
-                "{} holds repository {id}, and service {} was made with {}",
-                service.repository, service.name, service.repository_id
-            ))
-            .with_hint("bring the right store back to that place"));
-        }
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
@@ -124,4 +115,19 @@ impl Vault {
         let index = self.index.clone();
         off_runtime(move || index.retain(|pack| committed.contains(pack))).await
     }
+}
+
+/// The service's repository, to look at: nobody is fenced by it.
+pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
+    let storage = storage::open(&service.repository)?;
+    let repository = Repository::open(storage, &base.keys).await?.with_clock(base.world.clock.clone());
+    let id = repository.id();
+    if id.to_string() != service.repository_id {
+        return Err(Error::conflict(format!(
+            "{} holds repository {id}, and service {} was made with {}",
+            service.repository, service.name, service.repository_id
+        ))
+        .with_hint("bring the right store back to that place"));
+    }
+    Ok(repository)
 }

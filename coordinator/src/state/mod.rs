@@ -22,7 +22,7 @@ pub(crate) mod suite;
 pub(crate) use embedded::{EmbeddedElection, EmbeddedState};
 #[cfg(any(test, feature = "suite"))]
 pub use memory::{Link, MemoryElection, MemoryStore};
-pub(crate) use records::{Records, Versioned};
+pub(crate) use records::{Key, Records, Versioned, decode};
 
 /// What must be true of a record for a write to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub trait State: Reader {
     async fn delete(&self, key: &str, expect: Expect) -> Result<()>;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leader {
     pub name: String,
     /// Where agents and operators reach it.
