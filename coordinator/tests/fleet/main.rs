@@ -4,6 +4,7 @@
 
 mod backup;
 mod cluster;
+mod garbage;
 mod peer;
 mod recovery;
 mod restore;
