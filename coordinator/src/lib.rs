@@ -19,6 +19,6 @@ mod shared;
 pub mod state;
 mod vault;
 
-pub use config::Config;
+pub use config::{Config, EtcdConfig};
 pub use server::Server;
 pub use shared::World;

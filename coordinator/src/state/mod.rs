@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod embedded;
+mod etcd;
 mod records;
 #[cfg(test)]
 pub(crate) mod suite;
 
 pub(crate) use embedded::{EmbeddedElection, EmbeddedState};
+pub(crate) use etcd::EtcdElection;
 pub(crate) use records::{Records, Versioned};
 
 /// What must be true of a record for a write to happen.
