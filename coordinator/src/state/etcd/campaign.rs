@@ -39,7 +39,7 @@ async fn stand(election: &EtcdElection, address: &str) -> Result<Option<Lease>> 
     leader.borrow_and_update();
     let held = reader::get(&election.client, "look who leads", &election.leader_key()).await?;
     let Some(held) = held else { return win(election, address).await };
-    // Followed, not asked for over and over; asked again now and then, should the following fail.
+    // Followed, not asked for over and over; asked again now and then, should what is followed be a frozen member.
     let epoch = Epoch(revision(held.create_revision()));
     let ended = async {
         while leader.changed().await.is_ok() {
@@ -48,7 +48,7 @@ async fn stand(election: &EtcdElection, address: &str) -> Result<Option<Lease>> 
             }
         }
     };
-    let _ = tokio::time::timeout(election.lease, ended).await;
+    let _ = tokio::time::timeout(election.lease / 5, ended).await;
     Ok(None)
 }
 

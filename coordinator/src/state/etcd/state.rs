@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use palinurus_repository::{Epoch, Error, ErrorKind, Result};
 
 use super::client;
-use super::error::Failed;
+use super::error::{self, Failed};
 use super::lease::Validity;
 use super::reader::{self, EtcdReader, revision};
 use crate::state::{Change, Expect, Reader, Record, State};
@@ -90,7 +90,7 @@ impl EtcdState {
                 Ok(answer) => return self.refused(write, &answer, unknown).await,
                 Err(Failed::OldToken(_)) => {}
                 Err(Failed::Unknown(e)) => {
-                    unknown = Some(e);
+                    unknown = Some(error::more_telling(unknown, e));
                     client.pause().await;
                 }
                 Err(e) => return Err(e.into()),
