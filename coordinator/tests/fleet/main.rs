@@ -3,8 +3,12 @@
 #![allow(missing_debug_implementations, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+#[allow(dead_code)]
+#[path = "../../src/state/etcd/server.rs"]
+mod etcd;
 mod peer;
 mod recovery;
 mod restore;
 mod session;
+mod takeover;
 mod world;

@@ -248,6 +248,8 @@ impl Inner {
             }
             match message.message {
                 Some(told::Message::Welcome(_)) => self.kept().welcomes += 1,
+                // Another leads: as an agent does, though it would dial the leader.
+                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => return Ok(()),
                 Some(told::Message::Refused(refused)) => {
                     self.kept().refused = refused.failure;
                     self.change();

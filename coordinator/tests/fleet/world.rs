@@ -28,6 +28,13 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::prepare(change);
+        world.start().await;
+        world
+    }
+
+    /// Without a coordinator: whoever asks for one starts it.
+    pub(crate) fn prepare(change: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
             .with_test_writer()
@@ -44,9 +51,7 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
-        let mut world = Self { directory, config, running: None, address: watch::Sender::default() };
-        world.start().await;
-        world
+        Self { directory, config, running: None, address: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
@@ -65,6 +70,11 @@ impl World {
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start().await;
+    }
+
+    /// Where peers and operators find a coordinator from now on.
+    pub(crate) fn dial(&self, address: &str) {
+        self.address.send_replace(address.to_owned());
     }
 
     pub(crate) fn address(&self) -> String {

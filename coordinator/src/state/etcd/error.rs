@@ -105,16 +105,18 @@ pub(super) fn late(what: &str, endpoint: &str, within: std::time::Duration) -> F
 }
 
 fn away(what: &str, endpoint: &str, reason: &str) -> Error {
-    let hint = if reason.contains("no leader") || reason.contains("request timed out") {
+    let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let hung_up = has(&["connection closed", "broken pipe", "reset", "h2 protocol error", "handshake eof"]);
+    let hint = if has(&["no leader", "request timed out"]) {
         NO_QUORUM
-    } else if reason.contains("UnknownIssuer") || reason.contains("certificate") {
+    } else if has(&["certificate", "fatal alert"]) {
         "etcd's certificate and `ca` in [etcd] do not belong together, or it wants `certificate` and `key`"
-    } else if reason.contains("InvalidContentType") || reason.contains("handshake eof") {
+    } else if has(&["InvalidContentType", "handshake eof"]) {
         "if this etcd speaks no TLS, its endpoint begins with http://"
-    } else if endpoint.starts_with("https://") && reason.contains("transport error: ") {
+    } else if hung_up && endpoint.starts_with("https://") {
         "if etcd ends every connection, it may want `certificate` and `key` in [etcd]"
-    } else if endpoint.starts_with("http://") && reason.contains("h2 protocol error") {
-        "if this etcd speaks TLS, its endpoint begins with https://"
+    } else if hung_up {
+        "if etcd ends every connection, it may speak TLS: then its endpoint begins with https://"
     } else {
         "is etcd running, and are `endpoints` in [etcd] right? `etcdctl endpoint status` shows its members"
     };
