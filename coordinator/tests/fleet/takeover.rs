@@ -189,3 +189,30 @@ async fn etcd_is_away_for_longer_than_a_lease() {
     assert!(peer.epoch() > epoch);
     assert_eq!(operator.backups().await.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_starts_before_etcd_does_and_leads_when_it_is_there() {
+    let mut etcd = Etcd::start().await;
+    let world = world(&etcd);
+    etcd.kill(0);
+    let one = Coordinator::start(&world, "c1").await;
+    let mut client = CoordinatorClient::connect(one.address.clone()).await.unwrap();
+    let refused = client.list_services(v1::ListServicesRequest::default()).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
+    etcd.restart(0).await;
+    leader(&world, &[&one], LEASE * 5).await.apply(world.service(&["n1"])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coordinator_of_another_cluster_does_not_start() {
+    let etcd = Etcd::start().await;
+    let world = world(&etcd);
+    let one = Coordinator::start(&world, "c1").await;
+    leader(&world, &[&one], LEASE * 5).await;
+    let mut config = world.config.clone();
+    config.etcd.cluster = "other".to_owned();
+    let error = Server::start(config, CancellationToken::new()).await.unwrap_err();
+    assert_eq!(error.kind(), palinurus_repository::ErrorKind::Conflict);
+    assert!(error.what().contains("\"main\"") && error.what().contains("\"other\""), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("prefix")), "{error:?}");
+}

@@ -25,6 +25,7 @@ mod follow;
 mod lease;
 mod reader;
 mod state;
+mod unsettled;
 
 #[cfg(test)]
 pub(crate) mod server;

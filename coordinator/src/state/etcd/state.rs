@@ -12,6 +12,7 @@ use super::client;
 use super::error::{self, Failed};
 use super::lease::Validity;
 use super::reader::{self, EtcdReader, revision};
+use super::unsettled::Unsettled;
 use crate::state::{Change, Expect, Reader, Record, State};
 
 /// How often a write that expects nothing is begun anew because another came between.
@@ -24,6 +25,7 @@ pub(super) struct EtcdState {
     leader_key: String,
     epoch: Epoch,
     validity: Arc<Validity>,
+    unsettled: Unsettled,
 }
 
 impl fmt::Debug for EtcdState {
@@ -45,7 +47,7 @@ struct Write<'a> {
 
 impl EtcdState {
     pub(super) fn new(reader: EtcdReader, leader_key: String, epoch: Epoch, validity: Arc<Validity>) -> Self {
-        Self { reader, leader_key, epoch, validity }
+        Self { reader, leader_key, epoch, validity, unsettled: Unsettled::default() }
     }
 
     async fn write(&self, verb: &str, key: &str, value: Option<&Bytes>, expect: Expect) -> Result<u64> {
@@ -57,28 +59,53 @@ impl EtcdState {
             Expect::Any => None,
         };
         let mut again = AGAIN;
+        write.replaces = match replaces {
+            Some(replaces) => replaces,
+            None => self.now(&write).await?.0,
+        };
         loop {
-            write.replaces = match replaces {
-                Some(replaces) => replaces,
-                None => {
-                    self.validity.check()?;
-                    let found = reader::get(self.reader.client(), &write.what, &write.name).await?;
-                    found.map_or(0, |kv| revision(kv.mod_revision()))
+            let refused = match self.try_to(&write).await {
+                Err(Failed::Refused(e)) if e.kind() == ErrorKind::Conflict && again > 0 => e,
+                ended => {
+                    self.settle(&write, &ended);
+                    return ended.map_err(Error::from);
                 }
             };
-            match self.try_to(&write).await {
-                Err(e) if e.kind() == ErrorKind::Conflict && replaces.is_none() && again > 0 => again -= 1,
-                ended => return ended,
+            again -= 1;
+            let (now, ours) = self.now(&write).await?;
+            if replaces.is_some() && !ours {
+                return Err(refused);
             }
+            write.replaces = now;
         }
     }
 
-    async fn try_to(&self, write: &Write<'_>) -> Result<u64> {
+    /// At which revision the record is, and whether an earlier write from this one's revision on, its end unknown until
+    /// now, made it so.
+    async fn now(&self, write: &Write<'_>) -> Result<(u64, bool)> {
+        self.validity.check()?;
+        let found = reader::get(self.reader.client(), &write.what, &write.name).await?;
+        let Some(found) = found else { return Ok((0, false)) };
+        let ours = self.unsettled.wrote(&write.name, write.replaces, found.value());
+        Ok((revision(found.mod_revision()), ours))
+    }
+
+    fn settle(&self, write: &Write<'_>, ended: &Result<u64, Failed>) {
+        match (ended, write.value) {
+            (Err(Failed::Unknown(_)), Some(value)) => {
+                self.unsettled.add(&write.name, write.replaces, value);
+            }
+            (Ok(_), _) => self.unsettled.settle(&write.name),
+            _ => {}
+        }
+    }
+
+    async fn try_to(&self, write: &Write<'_>) -> Result<u64, Failed> {
         let (client, transaction) = (self.reader.client(), &self.transaction(write));
         let mut unknown = None;
         for _ in 0..client.tries() {
             if let Err(fenced) = self.validity.check() {
-                return Err(unknown.map_or(fenced, |last| maybe(write, last)));
+                return Err(unknown.map_or(Failed::Refused(fenced), |last| maybe(write, last)));
             }
             let asked = client
                 .attempt(&write.what, |etcd| async move { client::kv(&etcd).txn(transaction.clone()).await });
@@ -93,10 +120,10 @@ impl EtcdState {
                     unknown = Some(error::more_telling(unknown, e));
                     client.pause().await;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
-        let none = || Error::unavailable("etcd took no token");
+        let none = || Error::unavailable("etcd takes no token of ours");
         Err(maybe(write, unknown.unwrap_or_else(none)))
     }
 
@@ -116,29 +143,30 @@ impl EtcdState {
     }
 
     /// A guard did not hold: because of whom? With an earlier try whose end is not known, perhaps because of us.
-    async fn refused(&self, write: &Write<'_>, answer: &TxnResponse, unknown: Option<Error>) -> Result<u64> {
+    async fn refused(
+        &self,
+        write: &Write<'_>,
+        answer: &TxnResponse,
+        unknown: Option<Error>,
+    ) -> Result<u64, Failed> {
         let mut found = answer.op_responses().into_iter().map(|op| match op {
             TxnOpResponse::Get(mut found) => found.take_kvs().into_iter().next(),
             _ => None,
         });
         let (leader, record) = (found.next().flatten(), found.next().flatten());
         let leads = leader.is_some_and(|kv| revision(kv.create_revision()) == self.epoch.0);
-        if !leads {
-            self.validity.over().cancel();
-        }
-        let conflict = |now: Option<&KeyValue>| {
-            let now = now.map(|kv| kv.mod_revision());
-            let Write { what, replaces, .. } = write;
+        let Write { what, replaces, .. } = write;
+        let refusal = if leads {
+            let now = record.as_ref().map(KeyValue::mod_revision);
             Error::conflict(format!("{what}: it is at revision {now:?}, not {replaces}"))
+        } else {
+            self.validity.over().cancel();
+            Error::fenced(format!("{what}: another coordinator leads"))
         };
-        let Some(last) = unknown else {
-            let fenced = || Error::fenced(format!("{}: another coordinator leads", write.what));
-            return Err(if leads { conflict(record.as_ref()) } else { fenced() });
-        };
+        let Some(last) = unknown else { return Err(Failed::Refused(refusal)) };
         match self.landed(write, record.as_ref()).await {
             Some(Some(at)) => Ok(at),
-            Some(None) if leads => Err(conflict(record.as_ref())),
-            Some(None) => Err(Error::fenced(format!("{}: another coordinator leads", write.what))),
+            Some(None) => Err(Failed::Refused(refusal)),
             None => Err(maybe(write, last)),
         }
     }
@@ -181,11 +209,10 @@ impl EtcdState {
     }
 }
 
-fn maybe(write: &Write<'_>, last: Error) -> Error {
+fn maybe(write: &Write<'_>, last: Error) -> Failed {
     let hint = last.hint().unwrap_or_default().to_owned();
-    Error::unavailable(format!("{}: it may have been carried out", write.what))
-        .with_source(last)
-        .with_hint(hint)
+    let error = Error::unavailable(format!("{}: it may have been carried out", write.what));
+    Failed::Unknown(error.with_source(last).with_hint(hint))
 }
 
 #[async_trait]

@@ -113,7 +113,9 @@ async fn with_users(arguments: &'static [&'static str]) -> (Etcd, EtcdConfig) {
         arguments: Box::new(move |directory, _| {
             std::fs::write(directory.join("secret"), "the key of tokens").unwrap();
             let place = directory.to_str().unwrap();
-            arguments.iter().map(|argument| argument.replace("DIR", place)).collect()
+            // Passwords are hashed slowly on purpose; here that would only keep the machine busy.
+            let cheap = ["--bcrypt-cost", "4"];
+            cheap.iter().chain(arguments).map(|argument| argument.replace("DIR", place)).collect()
         }),
         ..Setup::default()
     };
@@ -129,7 +131,12 @@ async fn with_users(arguments: &'static [&'static str]) -> (Etcd, EtcdConfig) {
     admin.auth_enable().await.unwrap();
     let password_file = etcd.directory.path().join("password");
     std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
-    let config = EtcdConfig { user: "palinurus".to_owned(), password_file, ..config(&etcd, LONG) };
+    let config = EtcdConfig {
+        user: "palinurus".to_owned(),
+        password_file,
+        timeout: Duration::from_secs(2),
+        ..config(&etcd, LONG)
+    };
     (etcd, config)
 }
 
@@ -162,7 +169,7 @@ async fn a_user_where_there_are_none_is_a_setting_to_mend() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tokens_that_run_out_are_replaced() {
     const TOKENS: &str = "jwt,pub-key=DIR/secret,priv-key=DIR/secret,sign-method=HS256,ttl=1s";
-    let (etcd, config) = with_users(&["--auth-token", TOKENS]).await;
+    let (_etcd, config) = with_users(&["--auth-token", TOKENS]).await;
     let election = election(&config, "c1").await;
     let lease = lead(&election).await;
     let mut followed = lease.state.follow("");
