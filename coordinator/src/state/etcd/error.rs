@@ -111,10 +111,9 @@ fn away(what: &str, endpoint: &str, reason: &str) -> Error {
         NO_QUORUM
     } else if has(&["certificate", "fatal alert"]) {
         "etcd's certificate and `ca` in [etcd] do not belong together, or it wants `certificate` and `key`"
-    } else if has(&["InvalidContentType", "handshake eof"]) {
-        "if this etcd speaks no TLS, its endpoint begins with http://"
-    } else if hung_up && endpoint.starts_with("https://") {
-        "if etcd ends every connection, it may want `certificate` and `key` in [etcd]"
+    } else if endpoint.starts_with("https://") && (hung_up || has(&["InvalidContentType"])) {
+        "if etcd ends every connection, it may speak no TLS: then its endpoint begins with http://; or it wants \
+         `certificate` and `key` in [etcd]"
     } else if hung_up {
         "if etcd ends every connection, it may speak TLS: then its endpoint begins with https://"
     } else {
