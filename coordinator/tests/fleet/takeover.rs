@@ -1,218 +1,225 @@
-//! Two coordinators on one etcd: the leader is gone without a word, and the other one goes on with its work.
-use std::time::Duration;
-
-use palinurus_coordinator::{Config, Server};
-use palinurus_proto::v1::coordinator_client::CoordinatorClient;
+//! The leader loses its lease at any moment; another coordinator goes on with the same operations.
+use palinurus_proto::from_status;
 use palinurus_proto::v1::{self, OperationState, TaskState};
-use tokio::runtime::Runtime;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use palinurus_repository::storage::list_all;
+use palinurus_repository::{Epoch, ErrorKind, TransactionId, verify};
 
-use crate::etcd::Etcd;
-use crate::world::{Operator, SERVICE, World, task};
+use crate::cluster::Cluster;
+use crate::peer::Peer;
+use crate::world::{Operator, SERVICE, task};
 
-const LEASE: Duration = Duration::from_secs(3);
-/// What is promised beyond the lease: etcd ends it a little late, and then the state is read.
-const BEYOND: Duration = Duration::from_secs(2);
+const TASKS: [&str; 7] = ["inspect", "freeze", "snapshot", "thaw", "upload", "manifest", "release"];
 
-/// A coordinator with a runtime of its own, which can end in the middle of anything.
-struct Coordinator {
-    runtime: Option<Runtime>,
-    address: String,
+struct Fleet {
+    cluster: Cluster,
+    old: usize,
+    operator: Operator,
+    one: Peer,
+    two: Peer,
 }
 
-impl Coordinator {
-    async fn start(world: &World, name: &str) -> Self {
-        let mut config: Config = world.config.clone();
-        config.name = name.to_owned();
-        config.state = world.directory.path().join(name);
-        let mut building = tokio::runtime::Builder::new_multi_thread();
-        let runtime = building.worker_threads(2).enable_all().build().unwrap();
-        let starting = runtime.spawn(Server::start(config, CancellationToken::new()));
-        let address = format!("http://{}", starting.await.unwrap().unwrap().local_addr());
-        Self { runtime: Some(runtime), address }
+async fn fleet() -> Fleet {
+    let cluster = Cluster::new(2).await;
+    let (old, mut operator) = cluster.leader().await;
+    operator.apply(cluster.world.service(&["n1", "n2"])).await.unwrap();
+    let one = cluster.world.peer("n1", &[("a", vec![1, 2])]);
+    let two = cluster.world.peer("n2", &[("a", vec![2, 3])]);
+    Fleet { cluster, old, operator, one, two }
+}
+
+impl Fleet {
+    /// Starts a backup; it stands where `n1` has done `phase` and `n2` is at it.
+    async fn stands_in(&mut self, phase: &'static str) -> v1::Operation {
+        self.two.hold(phase);
+        let started = self.operator.start_backup().await.unwrap();
+        let there = |operation: &v1::Operation| {
+            let state = |node| task(operation, node, phase).map(v1::TaskRecord::state);
+            state("n1") == Some(TaskState::TaskDone) && state("n2") == Some(TaskState::TaskRunning)
+        };
+        self.operator.until(&started.id, there).await
     }
 
-    /// As by SIGKILL: its connections break, and it gives nothing back.
-    fn kill(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+    /// The whole repository is sound, and holds that many backups and nothing of any other.
+    async fn sound(&self, backups: usize) {
+        let repository = self.cluster.world.repository().await;
+        assert_eq!(repository.backups().await.len(), backups);
+        assert_eq!(verify::check(&repository, true, &|_| {}).await.unwrap().damages, []);
+        assert!(repository.read(|state| state.open_transactions().is_empty()).await);
+    }
+}
+
+async fn taken_over_in(phase: &'static str) {
+    let mut fleet = fleet().await;
+    let before = fleet.stands_in(phase).await;
+    let Fleet { cluster, old, .. } = &fleet;
+    let (old, left) = (*old, cluster.cluster_at(*old).await);
+    cluster.link(old).cut();
+    let (new, mut operator) = cluster.leader_but(old).await;
+    fleet.two.let_go();
+    let ended = operator.finished(&before.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+    assert!(ended.epoch > before.epoch);
+    let id = |operation: &v1::Operation| operation.backup.as_ref().unwrap().backup_id.clone();
+    assert_eq!(id(&ended), id(&before), "the same backup");
+    for peer in [&fleet.one, &fleet.two] {
+        peer.released(&before.id).await;
+        for task in TASKS {
+            assert_eq!(peer.began(task), 1, "{task} ran once");
         }
     }
+    let told = [fleet.one.verdicts(), fleet.two.verdicts()].concat();
+    assert_eq!(told.iter().filter(|verdict| **verdict == 1).count(), 3, "each chunk is uploaded once");
+    let backups = operator.backups().await;
+    assert_eq!(backups.iter().map(|backup| backup.id.clone()).collect::<Vec<_>>(), [id(&ended)]);
+    fleet.sound(1).await;
+
+    // The one that led stands by once it sees the state again, and knows who leads.
+    cluster.link(old).mend();
+    let seen = cluster.sees(old, |seen| !seen.leader.is_empty()).await;
+    assert_eq!((seen.leader.as_str(), seen.address.as_str()), (cluster.name(new), cluster.address(new)));
+    assert_eq!((left.leader.as_str(), seen.answered_by.as_str()), (cluster.name(old), cluster.name(old)));
+    assert!(seen.epoch > left.epoch);
+    let request = v1::StartBackupRequest { service: SERVICE.to_owned(), full: false };
+    let refused = fleet.operator.0.clone().start_backup(request).await.unwrap_err();
+    assert_eq!(refused.metadata().get("palinurus-leader").unwrap(), cluster.address(new));
+    assert_eq!(from_status(refused).kind(), ErrorKind::Fenced);
 }
 
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// An operator at whichever of them leads; peers go there too.
-async fn leader(world: &World, among: &[&Coordinator], within: Duration) -> Operator {
-    let asking = async {
-        loop {
-            for coordinator in among {
-                let Ok(mut client) = CoordinatorClient::connect(coordinator.address.clone()).await else {
-                    continue;
-                };
-                let request = v1::ListOperationsRequest { service: SERVICE.to_owned(), ..Default::default() };
-                match client.list_operations(request).await {
-                    Err(e)
-                        if matches!(e.code(), tonic::Code::FailedPrecondition | tonic::Code::Unavailable) => {
-                    }
-                    _ => {
-                        world.dial(&coordinator.address);
-                        return Operator(client);
-                    }
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+macro_rules! phases {
+    ($($name:ident $phase:literal),*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            taken_over_in($phase).await;
         }
-    };
-    tokio::time::timeout(within, asking).await.unwrap_or_else(|_| panic!("nobody leads within {within:?}"))
+    )* };
 }
 
-fn world(etcd: &Etcd) -> World {
-    World::prepare(|config| {
-        config.etcd.endpoints = etcd.endpoints();
-        config.etcd.lease = LEASE;
-        config.etcd.timeout = LEASE / 6;
-    })
-}
+phases!(
+    taken_over_in_inspect "inspect",
+    taken_over_in_freeze "freeze",
+    taken_over_in_snapshot "snapshot",
+    taken_over_in_thaw "thaw",
+    taken_over_in_upload "upload",
+    taken_over_in_manifest "manifest",
+    taken_over_in_release "release"
+);
 
-fn running(operation: &v1::Operation, node: &str, name: &str) -> bool {
-    task(operation, node, name).is_some_and(|task| task.state() == TaskState::TaskRunning)
-}
-
+/// What the old leader wrote last has landed, though it never heard so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_same_backup_is_finished_by_the_next_leader() {
-    let etcd = Etcd::start().await;
-    let world = world(&etcd);
-    let mut one = Coordinator::start(&world, "c1").await;
-    let mut operator = leader(&world, &[&one], LEASE * 5).await;
-    let two = Coordinator::start(&world, "c2").await;
-    operator.apply(world.service(&["n1", "n2"])).await.unwrap();
-    let peers = [world.peer("n1", &[("a", vec![1, 2])]), world.peer("n2", &[("a", vec![2, 3])])];
-    peers[1].hold("upload");
-    let started = operator.start_backup().await.unwrap();
-    let halfway = |operation: &v1::Operation| {
-        let done = task(operation, "n1", "upload").is_some_and(|task| task.state() == TaskState::TaskDone);
-        done && running(operation, "n2", "upload")
-    };
-    operator.until(&started.id, halfway).await;
-    let epoch = peers[0].epoch();
-
-    world.dial(&two.address);
-    let killed = Instant::now();
-    one.kill();
-    let mut operator = leader(&world, &[&two], LEASE * 5).await;
-    let took = killed.elapsed();
-    println!("takeover after {took:?} with a lease of {LEASE:?}");
-    assert!(took <= LEASE + BEYOND, "{took:?}");
-
-    let resumed = operator.until(&started.id, |_| true).await;
-    assert_eq!(resumed.phase, "upload");
-    peers[1].let_go();
+async fn taken_over_after_writes_that_were_not_answered() {
+    let mut fleet = fleet().await;
+    let started = fleet.stands_in("upload").await;
+    fleet.cluster.link(fleet.old).cut_answers();
+    fleet.two.let_go();
+    let (_, mut operator) = fleet.cluster.leader_but(fleet.old).await;
     let ended = operator.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
-    for peer in &peers {
+    for peer in [&fleet.one, &fleet.two] {
         peer.released(&started.id).await;
-        assert_eq!(peer.began("upload"), 1, "what ran or had ended is not begun again");
-        assert!(peer.epoch() > epoch);
+        assert!(TASKS.iter().all(|task| peer.began(task) == 1));
     }
-    assert_eq!(operator.backups().await.len(), 1);
-    let repository = world.repository().await;
-    let report = palinurus_repository::verify::check(&repository, true, &|_| {}).await.unwrap();
-    assert_eq!(report.damages, []);
-    assert!(repository.read(|state| state.open_transactions().is_empty()).await);
+    fleet.sound(1).await;
+}
+
+/// It gives its lease back: nobody waits for that to pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_stopped_hands_over_at_once() {
+    let mut cluster = Cluster::with(2, std::time::Duration::from_secs(600)).await;
+    let (old, mut operator) = cluster.leader().await;
+    operator.apply(cluster.world.service(&["n1"])).await.unwrap();
+    let peer = cluster.world.peer("n1", &[("a", vec![1])]);
+    peer.hold("upload");
+    let started = operator.start_backup().await.unwrap();
+    operator.until(&started.id, |operation| task(operation, "n1", "upload").is_some()).await;
+    cluster.stop(old).await;
+    let (_, mut operator) = cluster.leader_but(old).await;
+    peer.let_go();
+    assert_eq!(operator.finished(&started.id).await.state(), OperationState::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_cancelled_stays_cancelled_under_the_next_leader() {
-    let etcd = Etcd::start().await;
-    let world = world(&etcd);
-    let mut one = Coordinator::start(&world, "c1").await;
-    let mut operator = leader(&world, &[&one], LEASE * 5).await;
-    let two = Coordinator::start(&world, "c2").await;
-    operator.apply(world.service(&["n1"])).await.unwrap();
-    let peer = world.peer("n1", &[("a", vec![1])]);
-    peer.hold("upload");
-    peer.hold("release");
-    let started = operator.start_backup().await.unwrap();
-    operator.until(&started.id, |operation| running(operation, "n1", "upload")).await;
-    operator.0.cancel_operation(v1::GetOperationRequest { id: started.id.clone() }).await.unwrap();
-    operator.until(&started.id, |operation| task(operation, "n1", "release").is_some()).await;
-    one.kill();
-    let mut operator = leader(&world, &[&two], LEASE * 5).await;
-    peer.let_go();
+async fn a_cancelled_operation_stays_cancelled() {
+    let mut fleet = fleet().await;
+    fleet.two.hold("release");
+    let started = fleet.stands_in("upload").await;
+    let id = v1::GetOperationRequest { id: started.id.clone() };
+    fleet.operator.0.cancel_operation(id).await.unwrap();
+    fleet.cluster.link(fleet.old).cut();
+    let (_, mut operator) = fleet.cluster.leader_but(fleet.old).await;
+    fleet.two.let_go();
     let ended = operator.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Cancelled, "{ended:#?}");
-    peer.released(&started.id).await;
-    assert!(operator.backups().await.is_empty());
+    fleet.one.released(&started.id).await;
+    fleet.two.released(&started.id).await;
+    fleet.sound(0).await;
+    let repository = fleet.cluster.world.repository().await;
+    assert_eq!(list_all(&**repository.storage(), "t/").await.unwrap(), [], "what it had uploaded is gone");
 }
 
-/// Nobody leads while etcd is away, and nothing is committed; what the agents have is kept, and the work goes on.
+/// It does not know that its lease has ended, and goes on for as long as nobody tells it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn etcd_is_away_for_longer_than_a_lease() {
-    let etcd = Etcd::start().await;
-    let world = world(&etcd);
-    let (one, two) = (Coordinator::start(&world, "c1").await, Coordinator::start(&world, "c2").await);
-    let both = [&one, &two];
-    let mut operator = leader(&world, &both, LEASE * 5).await;
-    operator.apply(world.service(&["n1"])).await.unwrap();
-    let peer = world.peer("n1", &[("a", vec![1, 2, 3])]);
-    peer.hold("upload");
-    let started = operator.start_backup().await.unwrap();
-    operator.until(&started.id, |operation| running(operation, "n1", "upload")).await;
-    let epoch = peer.epoch();
-
-    etcd.pause(0).await;
-    let frozen = Instant::now();
-    let stepping_down = async {
-        let request = v1::ListOperationsRequest::default();
-        while operator.0.list_operations(request.clone()).await.is_ok() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LEASE * 2, stepping_down).await.unwrap();
-    assert!(frozen.elapsed() < LEASE, "it led for {:?}", frozen.elapsed());
-    peer.let_go();
-    assert!(tokio::time::timeout(LEASE, peer.acknowledged(&started.id, "upload")).await.is_err());
-    assert!(world.repository().await.backups().await.is_empty());
-
-    etcd.resume(0);
-    let mut operator = leader(&world, &both, LEASE * 5).await;
+async fn a_leader_that_slept_can_neither_write_nor_commit() {
+    let mut fleet = fleet().await;
+    let started = fleet.stands_in("manifest").await;
+    let (old, before) = (fleet.old, fleet.cluster.cluster_at(fleet.old).await);
+    fleet.cluster.link(old).doze();
+    let new = 1 - old;
+    let led = fleet.cluster.sees(new, |seen| seen.leader == fleet.cluster.name(new)).await;
+    assert!(led.epoch > before.epoch);
+    // Its agents are still with it, and what they tell it now would let it commit.
+    fleet.two.let_go();
+    let (_, mut operator) = fleet.cluster.leader_but(old).await;
     let ended = operator.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
-    peer.released(&started.id).await;
-    assert_eq!(peer.began("upload"), 1);
-    assert!(peer.epoch() > epoch);
-    assert_eq!(operator.backups().await.len(), 1);
+    assert_eq!(ended.epoch, led.epoch, "the new leader's work");
+    assert!(fleet.one.epoch() == led.epoch && fleet.two.epoch() == led.epoch);
+    fleet.sound(1).await;
+
+    // Nor can its epoch do anything in the ledger, whoever tries.
+    let repository = fleet.cluster.world.repository().await;
+    let transaction = TransactionId([7; 16]);
+    let purpose = palinurus_repository::ledger::Purpose::Backup;
+    let begun = repository.begin(Epoch(before.epoch), transaction, purpose).await;
+    assert_eq!(begun.unwrap_err().kind(), ErrorKind::Fenced);
+    fleet.cluster.link(old).wake();
+    fleet.cluster.sees(old, |seen| seen.epoch == led.epoch).await;
 }
 
+/// For longer than the lease lasts: nobody leads, nothing is committed, and nothing that was done is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_starts_before_etcd_does_and_leads_when_it_is_there() {
-    let mut etcd = Etcd::start().await;
-    let world = world(&etcd);
-    etcd.kill(0);
-    let one = Coordinator::start(&world, "c1").await;
-    let mut client = CoordinatorClient::connect(one.address.clone()).await.unwrap();
-    let refused = client.list_services(v1::ListServicesRequest::default()).await;
-    assert_eq!(refused.unwrap_err().code(), tonic::Code::Unavailable);
-    etcd.restart(0).await;
-    leader(&world, &[&one], LEASE * 5).await.apply(world.service(&["n1"])).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_coordinator_of_another_cluster_does_not_start() {
-    let etcd = Etcd::start().await;
-    let world = world(&etcd);
-    let one = Coordinator::start(&world, "c1").await;
-    leader(&world, &[&one], LEASE * 5).await;
-    let mut config = world.config.clone();
-    config.etcd.cluster = "other".to_owned();
-    let error = Server::start(config, CancellationToken::new()).await.unwrap_err();
-    assert_eq!(error.kind(), palinurus_repository::ErrorKind::Conflict);
-    assert!(error.what().contains("\"main\"") && error.what().contains("\"other\""), "{error:?}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("prefix")), "{error:?}");
+async fn the_state_is_away_for_everybody() {
+    let mut fleet = fleet().await;
+    let started = fleet.stands_in("upload").await;
+    let links = [fleet.cluster.link(0), fleet.cluster.link(1)];
+    links.iter().for_each(palinurus_coordinator::state::Link::cut);
+    for member in [0, 1] {
+        fleet.cluster.sees(member, |seen| seen.leader.is_empty()).await;
+    }
+    // What was cut off may still be about to notice: then it answers as nobody's leader.
+    let old = fleet.old;
+    let refused = loop {
+        match fleet.cluster.operator(old).await.start_backup().await {
+            Err(e) if e.kind() == ErrorKind::Conflict => tokio::time::sleep(crate::cluster::TTL / 20).await,
+            other => break other.unwrap_err(),
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
+    // An agent keeps what it has and goes on as far as it can alone.
+    fleet.two.let_go();
+    let list = v1::ListOperationsRequest::default();
+    for member in [0, 1] {
+        let stale = fleet.cluster.operator(member).await.0.list_operations(list.clone()).await;
+        let stale = from_status(stale.unwrap_err());
+        assert!(stale.kind() == ErrorKind::Unavailable && stale.hint().is_some(), "{stale:?}");
+    }
+    assert_eq!(fleet.cluster.world.repository().await.backups().await.len(), 0);
+    links.iter().for_each(palinurus_coordinator::state::Link::mend);
+    let (_, mut operator) = fleet.cluster.leader().await;
+    let ended = operator.finished(&started.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+    for peer in [&fleet.one, &fleet.two] {
+        peer.released(&started.id).await;
+        assert!(TASKS.iter().all(|task| peer.began(task) == 1));
+    }
+    fleet.sound(1).await;
 }

@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: Config,
     running: Option<(Server, CancellationToken)>,
-    address: watch::Sender<String>,
+    pub(crate) addresses: watch::Sender<Vec<String>>,
 }
 
 impl World {
@@ -28,13 +28,13 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let mut world = Self::prepare(change);
+        let mut world = Self::folders(change);
         world.start().await;
         world
     }
 
-    /// Without a coordinator: whoever asks for one starts it.
-    pub(crate) fn prepare(change: impl FnOnce(&mut Config)) -> Self {
+    /// Without a coordinator.
+    pub(crate) fn folders(change: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
             .with_test_writer()
@@ -51,13 +51,13 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
-        Self { directory, config, running: None, address: watch::Sender::default() }
+        Self { directory, config, running: None, addresses: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
         let cancel = CancellationToken::new();
         let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
-        self.address.send_replace(format!("http://{}", server.local_addr()));
+        self.addresses.send_replace(vec![format!("http://{}", server.local_addr())]);
         self.running = Some((server, cancel));
     }
 
@@ -72,13 +72,8 @@ impl World {
         self.start().await;
     }
 
-    /// Where peers and operators find a coordinator from now on.
-    pub(crate) fn dial(&self, address: &str) {
-        self.address.send_replace(address.to_owned());
-    }
-
     pub(crate) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.addresses.borrow()[0].clone()
     }
 
     pub(crate) fn repository_path(&self) -> PathBuf {
@@ -141,7 +136,7 @@ impl World {
             key: Arc::new(self.key()),
         };
         change(&mut config);
-        Peer::start(config, self.address.subscribe())
+        Peer::start(config, self.addresses.subscribe())
     }
 }
 

@@ -25,7 +25,6 @@ mod follow;
 mod lease;
 mod reader;
 mod state;
-mod unsettled;
 
 #[cfg(test)]
 pub(crate) mod server;

@@ -12,7 +12,6 @@ use super::client;
 use super::error::{self, Failed};
 use super::lease::Validity;
 use super::reader::{self, EtcdReader, revision};
-use super::unsettled::Unsettled;
 use crate::state::{Change, Expect, Reader, Record, State};
 
 /// How often a write that expects nothing is begun anew because another came between.
@@ -25,7 +24,6 @@ pub(super) struct EtcdState {
     leader_key: String,
     epoch: Epoch,
     validity: Arc<Validity>,
-    unsettled: Unsettled,
 }
 
 impl fmt::Debug for EtcdState {
@@ -47,7 +45,7 @@ struct Write<'a> {
 
 impl EtcdState {
     pub(super) fn new(reader: EtcdReader, leader_key: String, epoch: Epoch, validity: Arc<Validity>) -> Self {
-        Self { reader, leader_key, epoch, validity, unsettled: Unsettled::default() }
+        Self { reader, leader_key, epoch, validity }
     }
 
     async fn write(&self, verb: &str, key: &str, value: Option<&Bytes>, expect: Expect) -> Result<u64> {
@@ -59,44 +57,23 @@ impl EtcdState {
             Expect::Any => None,
         };
         let mut again = AGAIN;
-        write.replaces = match replaces {
-            Some(replaces) => replaces,
-            None => self.now(&write).await?.0,
-        };
         loop {
-            let refused = match self.try_to(&write).await {
-                Err(Failed::Refused(e)) if e.kind() == ErrorKind::Conflict && again > 0 => e,
-                ended => {
-                    self.settle(&write, &ended);
-                    return ended.map_err(Error::from);
+            write.replaces = match replaces {
+                Some(replaces) => replaces,
+                None => {
+                    self.validity.check()?;
+                    let found = reader::get(self.reader.client(), &write.what, &write.name).await?;
+                    found.map_or(0, |kv| revision(kv.mod_revision()))
                 }
             };
-            again -= 1;
-            let (now, ours) = self.now(&write).await?;
-            if replaces.is_some() && !ours {
-                return Err(refused);
+            match self.try_to(&write).await {
+                Err(Failed::Refused(e))
+                    if e.kind() == ErrorKind::Conflict && replaces.is_none() && again > 0 =>
+                {
+                    again -= 1;
+                }
+                ended => return ended.map_err(Error::from),
             }
-            write.replaces = now;
-        }
-    }
-
-    /// At which revision the record is, and whether an earlier write from this one's revision on, its end unknown until
-    /// now, made it so.
-    async fn now(&self, write: &Write<'_>) -> Result<(u64, bool)> {
-        self.validity.check()?;
-        let found = reader::get(self.reader.client(), &write.what, &write.name).await?;
-        let Some(found) = found else { return Ok((0, false)) };
-        let ours = self.unsettled.wrote(&write.name, write.replaces, found.value());
-        Ok((revision(found.mod_revision()), ours))
-    }
-
-    fn settle(&self, write: &Write<'_>, ended: &Result<u64, Failed>) {
-        match (ended, write.value) {
-            (Err(Failed::Unknown(_)), Some(value)) => {
-                self.unsettled.add(&write.name, write.replaces, value);
-            }
-            (Ok(_), _) => self.unsettled.settle(&write.name),
-            _ => {}
         }
     }
 

@@ -98,33 +98,6 @@ async fn who_was_first_is_told_from_history() {
     assert_eq!(won, [std::str::from_utf8(&record.value).unwrap()]);
 }
 
-/// Whoever was told that nobody knows comes again with what he read before: he is not refused because of himself.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_landed_after_all_is_no_conflict() {
-    let etcd = Etcd::start().await;
-    let election = election(&config(&etcd, LONG), "c1").await;
-    let lease = lead(&election).await;
-    let state = &lease.state;
-    let first = state.put("x", value("one"), Expect::Absent).await.unwrap();
-    etcd.pause(0).await;
-    let error = state.put("x", value("two"), Expect::At(first)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    etcd.resume(0);
-    // As if it had landed only now, if it has not.
-    let mut admin = etcd.client().await;
-    admin.put("palinurus/state/x", "two", None).await.unwrap();
-    let third = state.put("x", value("three"), Expect::At(first)).await.unwrap();
-    let conflict = state.put("x", value("four"), Expect::At(first)).await.unwrap_err();
-    assert_eq!(conflict.kind(), ErrorKind::Conflict, "{conflict:?}");
-
-    etcd.pause(0).await;
-    state.put("x", value("four"), Expect::At(third)).await.unwrap_err();
-    etcd.resume(0);
-    admin.put("palinurus/state/x", "another's", None).await.unwrap();
-    let conflict = state.put("x", value("five"), Expect::At(third)).await.unwrap_err();
-    assert_eq!(conflict.kind(), ErrorKind::Conflict, "{conflict:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_come_in_pages_that_are_small_enough() {
     let etcd = Etcd::start().await;
