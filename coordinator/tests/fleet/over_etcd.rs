@@ -1,9 +1,12 @@
 //! Two coordinators on one etcd: the leader is gone without a word, and the other one goes on with its work.
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use palinurus_coordinator::{Config, Server};
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::v1::{self, OperationState, TaskState};
+use palinurus_repository::ErrorKind;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -208,7 +211,7 @@ async fn it_starts_before_etcd_does_and_leads_when_it_is_there() {
     let one = Coordinator::start(&world, "c1").await;
     let mut operator = Operator(CoordinatorClient::connect(one.address.clone()).await.unwrap());
     let refused = operator.apply(world.service(&["n1"])).await.unwrap_err();
-    assert_eq!(refused.kind(), palinurus_repository::ErrorKind::Unavailable, "{refused:?}");
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
     etcd.restart(0).await;
     leader(&[&one], LEASE * 5).await.apply(world.service(&["n1"])).await.unwrap();
 }
@@ -222,7 +225,76 @@ async fn a_coordinator_of_another_cluster_does_not_start() {
     let mut config = world.config.clone();
     config.etcd.cluster = "other".to_owned();
     let error = Server::start(config, CancellationToken::new()).await.unwrap_err();
-    assert_eq!(error.kind(), palinurus_repository::ErrorKind::Conflict);
+    assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.what().contains("\"main\"") && error.what().contains("\"other\""), "{error:?}");
     assert!(error.hint().is_some_and(|hint| hint.contains("prefix")), "{error:?}");
+}
+
+/// A process of its own, ended with the test.
+struct Process(Child);
+
+impl Process {
+    fn start(world: &World, name: &str) -> Self {
+        let mut config = world.config.clone();
+        config.name = name.to_owned();
+        config.state = world.directory.path().join(name);
+        let file = world.directory.path().join(format!("{name}.toml"));
+        std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_palinurus-coordinator"));
+        Self(command.arg("--config").arg(file).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// It slept through the end of its lease: as it wakes it leads no longer, and sends operators to whoever does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_leader_finds_itself_over_as_it_wakes() {
+    let etcd = Etcd::start().await;
+    let world = world(&etcd);
+    let one = Process::start(&world, "c1");
+    let mut admin = etcd.client().await;
+    let address = async {
+        loop {
+            if let Some(held) = admin.get("palinurus/leader", None).await.unwrap().kvs().first() {
+                let holder: serde_json::Value = serde_json::from_slice(held.value()).unwrap();
+                return holder["address"].as_str().unwrap().to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let address = tokio::time::timeout(LEASE * 5, address).await.unwrap();
+    let paused = Coordinator { runtime: None, address: format!("http://{address}") };
+    leader(&[&paused], LEASE * 5).await.apply(world.service(&["n1"])).await.unwrap();
+    let two = Coordinator::start(&world, "c2").await;
+
+    one.signal(Signal::STOP);
+    let stopped = Instant::now();
+    leader(&[&two], LEASE * 5).await;
+    println!("takeover from a paused leader after {:?} with a lease of {LEASE:?}", stopped.elapsed());
+    assert!(stopped.elapsed() <= LEASE + BEYOND, "{:?}", stopped.elapsed());
+
+    one.signal(Signal::CONT);
+    let woken = Instant::now();
+    let mut operator = Operator(CoordinatorClient::connect(paused.address.clone()).await.unwrap());
+    let refused = loop {
+        match operator.apply(world.service(&["n1", "n2"])).await {
+            Err(e) if e.kind() == ErrorKind::Fenced && e.what().contains("c2") => break e,
+            Err(e) => assert!(woken.elapsed() < LEASE * 5, "{e:?}"),
+            Ok(_) => panic!("a write after the lease"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(refused.hint().is_some_and(|hint| hint.contains(two.address.trim_start_matches("http://"))));
+    assert!(!paused.leads().await && two.leads().await);
 }
