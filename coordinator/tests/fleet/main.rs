@@ -8,6 +8,7 @@ mod cluster;
 #[path = "../../src/state/etcd/server.rs"]
 mod etcd;
 mod over_etcd;
+mod garbage;
 mod peer;
 mod recovery;
 mod restore;

@@ -132,6 +132,7 @@ impl World {
             engine: "files".to_owned(),
             epoch: 0,
             data_empty: false,
+            now_ms: 0,
             files: files.iter().map(|(name, chunks)| ((*name).to_owned(), chunks.clone())).collect(),
             key: Arc::new(self.key()),
         };
