@@ -143,6 +143,7 @@ mod tests {
             started: Timestamp(1),
             committed: Timestamp(2),
             nodes: nodes.iter().map(commit).collect(),
+            missing: Vec::new(),
             packs: PackSet::new(),
         }
     }

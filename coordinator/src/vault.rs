@@ -62,10 +62,11 @@ impl Vault {
         Ok((claims, warnings))
     }
 
-    pub(crate) async fn close_claims(&self) {
-        if let Some(claims) = self.claims.lock().await.take() {
-            claims.close();
-        }
+    /// How many chunks were moved, as far as this coordinator has seen.
+    pub(crate) async fn close_claims(&self) -> u64 {
+        let Some(claims) = self.claims.lock().await.take() else { return 0 };
+        claims.close();
+        claims.moved()
     }
 
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::BackupRecord;
+use palinurus_repository::ledger::{BackupRecord, MissingNode};
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
@@ -108,7 +108,18 @@ fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_new: sum(|node| node.bytes_new, &nodes),
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
-        missing: Vec::new(),
+        missing: backup.missing.iter().map(shown_missing).collect(),
         nodes,
+    }
+}
+
+fn shown_missing(missing: &MissingNode) -> v1::MissingNode {
+    v1::MissingNode {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.iter().map(|path| path.clone().into()).collect(),
+        lost_ms: 0,
     }
 }

@@ -601,7 +601,7 @@ impl Claims {
     async fn ask(&mut self, ids: &[ChunkId], settle: bool) -> Result<Vec<(u8, Option<ChunkAt>)>> {
         self.sequence += 1;
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
-        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle };
+        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle, ..Default::default() };
         let _ = self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Ask(ask)) }).await;
         let reply = self
             .replies
