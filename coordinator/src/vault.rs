@@ -62,6 +62,13 @@ impl Vault {
         Ok((claims, warnings))
     }
 
+    /// The backup goes on without that node: what it has claimed is free.
+    pub(crate) async fn part(&self, node: &str) {
+        if let Some(claims) = self.claims.lock().await.as_ref() {
+            claims.part(node);
+        }
+    }
+
     /// How many chunks were moved, as far as this coordinator has seen.
     pub(crate) async fn close_claims(&self) -> u64 {
         let Some(claims) = self.claims.lock().await.take() else { return 0 };

@@ -179,6 +179,9 @@ impl Running {
                 Step::Without(missing) => {
                     let (operation, node) = (&self.record.value.id, &missing.node);
                     tracing::warn!(operation, node, reason = missing.reason, "goes on without a node");
+                    // Not awaited: the claims may be busy with opening the index.
+                    let (vault, node) = (self.vault.clone(), node.clone());
+                    tokio::spawn(async move { vault.part(&node).await });
                 }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");

@@ -59,7 +59,8 @@ impl Lead {
         let vault = Self::vault(&service).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
         let described = ask(&service, ServiceMsg::Describe).await?;
-        plan(&request.service, &described.nodes, &backup, &request.nodes, request.delta)
+        let all = vault.repository.backups().await;
+        plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)
     }
 
     pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {

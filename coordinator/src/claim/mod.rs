@@ -127,6 +127,14 @@ impl Claims {
         Claimant { claims: self.clone(), node: node.to_owned(), stream }
     }
 
+    /// The backup goes on without the node, whose connection may not have noticed yet.
+    pub(crate) fn part(&self, node: &str) {
+        let stream = lock(&self.streams).remove(node);
+        if let Some(stream) = stream {
+            lock(&self.unstored).leave(stream, node);
+        }
+    }
+
     /// Chunks that a node had claimed when its stream ended, and another has stored since.
     pub(crate) fn moved(&self) -> u64 {
         lock(&self.unstored).moved
@@ -337,8 +345,14 @@ mod tests {
         // It is back, and stores the rest itself.
         let one = world.claims.join("n1");
         assert_eq!(verdicts(&one, 4..6, false), [YOURS; 2]);
-        one.stored(&pack(1, 2, 4..6)).unwrap();
+        one.stored(&pack(1, 2, 4..5)).unwrap();
         assert_eq!(world.claims.moved(), 3);
+
+        // Its stream is there still, and it has no part in the backup any more.
+        assert_eq!(look(&two, 5..6), [ANOTHER]);
+        world.claims.part("n1");
+        assert_eq!(look(&two, 5..6), [YOURS]);
+        assert_eq!(one.ask(&ids(5..6), Asked::Claim).unwrap_err().kind(), ErrorKind::Unavailable);
     }
 
     #[test]
