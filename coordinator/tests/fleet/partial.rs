@@ -188,6 +188,39 @@ async fn moved_chunks_are_counted_also_when_the_lost_node_runs_on_unheard() {
     assert_eq!(world.operator.backup().await.state(), OperationState::Succeeded);
 }
 
+/// Lost after its upload: what it stored is as good as before, and its own manifest alone is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_node_had_stored_stays() {
+    let mut world = three("allow").await;
+    world.one.hold("upload");
+    world.two.hold("upload");
+    world.three.hold("manifest");
+    let started = world.operator.start_backup().await.unwrap();
+    let is = |operation: &v1::Operation, name, state| {
+        task(operation, "n3", name).is_some_and(|task| task.state() == state)
+    };
+    world.operator.until(&started.id, |now| is(now, "upload", TaskState::TaskDone)).await;
+    world.one.let_go();
+    world.two.let_go();
+    world.operator.until(&started.id, |now| is(now, "manifest", TaskState::TaskRunning)).await;
+    world.three.die().await;
+    let ended = world.operator.finished(&started.id).await;
+    assert_eq!(ended.state(), OperationState::Warnings, "{ended:#?}");
+    assert_eq!(ended.backup.as_ref().unwrap().chunks_moved, 0);
+    for peer in [&world.one, &world.two] {
+        assert_eq!(peer.began("upload"), 1, "nothing was left to it");
+        assert_eq!(peer.verdicts().iter().filter(|verdict| **verdict == 3).count(), 30);
+    }
+    let backups = world.operator.backups().await;
+    assert_eq!((backups[0].nodes.len(), backups[0].missing[0].node.as_str()), (2, "n3"));
+    assert_whole(&world.world).await;
+    world.three.let_go();
+    world.three.join();
+    world.three.released(&started.id).await;
+    assert_eq!(world.operator.backup().await.state(), OperationState::Succeeded);
+    assert_whole(&world.world).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_of_nobody_is_none() {
     let world = World::new().await;
