@@ -7,8 +7,9 @@ mod cluster;
 #[allow(dead_code)]
 #[path = "../../src/state/etcd/server.rs"]
 mod etcd;
-mod over_etcd;
 mod garbage;
+mod over_etcd;
+mod partial;
 mod peer;
 mod recovery;
 mod restore;
