@@ -186,6 +186,13 @@ impl Running {
                         self.perform(me, action).await?;
                     }
                 }
+                Step::Without(missing) => {
+                    let (operation, node) = (&self.record.value.id, &missing.node);
+                    tracing::warn!(operation, node, reason = missing.reason, "goes on without a node");
+                    // Not awaited: the claims may be busy with opening the index.
+                    let (vault, node) = (self.vault.clone(), node.clone());
+                    tokio::spawn(async move { vault.part(&node).await });
+                }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");
                 }
@@ -218,7 +225,7 @@ impl Running {
         action: Action,
     ) -> Result<(), ActorProcessingErr> {
         match action {
-            Action::Assign { node, work } if node == OWN => {
+            Action::Assign { node, work, .. } if node == OWN => {
                 self.seen.told.insert((node, work));
                 self.start_own(me, work);
             }
@@ -228,7 +235,7 @@ impl Running {
                 }
                 self.seen.stopped.insert((node, work));
             }
-            Action::Assign { node, work } => {
+            Action::Assign { node, work, .. } => {
                 self.seen.told.insert((node.clone(), work));
                 let freeze_limit = self.shared.config.freeze_limit;
                 match task(&self.record.value, &self.repository, freeze_limit, &node, work) {
@@ -240,13 +247,17 @@ impl Running {
                 let stop = v1::CancelTask {
                     operation: self.record.value.id.clone(),
                     task: work.name().to_owned(),
-                    attempt: ATTEMPT,
+                    attempt: self.attempt(&node, work),
                 };
                 self.send(&node, Message::Cancel(stop));
                 self.seen.stopped.insert((node, work));
             }
         }
         Ok(())
+    }
+
+    fn attempt(&self, node: &str, work: Work) -> u32 {
+        record::find(&self.record.value, node, work).map_or(ATTEMPT, |record| record.attempt)
     }
 
     fn send(&self, node: &str, message: Message) {
@@ -264,7 +275,7 @@ impl Running {
     ) -> Result<(), ActorProcessingErr> {
         let mut report = v1::TaskReport {
             task: work.name().to_owned(),
-            attempt: ATTEMPT,
+            attempt: self.attempt(node, work),
             failure: Some(palinurus_proto::failure(error)),
             ..Default::default()
         };
