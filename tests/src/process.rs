@@ -74,6 +74,16 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// SIGSTOP: it stands still, and knows nothing of it.
+    pub fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
+    }
+
     /// SIGTERM, and the process's end awaited.
     pub async fn terminate(mut self) -> std::process::ExitStatus {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
