@@ -50,8 +50,9 @@ impl fmt::Display for Planned {
 /// One to three faults of one round.
 pub fn plan(random: &mut Random) -> Vec<Planned> {
     let mut planned: Vec<Planned> = (0..1 + random.below(3))
-        .map(|_| {
-            let after = Duration::from_millis(random.below(2500));
+        .map(|i| {
+            // The first one meets the backup, which is a short one.
+            let after = Duration::from_millis(random.below([700, 2000][usize::from(i > 0)]));
             let fault = draw(random);
             // Half of them outlast the lease.
             let limit = 2 * LEASE.as_millis() as u64;

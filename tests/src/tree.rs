@@ -43,12 +43,12 @@ impl Tree {
 /// Changes some of what lies in the nodes' directories, the same way for the same chance: what all of them have,
 /// what only one has, files that come, shrink and go.
 pub fn change(dirs: &[PathBuf], random: &mut Random) {
-    let shared = random.bytes(3 << 20);
-    let name = format!("shared-{}", random.below(4));
+    let shared = random.bytes(5 << 20);
+    let name = format!("shared-{}", random.below(3));
     for dir in dirs {
         fs::create_dir_all(dir.join("small")).unwrap();
         fs::write(dir.join(&name), &shared).unwrap();
-        let own = 1 + random.below(3) as usize;
+        let own = 2 + random.below(5) as usize;
         fs::write(dir.join(format!("own-{}", random.below(3))), random.bytes(own << 20)).unwrap();
         for _ in 0..5 + random.below(20) {
             let len = random.below(20_000) as usize;
