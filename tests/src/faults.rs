@@ -11,6 +11,9 @@ pub enum Fault {
     KillCoordinator(usize),
     KillAgent(usize),
     KillMember(usize),
+    /// SIGTERM: the leader gives its lease back.
+    StopLeader,
+    StopAgent(usize),
     PauseLeader,
     PauseAgent(usize),
     PauseMember(usize),
@@ -66,7 +69,7 @@ pub fn plan(random: &mut Random) -> Vec<Planned> {
 fn draw(random: &mut Random) -> Fault {
     let whom = random.below(3) as usize;
     let (there, back) = [(true, true), (true, false), (false, true)][random.below(3) as usize];
-    match random.below(20) {
+    match random.below(22) {
         0..=2 => Fault::KillLeader,
         3 => Fault::KillCoordinator(whom),
         4..=5 => Fault::KillAgent(whom),
@@ -80,6 +83,8 @@ fn draw(random: &mut Random) -> Fault {
         16 => Fault::UnplugAgent(whom),
         17 => Fault::UnplugMember(whom),
         18 => [Fault::PauseEtcd, Fault::KillEtcd][random.below(2) as usize],
+        19 => Fault::StopLeader,
+        20 => Fault::StopAgent(whom),
         _ => Fault::Slow,
     }
 }
@@ -130,6 +135,15 @@ async fn begin(fleet: &mut Fleet, fault: Fault) -> Ended {
         Fault::KillAgent(i) => kill(fleet, vec![NODES[i]]),
         Fault::KillMember(i) => kill(fleet, vec![MEMBERS[i]]),
         Fault::KillEtcd => kill(fleet, MEMBERS.into()),
+        Fault::StopLeader => {
+            let leader = leader(fleet).await;
+            fleet.stop(leader).await;
+            Ended::Start(vec![leader])
+        }
+        Fault::StopAgent(i) => {
+            fleet.stop(NODES[i]).await;
+            Ended::Start(vec![NODES[i]])
+        }
         Fault::PauseLeader => {
             let leader = leader(fleet).await;
             pause(fleet, vec![leader])

@@ -213,6 +213,16 @@ impl Fleet {
         }
     }
 
+    /// SIGTERM, if it runs: it has to end by itself, and well.
+    pub async fn stop(&mut self, name: &str) {
+        self.resume(name);
+        let machine = self.machines.get_mut(name).unwrap();
+        if let Some(process) = machine.process.take() {
+            let status = process.terminate().await;
+            assert!(status.success(), "{name} was told to end: {status}");
+        }
+    }
+
     /// SIGSTOP, if it runs.
     pub fn pause(&mut self, name: &str) {
         let machine = self.machines.get_mut(name).unwrap();
