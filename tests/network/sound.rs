@@ -39,11 +39,7 @@ pub(crate) async fn oldest(fleet: &Fleet) -> String {
 /// One leads, all agents are there, nothing runs and nothing is left behind.
 pub(crate) async fn settled(fleet: &mut Fleet) {
     let operator = fleet.operator.clone();
-    wait_async("exactly one coordinator leads", async || {
-        fleet.check();
-        (operator.leaders().await.len() == 1).then_some(())
-    })
-    .await;
+    fleet.led().await;
     fleet.joined().await;
     wait_async("no operation runs", async || operator.running().await.is_empty().then_some(())).await;
     for node in NODES {

@@ -97,6 +97,7 @@ impl Fleet {
         for name in MEMBERS.into_iter().chain(COORDINATORS) {
             self.start(name);
         }
+        self.led().await;
         let service = v1::Service {
             name: SERVICE.into(),
             r#type: "files".into(),
@@ -163,7 +164,8 @@ impl Fleet {
         command.args(["--name", name, "--initial-cluster", &cluster, "--initial-cluster-state", "new"]);
         command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
         command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
-        command.args(["--heartbeat-interval", "100", "--election-timeout", "1000", "--logger", "zap"]);
+        command.args(["--heartbeat-interval", "100", "--election-timeout", "1000"]);
+        command.args(["--logger", "zap", "--log-level", "warn"]);
         command.arg("--data-dir").arg(self.path(name));
         command
     }
@@ -175,7 +177,7 @@ impl Fleet {
         let text = format!(
             "name = {name:?}\nlisten = \"{address}:{PORT}\"\nadvertise = \"{address}:{PORT}\"\nstate = {:?}\n\
              keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\n\
-             [etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"1s\"\n",
+             [etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
             self.path(name),
             self.key(),
             PATIENCE.as_secs(),
@@ -193,7 +195,7 @@ impl Fleet {
         let coordinators = COORDINATORS.map(|coordinator| self.url(coordinator, PORT));
         let text = format!(
             "service = {SERVICE:?}\nnode = {name:?}\ncoordinator = {coordinators:?}\nstate = {:?}\nkeys = [{:?}]\n\n\
-             [session]\nconnect_timeout = \"1s\"\nkeep_alive = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"500ms\"\n\
+             [session]\nconnect_timeout = \"800ms\"\nkeep_alive = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"500ms\"\n\
              retry_refused = \"1s\"\nprogress = \"100ms\"\n\n[engine]\ntype = \"files\"\nroot = {:?}\n",
             self.path(name).join("state"),
             self.key(),
@@ -264,6 +266,15 @@ impl Fleet {
     /// Of the processes that run.
     pub fn pids(&self) -> Vec<u32> {
         self.machines.values().filter_map(|machine| Some(machine.process.as_ref()?.pid())).collect()
+    }
+
+    pub async fn led(&mut self) {
+        let operator = self.operator.clone();
+        wait_async("exactly one coordinator leads", async || {
+            self.check();
+            (operator.leaders().await.len() == 1).then_some(())
+        })
+        .await;
     }
 
     pub async fn joined(&mut self) {
