@@ -22,8 +22,7 @@ fn a_leader_that_wakes_after_its_lease_neither_commits_nor_deletes() {
         let backup = fleet.operator.start_backup().await;
         let id = backup.backup.as_ref().unwrap().backup_id.clone();
         in_phase(fleet, &backup.id, "upload").await;
-        let ended = outlive(fleet, &backup.id).await;
-        assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
+        let ended = outlive(fleet, &backup).await;
         assert_eq!(ended.backup.as_ref().unwrap().backup_id, id, "the same backup");
         let commits = |records: Vec<Record>| {
             records.iter().filter(|record| matches!(record.body, Body::Commit { .. })).count()
@@ -38,9 +37,11 @@ fn a_leader_that_wakes_after_its_lease_neither_commits_nor_deletes() {
         let second = fleet.operator.start_backup().await;
         let second = fleet.operator.ended(&second.id).await.backup.unwrap().backup_id;
         truth.0.insert(second, now);
+        // It is over in milliseconds, unless each step has to wait for the state.
+        let leader = fleet.operator.leader().await;
+        fleet.net.slow(&leader);
         let deletion = fleet.operator.start_delete(&id).await.unwrap();
-        let ended = outlive(fleet, &deletion.id).await;
-        assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
+        outlive(fleet, &deletion).await;
         truth.0.remove(&id);
         sound::settled(fleet).await;
         sound::backups(fleet, &truth).await;
@@ -57,7 +58,7 @@ async fn in_phase(fleet: &Fleet, id: &str, phase: &str) {
 }
 
 /// Pauses the leader until another has brought the operation to its end, wakes it, and sees it stand by.
-async fn outlive(fleet: &mut Fleet, id: &str) -> v1::Operation {
+async fn outlive(fleet: &mut Fleet, begun: &v1::Operation) -> v1::Operation {
     let old = fleet.operator.leader().await;
     let old = COORDINATORS.into_iter().find(|name| *name == old).unwrap();
     let stood_down = stood_down(fleet, old);
@@ -66,7 +67,10 @@ async fn outlive(fleet: &mut Fleet, id: &str) -> v1::Operation {
         fleet.operator.leaders().await.into_iter().find(|name| name != old)
     })
     .await;
-    let ended = fleet.operator.ended(id).await;
+    fleet.net.heal();
+    let ended = fleet.operator.ended(&begun.id).await;
+    assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
+    assert!(ended.epoch > begun.epoch, "{new} ended it, not {old}: {ended:?}");
     let written = sound::ledger(fleet).await;
     let epoch = written.last().unwrap().epoch;
     let lead = written.iter().find(|record| record.epoch == epoch).unwrap();
@@ -90,7 +94,7 @@ async fn outlive(fleet: &mut Fleet, id: &str) -> v1::Operation {
     assert_eq!(fleet.operator.leaders().await, [new.as_str()]);
     // `ledger` has checked that nothing of a lower epoch follows; and nothing at all was written since.
     assert_eq!(sound::ledger(fleet).await, written);
-    assert_eq!(fleet.operator.ended(id).await, ended);
+    assert_eq!(fleet.operator.ended(&begun.id).await, ended);
     sound::settled(fleet).await;
     ended
 }

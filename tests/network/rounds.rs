@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use palinurus_proto::v1::{Operation, OperationState};
+use palinurus_repository::ledger::Body;
 use palinurus_tests::faults;
 use palinurus_tests::fleet::{Fleet, NODES, on_a_network};
 use palinurus_tests::operator::Operator;
@@ -36,6 +37,15 @@ fn whatever_befalls_it_every_listed_backup_restores() {
         assert!(good(&ended), "a backup without faults: {ended:?}");
         sound::settled(fleet).await;
         assert_eq!(sound::temporaries(fleet), Vec::<std::path::PathBuf>::new());
+        let records = sound::ledger(fleet).await;
+        let count = |is: fn(&Body) -> bool| records.iter().filter(|record| is(&record.body)).count();
+        eprintln!(
+            "{rounds} rounds: {} leaders, {} backups begun, {} committed, {} deleted",
+            count(|body| matches!(body, Body::Leader { .. })),
+            count(|body| matches!(body, Body::Begin { .. })),
+            count(|body| matches!(body, Body::Commit { .. })),
+            count(|body| matches!(body, Body::Forget { .. })),
+        );
     });
 }
 
