@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::operation::finished;
 use crate::shared::{Base, Shared, World};
-use crate::state::{Change, EmbeddedState, Expect, Reader, Record, Records, State};
+use crate::state::{Change, EmbeddedElection, EmbeddedState, Expect, Reader, Record, Records, State};
 
 /// A real state whose next updates of operations fail.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ impl Fixture {
         let key = directory.path().join("key");
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
         let state = EmbeddedState::open(&directory.path().join("state.redb")).unwrap();
+        let embedded = state.clone();
         let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into() });
         let config =
             Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
@@ -93,8 +94,7 @@ impl Fixture {
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
         let lead = watch::Sender::new(Some(Lead { root: root.clone(), shared: shared.clone() }));
-        let door = Door::new(lead.subscribe(), watch::Sender::new(None).subscribe());
-        let api = Api { door, base, cancel };
+        let api = Api { door: Door::new(&base, &EmbeddedElection::new(embedded, "c1"), lead.subscribe()) };
         let service = v1::Service {
             name: "s".to_owned(),
             r#type: "files".to_owned(),
