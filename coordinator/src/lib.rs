@@ -20,6 +20,6 @@ mod standby;
 pub mod state;
 mod vault;
 
-pub use config::Config;
+pub use config::{Config, EtcdConfig};
 pub use server::Server;
 pub use shared::World;
