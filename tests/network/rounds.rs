@@ -53,37 +53,35 @@ async fn one(fleet: &mut Fleet, random: &mut Random, truth: &mut Truth, round: u
     tree::change(&NODES.map(|node| fleet.data(node)), random);
     let now = sound::trees(fleet);
     let planned = faults::plan(random);
-    eprintln!("round {round}:");
+    let steps = steps(truth, random);
+    let wait = Duration::from_millis(random.below(400));
+    eprintln!("round {round}: after {wait:?} {steps:?}");
     planned.iter().for_each(|planned| eprintln!("  {planned}"));
-    let more = match random.below(4) {
-        0 => More::Delete(pick(truth, random)),
-        1 => More::Restore(pick(truth, random), NODES[random.below(3) as usize]),
-        _ => More::Nothing,
-    };
-    let work = work(fleet.operator.clone(), more.clone(), fleet.dir().to_owned());
-    let ((backup, more_ended), ()) = tokio::join!(work, faults::happen(fleet, &planned));
-    eprintln!("  the backup ended as {}", said(&backup));
-    if let Some(ended) = &more_ended {
-        eprintln!("  {more:?} ended as {}", said(ended));
-    }
-
+    let work = work(fleet.operator.clone(), wait, &steps, fleet.dir().to_owned());
+    let (ended, ()) = tokio::join!(work, faults::happen(fleet, &planned));
     sound::settled(fleet).await;
+
     let listed = sound::listed(fleet).await;
-    let id = &backup.backup.as_ref().expect("a backup says which").backup_id;
-    assert_eq!(good(&backup), listed.contains(id), "an ended backup is listed if it says so: {backup:?}");
-    if let (More::Delete(Some(id)), Some(ended)) = (&more, &more_ended) {
-        assert!(!good(ended) || !listed.contains(id), "a deleted backup is listed: {ended:?}");
-        // Failed is failed, and says how far it came: the list decides.
-        if !listed.contains(id) {
-            truth.0.remove(id);
+    for (step, ended) in steps.iter().zip(&ended) {
+        eprintln!("  {step:?} ended as {}", said(ended));
+        match step {
+            Step::Backup => {
+                let id = &ended.backup.as_ref().expect("a backup says which").backup_id;
+                assert_eq!(good(ended), listed.contains(id), "what has ended well is listed: {ended:?}");
+            }
+            Step::Delete(id) => {
+                assert!(!good(ended) || !listed.contains(id), "what was deleted is not listed: {ended:?}");
+                // Failed is failed, and says how far it came: the list decides.
+                if !listed.contains(id) {
+                    truth.0.remove(id);
+                }
+            }
+            Step::Restore(id, node) => restored(fleet, truth, id, node, ended.clone()).await,
         }
     }
     // Whatever was committed in this round was taken of this round's data.
-    for id in listed.iter() {
+    for id in &listed {
         truth.0.entry(id.clone()).or_insert_with(|| now.clone());
-    }
-    if let (More::Restore(Some(id), node), Some(ended)) = (&more, more_ended) {
-        restored(fleet, truth, id, node, ended).await;
     }
     sound::backups(fleet, truth).await;
     sound::ledger(fleet).await;
@@ -96,32 +94,51 @@ async fn one(fleet: &mut Fleet, random: &mut Random, truth: &mut Truth, round: u
     }
 }
 
-/// What is done besides the backup, and to which.
+/// What is asked for in a round, one after the other.
 #[derive(Clone, Debug)]
-enum More {
-    Nothing,
-    Delete(Option<String>),
-    Restore(Option<String>, &'static str),
+enum Step {
+    Backup,
+    Delete(String),
+    /// Onto an emptied directory. Always the last: what it brings is not this round's data.
+    Restore(String, &'static str),
 }
 
-fn pick(truth: &Truth, random: &mut Random) -> Option<String> {
+fn steps(truth: &Truth, random: &mut Random) -> Vec<Step> {
     let ids: Vec<&String> = truth.0.keys().collect();
-    (!ids.is_empty()).then(|| ids[random.below(ids.len() as u64) as usize].clone())
+    let (delete, restore) = match ids.len() as u64 {
+        0 => return vec![Step::Backup],
+        some => {
+            let mut any = || ids[random.below(some) as usize].clone();
+            (Step::Delete(any()), Step::Restore(any(), NODES[random.below(3) as usize]))
+        }
+    };
+    match random.below(8) {
+        0 => vec![Step::Backup, delete],
+        1 => vec![Step::Backup, restore],
+        2 => vec![delete, Step::Backup],
+        3 => vec![delete],
+        4 => vec![restore],
+        _ => vec![Step::Backup],
+    }
 }
 
-async fn work(operator: Operator, more: More, dir: std::path::PathBuf) -> (Operation, Option<Operation>) {
-    let backup = backup(&operator).await;
-    let more = match more {
-        More::Delete(Some(id)) => Some(delete(&operator, &id).await),
-        More::Restore(Some(id), node) => {
-            let data = dir.join(node).join("data");
-            fs::remove_dir_all(&data).unwrap();
-            fs::create_dir(&data).unwrap();
-            Some(restore(&operator, &id, node, false).await)
-        }
-        _ => None,
-    };
-    (backup, more)
+async fn work(operator: Operator, wait: Duration, steps: &[Step], dir: std::path::PathBuf) -> Vec<Operation> {
+    // The first fault may come before the first step.
+    tokio::time::sleep(wait).await;
+    let mut all = Vec::new();
+    for step in steps {
+        all.push(match step {
+            Step::Backup => backup(&operator).await,
+            Step::Delete(id) => delete(&operator, id).await,
+            Step::Restore(id, node) => {
+                let data = dir.join(node).join("data");
+                fs::remove_dir_all(&data).unwrap();
+                fs::create_dir(&data).unwrap();
+                restore(&operator, id, node, false).await
+            }
+        });
+    }
+    all
 }
 
 async fn backup(operator: &Operator) -> Operation {
