@@ -49,6 +49,7 @@ pub(crate) async fn settled(fleet: &mut Fleet) {
             kept().next().is_none().then_some(())
         })
         .await;
+        assert!(!fleet.frozen(node).exists(), "{node} is still frozen");
     }
     let own: Vec<String> = fleet.pids().iter().map(|pid| format!("{pid}-")).collect();
     wait("nobody who lives has temporary files", || {

@@ -122,6 +122,11 @@ impl Fleet {
         self.path(node).join("data")
     }
 
+    /// There while the node is frozen.
+    pub fn frozen(&self, node: &str) -> PathBuf {
+        self.path(node).join("frozen")
+    }
+
     pub fn key(&self) -> PathBuf {
         self.path("key")
     }
@@ -176,8 +181,8 @@ impl Fleet {
         let endpoints = MEMBERS.map(|member| self.url(member, 2379));
         let text = format!(
             "name = {name:?}\nlisten = \"{address}:{PORT}\"\nadvertise = \"{address}:{PORT}\"\nstate = {:?}\n\
-             keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\n\
-             [etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
+             keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\
+             freeze_limit = \"5s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
             self.path(name),
             self.key(),
             PATIENCE.as_secs(),
@@ -193,10 +198,14 @@ impl Fleet {
     fn agent(&self, name: &str) -> Command {
         let config = self.path(&format!("{name}.toml"));
         let coordinators = COORDINATORS.map(|coordinator| self.url(coordinator, PORT));
+        let frozen = self.frozen(name);
+        let frozen = frozen.display();
         let text = format!(
             "service = {SERVICE:?}\nnode = {name:?}\ncoordinator = {coordinators:?}\nstate = {:?}\nkeys = [{:?}]\n\n\
              [session]\nconnect_timeout = \"800ms\"\nkeep_alive = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"500ms\"\n\
-             retry_refused = \"1s\"\nprogress = \"100ms\"\n\n[engine]\ntype = \"files\"\nroot = {:?}\n",
+             retry_refused = \"1s\"\nprogress = \"100ms\"\n\n[engine]\ntype = \"files\"\nroot = {:?}\n\
+             freeze_command = [\"/bin/sh\", \"-c\", \"touch {frozen}; sleep 0.2\"]\n\
+             thaw_command = [\"rm\", \"-f\", \"{frozen}\"]\n",
             self.path(name).join("state"),
             self.key(),
             self.data(name),
