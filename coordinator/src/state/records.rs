@@ -53,6 +53,11 @@ impl Records {
         self.list("service/").await
     }
 
+    pub(crate) async fn service(&self, name: &str) -> Result<Option<Versioned<v1::Service>>> {
+        let key = format!("service/{name}");
+        self.0.get(&key).await?.map(|record| decode(&key, record)).transpose()
+    }
+
     pub(crate) async fn put_service(&self, service: &v1::Service, expect: Expect) -> Result<u64> {
         self.put(&format!("service/{}", service.name), service, expect).await
     }
