@@ -14,7 +14,7 @@ use crate::shared::{Base, Shared};
 use crate::standby::Standby;
 use crate::state::{Election, Leader};
 
-/// Metadata of a refusal: where the leader is reached.
+/// Metadata of a refusal: where the leader is reached, empty when nobody leads. What is refused with it was not begun.
 pub(crate) const LEADER: &str = "palinurus-leader";
 
 /// A coordinator while it leads.
@@ -55,10 +55,13 @@ impl Door {
     }
 
     /// For what every coordinator answers.
-    pub(crate) fn reads(&self) -> Result<Box<dyn Reads>, Error> {
+    pub(crate) fn reads(&self) -> Result<Box<dyn Reads>, Status> {
         match self.lead() {
             Ok(lead) => Ok(Box::new(lead)),
-            Err(elsewhere) => Ok(Box::new(self.standby.view(elsewhere.leader.is_some())?)),
+            Err(elsewhere) => match self.standby.view(elsewhere.leader.is_some()) {
+                Ok(view) => Ok(Box::new(view)),
+                Err(e) => Err(elsewhere.refuse(&e)),
+            },
         }
     }
 
@@ -100,14 +103,20 @@ impl Elsewhere {
     }
 }
 
-impl From<Elsewhere> for Status {
-    fn from(elsewhere: Elsewhere) -> Self {
-        let mut status = to_status(&elsewhere.error());
-        if let Some(leader) = elsewhere.leader
-            && let Ok(address) = AsciiMetadataValue::try_from(leader.address)
-        {
+impl Elsewhere {
+    /// As a refusal for that reason.
+    fn refuse(&self, error: &Error) -> Status {
+        let mut status = to_status(error);
+        let address = self.leader.as_ref().map_or("", |leader| &leader.address);
+        if let Ok(address) = AsciiMetadataValue::try_from(address) {
             status.metadata_mut().insert(LEADER, address);
         }
         status
+    }
+}
+
+impl From<Elsewhere> for Status {
+    fn from(elsewhere: Elsewhere) -> Self {
+        elsewhere.refuse(&elsewhere.error())
     }
 }

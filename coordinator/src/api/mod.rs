@@ -30,7 +30,7 @@ impl Api {
     }
 
     fn reads(&self) -> Result<Box<dyn Reads>, Status> {
-        self.door.reads().map_err(|e| to_status(&e))
+        self.door.reads()
     }
 }
 

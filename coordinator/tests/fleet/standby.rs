@@ -31,7 +31,7 @@ async fn it_answers_reads_like_the_leader() {
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
 
     let services = standby.0.list_services(v1::ListServicesRequest {}).await.unwrap().into_inner().services;
-    assert_eq!(services, [applied.clone()]);
+    assert_eq!(services, std::slice::from_ref(&applied));
     let service = v1::GetServiceRequest { service: SERVICE.to_owned() };
     assert_eq!(standby.0.get_service(service).await.unwrap().into_inner(), applied);
     let unknown = standby.0.get_service(v1::GetServiceRequest { service: "x".to_owned() }).await;

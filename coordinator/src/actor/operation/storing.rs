@@ -15,6 +15,7 @@ impl Running {
         }
         let known = &self.record.value;
         match self.shared.records.operation(&known.service, &known.id).await {
+            Ok(stored) if stored.value.epoch > self.vault.epoch.0 => Ok(false), // another leads by now
             Ok(stored) => {
                 if stored.revision > self.record.revision {
                     self.record = stored;
