@@ -40,6 +40,13 @@ pub(crate) async fn oldest(fleet: &Fleet) -> String {
 pub(crate) async fn settled(fleet: &mut Fleet) {
     let operator = fleet.operator.clone();
     fleet.led().await;
+    let leader = operator.leader().await;
+    for name in COORDINATORS {
+        wait_async(&format!("{name} knows that {leader} leads"), async || {
+            (operator.leader_by(name).await == leader).then_some(())
+        })
+        .await;
+    }
     fleet.joined().await;
     wait_async("no operation runs", async || operator.running().await.is_empty().then_some(())).await;
     for node in NODES {

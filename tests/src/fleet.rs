@@ -295,6 +295,14 @@ impl Fleet {
         .await;
     }
 
+    /// `palinurus` as an operator calls it who knows one coordinator; it has to end well.
+    pub async fn cli(&self, coordinator: &str, arguments: &[&str]) -> Ran {
+        let mut command = palinurus();
+        command.args(["--json", "--insecure-plaintext", "--server", &self.url(coordinator, PORT)]);
+        command.args(arguments);
+        run(command).await.expect(0)
+    }
+
     /// `palinurus repository ...` and `palinurus restore ...` straight on the repository, which have to end well.
     pub async fn offline(&self, arguments: &[&str]) -> Ran {
         let mut command = palinurus();

@@ -78,6 +78,13 @@ impl Operator {
         Some(reply.into_inner().status() == ServingStatus::Serving)
     }
 
+    /// Whom `name` takes for the leader; empty: nobody, or `name` does not answer.
+    pub async fn leader_by(&self, name: &str) -> String {
+        let cluster =
+            self.ask_one(name, async |mut client| client.get_cluster(v1::GetClusterRequest {}).await);
+        cluster.await.map_or_else(|_| String::new(), |cluster| cluster.into_inner().leader)
+    }
+
     pub async fn leader(&self) -> String {
         wait_async("somebody leads", async || self.leaders().await.pop()).await
     }
