@@ -5,6 +5,7 @@
 mod actor;
 mod api;
 mod board;
+mod bound;
 mod claim;
 mod config;
 mod door;

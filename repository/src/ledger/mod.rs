@@ -21,7 +21,7 @@ mod state;
 
 pub use history::history;
 pub use pack_set::PackSet;
-pub use record::{Body, NodeCommit, Purpose, Record, Rewritten};
+pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
 
 use record::Link;

@@ -39,7 +39,7 @@ async fn stand(election: &EtcdElection, address: &str) -> Result<Option<Lease>> 
     leader.borrow_and_update();
     let held = reader::get(&election.client, "look who leads", &election.leader_key()).await?;
     let Some(held) = held else { return win(election, address).await };
-    // Followed, not asked for over and over; asked again now and then, should the following fail.
+    // Followed, not asked for over and over; asked again now and then, should what is followed be a frozen member.
     let epoch = Epoch(revision(held.create_revision()));
     let ended = async {
         while leader.changed().await.is_ok() {
@@ -48,7 +48,7 @@ async fn stand(election: &EtcdElection, address: &str) -> Result<Option<Lease>> 
             }
         }
     };
-    let _ = tokio::time::timeout(election.lease, ended).await;
+    let _ = tokio::time::timeout(election.lease / 5, ended).await;
     Ok(None)
 }
 
@@ -129,16 +129,40 @@ struct Complaint {
 impl Complaint {
     fn make(&mut self, error: &Error) {
         let hint = error.hint().unwrap_or_default();
-        let known = self.last.as_ref().is_some_and(|(said, at)| said == hint && at.elapsed() < SAID_FOR);
-        if !known {
+        if self.is_new(&format!("{}: {hint}", error.what()), Instant::now()) {
             tracing::warn!(error = error.chain(), hint, "cannot stand for election, trying again");
-            self.last = Some((hint.to_owned(), Instant::now()));
         }
+    }
+
+    fn is_new(&mut self, text: &str, now: Instant) -> bool {
+        let known = self.last.as_ref().is_some_and(|(said, at)| said == text && now < *at + SAID_FOR);
+        if !known {
+            self.last = Some((text.to_owned(), now));
+        }
+        !known
     }
 
     fn mended(&mut self) {
         if self.last.take().is_some() {
             tracing::info!("stands for election again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_made_once_in_a_while() {
+        let (mut complaint, mut now, mut said) = (Complaint::default(), Instant::now(), 0);
+        for _ in 0..120 {
+            said += u32::from(complaint.is_new("etcd is away", now));
+            now += Duration::from_secs(1);
+        }
+        assert_eq!(said, 2);
+        assert!(complaint.is_new("the password is wrong", now));
+        complaint.mended();
+        assert!(complaint.is_new("the password is wrong", now));
     }
 }

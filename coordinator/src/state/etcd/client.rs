@@ -17,8 +17,9 @@ const ROUNDS: usize = 2;
 const TRIES: usize = 3;
 /// Between tries: a member that refuses does so at once.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A member that is gone is noticed within twice this, also by what only listens.
-const PING: Duration = Duration::from_secs(2);
+/// How what only listens notices that its member is gone. Never below 5 s: etcd hangs up on whoever pings more often.
+const PING: Duration = Duration::from_secs(6);
+const PING_ANSWERED: Duration = Duration::from_secs(2);
 /// Larger than etcd lets a record be, many times over.
 const MESSAGE_MAX: usize = 16 << 20;
 
@@ -45,7 +46,7 @@ impl Client {
     pub(super) fn new(config: &EtcdConfig) -> Result<Self> {
         let mut options = ConnectOptions::new()
             .with_connect_timeout(config.timeout)
-            .with_keep_alive(PING, PING)
+            .with_keep_alive(PING, PING_ANSWERED)
             .with_keep_alive_while_idle(true)
             // A member that has lost its quorum ends its streams rather than go on in silence.
             .with_require_leader(true)
@@ -88,14 +89,16 @@ impl Client {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let mut left = self.tries();
-        loop {
-            left -= 1;
+        let mut last = None;
+        for _ in 0..self.tries() {
             match self.attempt(what, &ask).await {
-                Err(Failed::Unknown(_) | Failed::OldToken(_)) if left > 0 => self.pause().await,
+                Err(Failed::Unknown(e)) => last = Some(error::more_telling(last, e)),
+                Err(Failed::OldToken(_)) => {}
                 ended => return ended,
             }
+            self.pause().await;
         }
+        Err(Failed::Unknown(last.unwrap_or_else(|| Error::unavailable("etcd takes no token of ours"))))
     }
 
     /// Asks once. The next attempt asks another member if this one did not answer.

@@ -5,6 +5,8 @@ use etcd_client::Error as Said;
 use palinurus_repository::{Error, ErrorKind};
 use tonic::{Code, Status};
 
+const NO_QUORUM: &str = "etcd has no quorum: more than half of its members must run and reach each other";
+
 /// Why a call did not end well.
 #[derive(Debug)]
 pub(super) enum Failed {
@@ -92,20 +94,28 @@ fn judge_status(what: &str, endpoint: &str, status: &Status) -> Failed {
     }
 }
 
+/// Of several members' answers: a member that runs and has no leader says more than others that are not there.
+pub(super) fn more_telling(before: Option<Error>, now: Error) -> Error {
+    before.filter(|before| before.hint() == Some(NO_QUORUM)).unwrap_or(now)
+}
+
 /// No answer came in time.
 pub(super) fn late(what: &str, endpoint: &str, within: std::time::Duration) -> Failed {
     Failed::Unknown(away(what, endpoint, &format!("no answer within {}", humantime::format_duration(within))))
 }
 
 fn away(what: &str, endpoint: &str, reason: &str) -> Error {
-    let hint = if reason.contains("no leader") || reason.contains("request timed out") {
-        "etcd has no quorum: more than half of its members must run and reach each other"
-    } else if reason.contains("UnknownIssuer") || reason.contains("certificate") {
+    let has = |words: &[&str]| words.iter().any(|word| reason.contains(word));
+    let hung_up = has(&["connection closed", "broken pipe", "reset", "h2 protocol error", "handshake eof"]);
+    let hint = if has(&["no leader", "request timed out"]) {
+        NO_QUORUM
+    } else if has(&["certificate", "fatal alert"]) {
         "etcd's certificate and `ca` in [etcd] do not belong together, or it wants `certificate` and `key`"
-    } else if reason.contains("InvalidContentType") {
-        "this etcd speaks no TLS: its endpoint begins with http://"
-    } else if endpoint.starts_with("http://") && reason.contains("h2 protocol error") {
-        "if this etcd speaks TLS, its endpoint begins with https://"
+    } else if endpoint.starts_with("https://") && (hung_up || has(&["InvalidContentType"])) {
+        "if etcd ends every connection, it may speak no TLS: then its endpoint begins with http://; or it wants \
+         `certificate` and `key` in [etcd]"
+    } else if hung_up {
+        "if etcd ends every connection, it may speak TLS: then its endpoint begins with https://"
     } else {
         "is etcd running, and are `endpoints` in [etcd] right? `etcdctl endpoint status` shows its members"
     };

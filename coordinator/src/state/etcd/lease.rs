@@ -7,7 +7,7 @@ use etcd_client::{LeaseKeepAliveStream, LeaseKeeper};
 use palinurus_repository::{Clock, Epoch, Error, ErrorKind, Result, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::Client;
@@ -109,7 +109,9 @@ impl Keeper {
         validity: Arc<Validity>,
         leader: watch::Receiver<Option<Leader>>,
     ) -> Self {
-        let task = keep(client.clone(), lease, epoch, validity.clone(), leader);
+        // Whatever ends the task, and be it before its first step: nobody renews the lease any more.
+        let over = validity.over.clone().drop_guard();
+        let task = keep(client.clone(), lease, epoch, validity.clone(), leader, over);
         let running = AbortOnDropHandle::new(tokio::spawn(task));
         Self { client, lease, validity, running }
     }
@@ -145,9 +147,8 @@ async fn keep(
     epoch: Epoch,
     validity: Arc<Validity>,
     leader: watch::Receiver<Option<Leader>>,
+    _over: DropGuard,
 ) {
-    // Whatever ends this task, nobody renews the lease any more.
-    let _over = validity.over.clone().drop_guard();
     let why = tokio::select! {
         biased;
         why = validity.passed() => why,

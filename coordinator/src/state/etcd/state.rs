@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use palinurus_repository::{Epoch, Error, ErrorKind, Result};
 
 use super::client;
-use super::error::Failed;
+use super::error::{self, Failed};
 use super::lease::Validity;
 use super::reader::{self, EtcdReader, revision};
 use crate::state::{Change, Expect, Reader, Record, State};
@@ -67,18 +67,22 @@ impl EtcdState {
                 }
             };
             match self.try_to(&write).await {
-                Err(e) if e.kind() == ErrorKind::Conflict && replaces.is_none() && again > 0 => again -= 1,
-                ended => return ended,
+                Err(Failed::Refused(e))
+                    if e.kind() == ErrorKind::Conflict && replaces.is_none() && again > 0 =>
+                {
+                    again -= 1;
+                }
+                ended => return ended.map_err(Error::from),
             }
         }
     }
 
-    async fn try_to(&self, write: &Write<'_>) -> Result<u64> {
+    async fn try_to(&self, write: &Write<'_>) -> Result<u64, Failed> {
         let (client, transaction) = (self.reader.client(), &self.transaction(write));
         let mut unknown = None;
         for _ in 0..client.tries() {
             if let Err(fenced) = self.validity.check() {
-                return Err(unknown.map_or(fenced, |last| maybe(write, last)));
+                return Err(unknown.map_or(Failed::Refused(fenced), |last| maybe(write, last)));
             }
             let asked = client
                 .attempt(&write.what, |etcd| async move { client::kv(&etcd).txn(transaction.clone()).await });
@@ -90,13 +94,13 @@ impl EtcdState {
                 Ok(answer) => return self.refused(write, &answer, unknown).await,
                 Err(Failed::OldToken(_)) => {}
                 Err(Failed::Unknown(e)) => {
-                    unknown = Some(e);
+                    unknown = Some(error::more_telling(unknown, e));
                     client.pause().await;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
-        let none = || Error::unavailable("etcd took no token");
+        let none = || Error::unavailable("etcd takes no token of ours");
         Err(maybe(write, unknown.unwrap_or_else(none)))
     }
 
@@ -116,29 +120,30 @@ impl EtcdState {
     }
 
     /// A guard did not hold: because of whom? With an earlier try whose end is not known, perhaps because of us.
-    async fn refused(&self, write: &Write<'_>, answer: &TxnResponse, unknown: Option<Error>) -> Result<u64> {
+    async fn refused(
+        &self,
+        write: &Write<'_>,
+        answer: &TxnResponse,
+        unknown: Option<Error>,
+    ) -> Result<u64, Failed> {
         let mut found = answer.op_responses().into_iter().map(|op| match op {
             TxnOpResponse::Get(mut found) => found.take_kvs().into_iter().next(),
             _ => None,
         });
         let (leader, record) = (found.next().flatten(), found.next().flatten());
         let leads = leader.is_some_and(|kv| revision(kv.create_revision()) == self.epoch.0);
-        if !leads {
-            self.validity.over().cancel();
-        }
-        let conflict = |now: Option<&KeyValue>| {
-            let now = now.map(|kv| kv.mod_revision());
-            let Write { what, replaces, .. } = write;
+        let Write { what, replaces, .. } = write;
+        let refusal = if leads {
+            let now = record.as_ref().map(KeyValue::mod_revision);
             Error::conflict(format!("{what}: it is at revision {now:?}, not {replaces}"))
+        } else {
+            self.validity.over().cancel();
+            Error::fenced(format!("{what}: another coordinator leads"))
         };
-        let Some(last) = unknown else {
-            let fenced = || Error::fenced(format!("{}: another coordinator leads", write.what));
-            return Err(if leads { conflict(record.as_ref()) } else { fenced() });
-        };
+        let Some(last) = unknown else { return Err(Failed::Refused(refusal)) };
         match self.landed(write, record.as_ref()).await {
             Some(Some(at)) => Ok(at),
-            Some(None) if leads => Err(conflict(record.as_ref())),
-            Some(None) => Err(Error::fenced(format!("{}: another coordinator leads", write.what))),
+            Some(None) => Err(Failed::Refused(refusal)),
             None => Err(maybe(write, last)),
         }
     }
@@ -181,11 +186,10 @@ impl EtcdState {
     }
 }
 
-fn maybe(write: &Write<'_>, last: Error) -> Error {
+fn maybe(write: &Write<'_>, last: Error) -> Failed {
     let hint = last.hint().unwrap_or_default().to_owned();
-    Error::unavailable(format!("{}: it may have been carried out", write.what))
-        .with_source(last)
-        .with_hint(hint)
+    let error = Error::unavailable(format!("{}: it may have been carried out", write.what));
+    Failed::Unknown(error.with_source(last).with_hint(hint))
 }
 
 #[async_trait]
