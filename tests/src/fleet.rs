@@ -182,7 +182,7 @@ impl Fleet {
         let text = format!(
             "name = {name:?}\nlisten = \"{address}:{PORT}\"\nadvertise = \"{address}:{PORT}\"\nstate = {:?}\n\
              keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\
-             freeze_limit = \"5s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
+             freeze_limit = \"8s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
             self.path(name),
             self.key(),
             PATIENCE.as_secs(),
