@@ -275,7 +275,7 @@ async fn a_flood_waits_outside() {
     let say = |permit| {
         let report = v1::TaskReport { operation: "none".to_owned(), ..Default::default() };
         let message = Some(v1::agent_message::Message::Report(report));
-        agent.cast(AgentMsg::Heard(v1::AgentMessage { message }, permit)).unwrap();
+        agent.cast(AgentMsg::Heard(Box::new(v1::AgentMessage { message }), permit)).unwrap();
     };
 
     let gate = fixture.state.gate.lock().await;
