@@ -26,7 +26,7 @@ impl Vault {
     pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
         let storage = storage::open(&service.repository)?;
         let clock = shared.world.clock.clone();
-        let repository = Repository::open(storage, &shared.keys).await?.with_clock(clock);
+        let repository = shared.keys.open(storage).await?.with_clock(clock);
         let id = repository.id();
         if id.to_string() != service.repository_id {
             return Err(Error::conflict(format!(

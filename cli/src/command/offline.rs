@@ -21,12 +21,8 @@ use crate::{human, signal};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Offline {
-    /// Where the backups lie: file:///path.
-    #[arg(long, value_name = "URL")]
-    repository: String,
-    /// An operator key file; may be repeated.
-    #[arg(long, value_name = "FILE", required = true)]
-    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    place: KnownPlace,
     /// An id, a unique prefix of one, or `latest`; `palinurus repository list` shows them.
     #[arg(long, default_value = "latest")]
     backup: String,
@@ -62,8 +58,7 @@ struct Restored {
 
 pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
     let cancel = signal::cancel_on_signal()?;
-    let place = KnownPlace { repository: wanted.repository, keys: wanted.keys };
-    let repository = place.open(output).await?;
+    let repository = wanted.place.open(output).await?;
     let backup = repository.find_backup(&wanted.backup).await?;
     let node = choose(&backup, wanted.node.as_deref())?;
     let holds_data = !is_empty(&wanted.target)?;

@@ -85,10 +85,14 @@ impl Fixture {
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
         let state = EmbeddedState::open(&directory.path().join("state.redb")).unwrap();
         let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into() });
-        let config =
-            Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
+        let config = Config {
+            state: directory.path().to_owned(),
+            keys: vec![key.into()],
+            history,
+            ..Config::default()
+        };
         let records = Records::new(state.clone());
-        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let base = Arc::new(Base::new(config, World::default()).await.unwrap());
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
