@@ -13,11 +13,11 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Given {
     /// An operator key file; may be repeated.
     #[arg(long, value_name = "FILE")]
-    keys: Vec<PathBuf>,
+    pub(crate) keys: Vec<PathBuf>,
     /// A command that prints an operator key, such as a vault's client. Run without a shell, its arguments split at
     /// blanks; may be repeated.
     #[arg(long, value_name = "COMMAND")]
-    key_command: Vec<String>,
+    pub(crate) key_command: Vec<String>,
 }
 
 /// A key, and where it came from.
