@@ -63,7 +63,8 @@ impl KeyFile {
             return Err(Error::invalid(format!("{} is a directory, not a key file", path.display()))
                 .with_hint("name the key file in it"));
         }
-        let mut text = Vec::new();
+        // Never grown: a buffer that moves leaves its content behind.
+        let mut text = Vec::with_capacity(TEXT_MAX + 64);
         file.take(TEXT_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
         let key = Self::from_text(&path.display().to_string(), &mut text)?;
         let mode = found.mode();
