@@ -16,6 +16,7 @@ mod operation;
 mod plan;
 mod server;
 mod shared;
+mod standby;
 pub mod state;
 mod vault;
 

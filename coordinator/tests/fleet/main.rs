@@ -3,8 +3,11 @@
 #![allow(missing_debug_implementations, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod cluster;
 mod peer;
 mod recovery;
 mod restore;
 mod session;
+mod standby;
+mod takeover;
 mod world;

@@ -18,6 +18,7 @@ use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
+mod doubt;
 mod operations;
 mod sessions;
 
@@ -250,8 +251,16 @@ impl Service {
             ..wanted
         };
         if next != self.record.value {
-            let revision = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await?;
-            self.record = Versioned { value: next, revision };
+            match self.shared.records.put_service(&next, Expect::At(self.record.revision)).await {
+                Ok(revision) => self.record = Versioned { value: next, revision },
+                Err(e) => {
+                    // It may have landed: the next try goes on from what is there.
+                    if let Ok(Some(stored)) = self.shared.records.service(self.name()).await {
+                        self.record = stored;
+                    }
+                    return Err(e);
+                }
+            }
         }
         for node in gone {
             if let Some(seat) = self.seats.remove(&node) {
