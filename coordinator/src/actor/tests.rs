@@ -126,10 +126,14 @@ impl Fixture {
             gate: tokio::sync::Mutex::default(),
             on_the_way: Mutex::default(),
         });
-        let config =
-            Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
+        let config = Config {
+            state: directory.path().to_owned(),
+            keys: vec![key.into()],
+            history,
+            ..Config::default()
+        };
         let records = Records::new(state.clone());
-        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let base = Arc::new(Base::new(config, World::default()).await.unwrap());
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
