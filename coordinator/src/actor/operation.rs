@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::AgentMsg;
+use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record::{self, ATTEMPT};
 use crate::operation::{
@@ -41,6 +41,7 @@ pub(crate) enum OperationMsg {
     Report {
         node: String,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     /// A task of the coordinator's own has ended.
     Own {
@@ -131,7 +132,7 @@ impl Actor for OperationActor {
                 }
             }
             OperationMsg::Node { node, link } => run.node(&node, link).await?,
-            OperationMsg::Report { node, report } => run.reports(&node, &[*report]).await?,
+            OperationMsg::Report { node, report, permit: _permit } => run.reports(&node, &[*report]).await?,
             OperationMsg::Own { work, ended } => run.own_ended(&me, work, ended).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);

@@ -8,7 +8,7 @@ use palinurus_repository::{Epoch, Timestamp};
 use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
 
 /// Warnings and damages kept; the counts have them all.
-const WARNINGS_KEPT: usize = 100;
+pub(crate) const WARNINGS_KEPT: usize = 100;
 const LOG_KEPT: usize = 200;
 pub(crate) const DAMAGES_KEPT: usize = 1000;
 /// The first.

@@ -31,6 +31,8 @@ pub(crate) struct PeerConfig {
     pub(crate) engine: String,
     pub(crate) epoch: u64,
     pub(crate) data_empty: bool,
+    /// What its clock says; 0: nothing.
+    pub(crate) now_ms: u64,
     /// Each file's chunks, by the number their bytes are made from.
     pub(crate) files: Vec<(String, Vec<u64>)>,
     pub(crate) key: Arc<KeyFile>,
@@ -315,6 +317,7 @@ impl Inner {
             data_empty: self.config.data_empty,
             tasks: running.chain(kept.ended.values().cloned()).collect(),
             protocol: palinurus_proto::PROTOCOL,
+            now_ms: self.config.now_ms,
             ..Default::default()
         }
     }
