@@ -15,6 +15,7 @@ mod index;
 mod leadership;
 mod operation;
 mod plan;
+mod segment;
 mod server;
 mod shared;
 mod standby;

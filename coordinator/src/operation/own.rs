@@ -134,6 +134,7 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         });
         let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
         let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        vault.list_unlisted(transaction, &packs).await?;
         repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
     let chunks_moved = vault.close_claims().await;
