@@ -111,7 +111,7 @@ impl FleetService {
             let Ok(permit) = permit else { return };
             let message = match heard {
                 Ok(Some(mut message)) => match bound::message(&mut message) {
-                    Ok(()) => AgentMsg::Heard(message, permit),
+                    Ok(()) => AgentMsg::Heard(Box::new(message), permit),
                     Err(e) => AgentMsg::Ended(format!("it does not keep to the protocol: {}", e.chain())),
                 },
                 // Not a goodbye: a broken connection may end like this too.

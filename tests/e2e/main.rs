@@ -13,6 +13,7 @@ mod damage;
 mod demo;
 mod freeze;
 mod full_disk;
+mod keys;
 mod odd_tree;
 mod offline;
 mod partial;

@@ -25,7 +25,7 @@ pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 #[derive(Debug)]
 pub(crate) enum AgentMsg {
     Send(Message),
-    Heard(v1::AgentMessage, Permit),
+    Heard(Box<v1::AgentMessage>, Permit),
     Ended(String),
     Check,
 }
@@ -91,7 +91,7 @@ impl Actor for AgentActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             AgentMsg::Send(message) => session.send(&me, message),
-            AgentMsg::Heard(message, permit) => session.heard(&me, message, permit),
+            AgentMsg::Heard(message, permit) => session.heard(&me, *message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));

@@ -126,10 +126,14 @@ impl Fixture {
             gate: tokio::sync::Mutex::default(),
             on_the_way: Mutex::default(),
         });
-        let config =
-            Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
+        let config = Config {
+            state: directory.path().to_owned(),
+            keys: vec![key.into()],
+            history,
+            ..Config::default()
+        };
         let records = Records::new(state.clone());
-        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let base = Arc::new(Base::new(config, World::default()).await.unwrap());
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
@@ -275,7 +279,7 @@ async fn a_flood_waits_outside() {
     let say = |permit| {
         let report = v1::TaskReport { operation: "none".to_owned(), ..Default::default() };
         let message = Some(v1::agent_message::Message::Report(report));
-        agent.cast(AgentMsg::Heard(v1::AgentMessage { message }, permit)).unwrap();
+        agent.cast(AgentMsg::Heard(Box::new(v1::AgentMessage { message }), permit)).unwrap();
     };
 
     let gate = fixture.state.gate.lock().await;

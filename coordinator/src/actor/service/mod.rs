@@ -163,7 +163,10 @@ impl Actor for ServiceActor {
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
             }
-            ServiceMsg::Beat { node, from, data_empty, permit: _ } => service.beat(&node, from, data_empty),
+            ServiceMsg::Beat { node, from, data_empty, permit } => {
+                service.beat(&node, from, data_empty);
+                drop(permit);
+            }
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
