@@ -23,6 +23,8 @@ pub(crate) enum AgentMsg {
     Send(Message),
     Heard(v1::AgentMessage),
     Ended(String),
+    /// The agent holds its place from this node epoch on.
+    Place(u64),
     Check,
 }
 
@@ -75,7 +77,7 @@ impl Actor for AgentActor {
             heard: Instant::now(),
             _over: over.drop_guard(),
         };
-        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds, node_epoch }));
+        session.welcome(&me, node_epoch);
         Ok(session)
     }
 
@@ -89,6 +91,7 @@ impl Actor for AgentActor {
             AgentMsg::Send(message) => session.send(&me, message),
             AgentMsg::Heard(message) => session.heard(&me, message),
             AgentMsg::Ended(why) => me.stop(Some(why)),
+            AgentMsg::Place(node_epoch) => session.welcome(&me, node_epoch),
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));
             }
@@ -108,6 +111,11 @@ impl Actor for AgentActor {
 }
 
 impl Session {
+    fn welcome(&self, me: &ActorRef<AgentMsg>, node_epoch: u64) {
+        let heartbeat_seconds = u32::try_from(self.heartbeat.as_secs()).unwrap_or(u32::MAX);
+        self.send(me, Message::Welcome(v1::Welcome { heartbeat_seconds, node_epoch }));
+    }
+
     /// Never waits: a session whose queue is full is over, and its agent is told everything again on the next one.
     fn send(&self, me: &ActorRef<AgentMsg>, message: Message) {
         let message = v1::CoordinatorMessage { epoch: self.epoch, message: Some(message) };

@@ -14,7 +14,7 @@ use crate::plan::{Planned, plan};
 use crate::vault::Vault;
 
 impl Lead {
-    async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
+    pub(super) async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
         let vault = ask(service, ServiceMsg::Vault).await?;
         vault.repository.refresh().await?;
         Ok(vault)

@@ -12,6 +12,7 @@ mod backup;
 mod barrier;
 mod delete;
 mod failover;
+mod fence;
 pub(crate) mod own;
 pub(crate) mod record;
 mod release;
@@ -21,6 +22,7 @@ mod sim;
 mod task;
 mod verify;
 
+pub(crate) use fence::Places;
 pub(crate) use record::{Detail, Patch, Recorded};
 pub(crate) use release::touched;
 pub(crate) use task::task;

@@ -9,9 +9,23 @@ use ractor::{ActorId, ActorRef};
 use super::{Connect, Service, ServiceMsg};
 use crate::actor::agent::{AgentActor, AgentArgs, AgentMsg};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
+use crate::failover::Place;
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::Expect;
+
+/// Of a place that no failover has touched.
+const FIRST_NODE_EPOCH: u64 = 1;
+/// More failovers than there can have been.
+const NODE_EPOCH_MAX: u64 = 1 << 32;
+
+/// What became of an agent that said hello.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    Seated(ActorRef<AgentMsg>),
+    /// Another agent has its place for good.
+    StandDown { epoch: u64, why: Error },
+}
 
 /// A node's place: at most one agent at a time has it.
 #[derive(Debug)]
@@ -24,12 +38,64 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    fn new(node: v1::Node, now: Timestamp) -> Self {
-        Self { node: v1::Node { connected: false, ..node }, session: None, gone_since: now, said: Vec::new() }
+    fn new(mut node: v1::Node, now: Timestamp) -> Self {
+        node.connected = false;
+        node.node_epoch = node.node_epoch.max(FIRST_NODE_EPOCH);
+        if node.holder.is_empty() {
+            node.holder.clone_from(&node.instance);
+        }
+        // It was connected when the last leader ended, and may have gone at any time since.
+        for gone in [&mut node.gone_ms, &mut node.holder_gone_ms] {
+            *gone = if *gone == 0 { node.last_seen_ms } else { *gone };
+        }
+        Self { node, session: None, gone_since: now, said: Vec::new() }
     }
 
     pub(super) fn shown(&self) -> v1::Node {
         self.node.clone()
+    }
+
+    pub(super) fn known(&self) -> &v1::Node {
+        &self.node
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place { node: self.shown(), gone_since: (!self.connected()).then_some(self.gone_since) }
+    }
+
+    /// Its holder is there and has its data, or it is nobody's.
+    pub(super) fn is_well(&self) -> bool {
+        self.node.spare || self.node.holder.is_empty() || (self.connected() && !self.node.data_empty)
+    }
+
+    /// From now on as it was stored.
+    pub(super) fn set(&mut self, node: v1::Node) {
+        self.node = node;
+    }
+
+    pub(super) fn tell_epoch(&self) {
+        if let Some(session) = &self.session {
+            let _ = session.cast(AgentMsg::Place(self.node.node_epoch));
+        }
+    }
+
+    /// Whoever comes with data, or comes first, has the place; an empty directory is a replacement's.
+    fn seat(&mut self, hello: &v1::Hello, now: Timestamp) {
+        let node = &mut self.node;
+        if node.holder.is_empty() || node.holder == hello.instance || !hello.data_empty {
+            if !node.holder.is_empty() && node.holder != hello.instance {
+                tracing::warn!(node = node.name, was = node.holder, is = hello.instance, "the place has another agent");
+            }
+            node.holder.clone_from(&hello.instance);
+            node.holder_gone_ms = 0;
+        } else if node.holder_gone_ms == 0 {
+            node.holder_gone_ms = if node.last_seen_ms > 0 { node.last_seen_ms } else { now.0 };
+        }
+        node.connected = true;
+        node.gone_ms = 0;
+        node.last_seen_ms = now.0;
+        node.data_empty = hello.data_empty;
+        node.node_epoch = node.node_epoch.max(hello.node_epoch);
     }
 
     pub(super) fn connected(&self) -> bool {
@@ -65,15 +131,20 @@ impl Seat {
     }
 }
 
-pub(super) fn seats(service: &v1::Service, known: Vec<v1::Node>, now: Timestamp) -> BTreeMap<String, Seat> {
-    let mut known: BTreeMap<String, v1::Node> =
-        known.into_iter().map(|node| (node.name.clone(), node)).collect();
+/// What is known of nodes that are not in the service any more stays in `known`.
+pub(super) fn seats(
+    service: &v1::Service,
+    known: &mut BTreeMap<String, v1::Node>,
+    now: Timestamp,
+) -> BTreeMap<String, Seat> {
     let seat = |spec: &v1::NodeSpec| {
         let node = known.remove(&spec.name).unwrap_or_default();
         let node = v1::Node {
             service: service.name.clone(),
             name: spec.name.clone(),
             zone: spec.zone.clone(),
+            spare: spec.spare,
+            succeeds: spec.succeeds.clone(),
             ..node
         };
         (spec.name.clone(), Seat::new(node, now))
@@ -84,9 +155,10 @@ pub(super) fn seats(service: &v1::Service, known: Vec<v1::Node>, now: Timestamp)
 impl Service {
     /// After the service has changed: a seat for each new node.
     pub(super) fn add_seats(&mut self) {
-        for (name, seat) in seats(&self.record.value, Vec::new(), self.shared.now()) {
-            let zone = seat.node.zone.clone();
-            self.seats.entry(name).or_insert(seat).node.zone = zone;
+        for (name, seat) in seats(&self.record.value, &mut self.departed, self.shared.now()) {
+            let v1::Node { zone, spare, succeeds, .. } = seat.node.clone();
+            let node = &mut self.seats.entry(name).or_insert(seat).node;
+            (node.zone, node.spare, node.succeeds) = (zone, spare, succeeds);
         }
     }
 
@@ -94,15 +166,26 @@ impl Service {
         &mut self,
         me: &ActorRef<ServiceMsg>,
         connect: Connect,
-    ) -> Result<ActorRef<AgentMsg>> {
+    ) -> Result<Admission> {
         let Connect { hello, outbound, over } = connect;
+        self.check_epoch(&hello)?;
+        if let Some(why) = self.shut_out(&hello) {
+            tracing::warn!(
+                service = self.name(),
+                node = hello.node,
+                instance = hello.instance,
+                why = why.chain(),
+                "an agent is to stand down"
+            );
+            return Ok(Admission::StandDown { epoch: self.epoch.0, why });
+        }
         self.admit(&hello)?;
         let name: Arc<str> = hello.node.as_str().into();
         let args = AgentArgs {
             service: me.clone(),
             node: name,
             epoch: self.epoch.0,
-            node_epoch: self.seats.get(&hello.node).map_or(0, |seat| seat.node.node_epoch),
+            node_epoch: self.seats.get(&hello.node).map_or(0, |seat| seat.node.node_epoch.max(hello.node_epoch)),
             heartbeat: self.shared.config.heartbeat,
             outbound,
             over,
@@ -115,22 +198,42 @@ impl Service {
         };
         seat.leave("its agent has connected again");
         seat.session = Some(agent.clone());
+        seat.seat(&hello, now);
         let node = &mut seat.node;
-        node.connected = true;
-        node.last_seen_ms = now.0;
-        node.data_empty = hello.data_empty;
         (node.instance, node.version, node.engine) = (hello.instance, hello.version, hello.engine);
         let seen = node.clone();
         tracing::info!(service = self.name(), node = seen.name, instance = seen.instance, "connected");
-        if let Err(e) = self.shared.records.put_node(&seen).await {
-            tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
-        }
+        self.store_seen(&seen).await;
         self.heard_hello(&hello.node, hello.tasks);
-        Ok(agent)
+        self.reconsider(me);
+        Ok(Admission::Seated(agent))
+    }
+
+    /// A coordinator that does not lead any more must say nothing else.
+    fn check_epoch(&self, hello: &v1::Hello) -> Result<()> {
+        if hello.epoch <= self.epoch.0 {
+            return Ok(());
+        }
+        Err(Error::fenced(format!(
+            "node {} has seen epoch {}, and this coordinator leads {} with {}",
+            hello.node,
+            hello.epoch,
+            self.name(),
+            self.epoch
+        ))
+        .with_hint("another coordinator has taken over: see which one the agents should follow"))
     }
 
     fn admit(&self, hello: &v1::Hello) -> Result<()> {
         let Some(seat) = self.seats.get(&hello.node) else {
+            if let Some(successor) = self.successor(&hello.node) {
+                return Err(Error::not_found(format!(
+                    "node {} is no node of service {} any more: {successor} has taken its place",
+                    hello.node,
+                    self.name()
+                ))
+                .with_hint("`palinurus service apply` adds it again, such as as a spare"));
+            }
             let nodes: Vec<&str> = self.seats.keys().map(String::as_str).collect();
             return Err(Error::not_found(format!("service {} has no node {:?}", self.name(), hello.node))
                 .with_hint(format!(
@@ -147,15 +250,18 @@ impl Service {
                 self.record.value.r#type
             )));
         }
-        if hello.epoch > self.epoch.0 {
-            return Err(Error::fenced(format!(
-                "node {} has seen epoch {}, and this coordinator leads {} with {}",
-                hello.node,
-                hello.epoch,
-                self.name(),
-                self.epoch
+        if hello.node_epoch > NODE_EPOCH_MAX {
+            return Err(Error::invalid(format!("node epoch {} of {} cannot be", hello.node_epoch, hello.node)));
+        }
+        if let Some(failover) = self.failover_running()
+            && failover.node == hello.node
+            && failover.instance != hello.instance
+        {
+            return Err(Error::conflict(format!(
+                "node {} is being restored onto agent {}",
+                hello.node, failover.instance
             ))
-            .with_hint("another coordinator has taken over: see which one the agents should follow"));
+            .with_hint("wait until that has ended"));
         }
         match seat.instance() {
             Some(instance) if instance != hello.instance => Err(Error::conflict(format!(
@@ -288,16 +394,43 @@ impl Service {
         }
     }
 
-    pub(super) fn beat(&mut self, node: &str, from: ActorId, data_empty: bool) {
+    pub(super) async fn beat(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        node: &str,
+        from: ActorId,
+        data_empty: bool,
+    ) {
         let now = self.shared.now();
-        if let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) {
-            seat.node.data_empty = data_empty;
-            seat.node.last_seen_ms = now.0;
+        let moving = self.failover_running().is_some_and(|failover| failover.node == node);
+        let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
+        seat.node.last_seen_ms = now.0;
+        if std::mem::replace(&mut seat.node.data_empty, data_empty) == data_empty {
+            return;
+        }
+        if !data_empty && !moving && seat.node.holder != seat.node.instance {
+            // It was given data in another way: the data is its own now.
+            seat.node.holder.clone_from(&seat.node.instance);
+            seat.node.holder_gone_ms = 0;
+        }
+        let seen = seat.node.clone();
+        self.store_seen(&seen).await;
+        self.reconsider(me);
+    }
+
+    async fn store_seen(&self, seen: &v1::Node) {
+        if let Err(e) = self.shared.records.put_node(seen).await {
+            tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
         }
     }
 
     /// True when the child was a session that had a seat.
-    pub(super) async fn session_ended(&mut self, child: ActorId, why: &str) -> bool {
+    pub(super) async fn session_ended(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        child: ActorId,
+        why: &str,
+    ) -> bool {
         let now = self.shared.now();
         let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| is_session(seat, child)) else {
             return false;
@@ -306,14 +439,16 @@ impl Service {
         seat.session = None;
         seat.gone_since = now;
         seat.node.connected = false;
-        seat.node.last_seen_ms = now.0;
+        (seat.node.last_seen_ms, seat.node.gone_ms) = (now.0, now.0);
+        if seat.node.instance == seat.node.holder {
+            seat.node.holder_gone_ms = now.0;
+        }
         let (node, seen) = (node.clone(), seat.node.clone());
         if let Some((_, actor)) = self.slot.running() {
             let _ = actor.cast(OperationMsg::Node { node: node.clone(), link: Link::Gone(now) });
         }
-        if let Err(e) = self.shared.records.put_node(&seen).await {
-            tracing::warn!(node, error = e.chain(), "cannot store when the node was seen");
-        }
+        self.store_seen(&seen).await;
+        self.reconsider(me);
         true
     }
 }
@@ -330,7 +465,10 @@ fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
 
 /// The operation ended without that node, which may still hold something of it.
 pub(super) fn owes_release(operation: &v1::Operation, node: &str) -> bool {
-    let borrows = matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore);
+    let borrows = matches!(
+        operation.kind(),
+        OperationKind::Backup | OperationKind::Restore | OperationKind::Failover
+    );
     let released = |record: &v1::TaskRecord| record.state() == TaskState::TaskDone;
     borrows && touched(operation, node) && !record::find(operation, node, Work::Release).is_some_and(released)
 }
