@@ -58,7 +58,8 @@ pub(crate) fn plan(
             continue;
         }
         if target.spare {
-            plan.refusals.push(format!("node {node} is a spare: it holds nothing until it takes a node's place"));
+            plan.refusals
+                .push(format!("node {node} is a spare: it holds nothing until it takes a node's place"));
         } else if !target.connected {
             plan.refusals.push(format!("node {node} is not connected: start its agent"));
         } else if !target.data_empty && !delta {
@@ -106,7 +107,11 @@ fn onto_themselves<'a>(
     for target in members().filter(|target| past(target).is_none()) {
         plan.warnings.push(format!("node {} is not in the backup and stays as it is", target.name));
     }
-    targets.iter().filter(|(_, node)| !node.spare).filter_map(|(name, node)| Some((*name, past(node)?))).collect()
+    targets
+        .iter()
+        .filter(|(_, node)| !node.spare)
+        .filter_map(|(name, node)| Some((*name, past(node)?)))
+        .collect()
 }
 
 fn pair(text: &str) -> Result<(&str, &str)> {

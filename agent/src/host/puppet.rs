@@ -94,6 +94,10 @@ impl Engine for Puppet {
         Ok(Health { data_empty: true })
     }
 
+    async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
+        Ok("it is".to_owned())
+    }
+
     async fn close(&self) -> Result<()> {
         Ok(())
     }

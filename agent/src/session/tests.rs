@@ -30,7 +30,12 @@ impl Agent {
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();
         let runner = Runner::new(Arc::clone(&host), journal, found);
         let epochs = Arc::new(Epochs::open(host.state.path()).unwrap());
-        let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+        let (node_epoch, stand_down) = (
+            NodeEpoch::open(host.state.path(), "db", "n1").unwrap(),
+            StandDown::open(host.state.path()).unwrap(),
+        );
+        let session =
+            Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
         let cancel = CancellationToken::new();
         let running = tokio::spawn(session.run(cancel.clone()));
         Self { cancel, running, host, runner, _dir: dir }

@@ -292,13 +292,8 @@ impl Running {
             return;
         }
         let stop = CancellationToken::new();
-        let (operation, vault, places, me, stopped) = (
-            self.record.value.clone(),
-            self.vault.clone(),
-            self.places.clone(),
-            me.clone(),
-            stop.clone(),
-        );
+        let (operation, vault, places, me, stopped) =
+            (self.record.value.clone(), self.vault.clone(), self.places.clone(), me.clone(), stop.clone());
         let patience = self.shared.config.store_patience;
         let run = async move {
             let shown = std::sync::Mutex::new(None::<Instant>);

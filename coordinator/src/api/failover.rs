@@ -31,7 +31,8 @@ impl Lead {
                 let described = ask(&service, ServiceMsg::Describe).await?;
                 let known = described.nodes.into_iter().find(|known| known.name == node);
                 let known = known.unwrap_or_else(|| v1::Node { name: node.clone(), ..Default::default() });
-                let commit = names(&known).find_map(|name| backup.nodes.iter().find(|each| each.node == name));
+                let commit =
+                    names(&known).find_map(|name| backup.nodes.iter().find(|each| each.node == name));
                 let commit = commit.ok_or_else(|| {
                     Error::not_found(format!("backup {} has no node {node}", backup.id))
                         .with_hint("`palinurus backup show` names its nodes")

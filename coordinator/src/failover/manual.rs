@@ -27,7 +27,8 @@ pub(crate) fn plan(
         plan.refusals.push(format!("{node} is a spare: it has nothing to lose"));
     }
     if let Some(running) = view.running {
-        plan.refusals.push(format!("operation {running} runs on service {service}: wait for it, or cancel it"));
+        plan.refusals
+            .push(format!("operation {running} runs on service {service}: wait for it, or cancel it"));
     }
     let target = match target(view, lost, service, onto)? {
         Ok(target) => Some(target),

@@ -15,8 +15,8 @@ mod sources;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use past::Past;
 use past::Ended;
+pub(crate) use past::Past;
 pub(crate) use policy::{Mode, Policy};
 pub(crate) use sources::{Source, Sources, names};
 
@@ -116,10 +116,16 @@ fn examine(view: View<'_>, place: &Place) -> Option<Verdict> {
                     format!("{name} is gone since {}, and no spare is connected and empty", time(since));
                 return Some(wait(name, None, why));
             };
-            (spare, vec![
-                format!("node {name} is gone since {}: longer than its patience of {patience}", time(since)),
-                format!("spare {} is connected and empty", spare.name),
-            ])
+            (
+                spare,
+                vec![
+                    format!(
+                        "node {name} is gone since {}: longer than its patience of {patience}",
+                        time(since)
+                    ),
+                    format!("spare {} is connected and empty", spare.name),
+                ],
+            )
         }
     };
     // What was begun is gone on with: its directory holds a part of that backup.

@@ -42,15 +42,16 @@ impl Past {
         let mut past = Self::default();
         for operation in failovers {
             let Some(detail) = &operation.failover else { continue };
-            for place in [&detail.lost, &detail.node] {
-                past.add(place, operation, detail);
+            past.add(&detail.lost, operation, detail);
+            if detail.node != detail.lost {
+                past.add(&detail.node, operation, detail);
             }
         }
         past
     }
 
     fn add(&mut self, place: &str, operation: &v1::Operation, detail: &v1::FailoverDetail) {
-        let before = self.0.get(place).filter(|before| before.id != operation.id);
+        let before = self.0.get(place);
         let failed = operation.state() == OperationState::Failed;
         let failures = if failed { before.map_or(0, |before| before.failures) + 1 } else { 0 };
         let why = operation.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();

@@ -57,11 +57,14 @@ impl Sources {
     #[cfg(test)]
     pub(super) fn with(sources: impl IntoIterator<Item = Source>) -> Self {
         let mut found = Self::default();
-        for source in sources {
-            found.backups.insert(source.backup_id.clone());
-            found.newest.insert(source.node.clone(), source);
-        }
+        sources.into_iter().for_each(|source| found.add(source));
         found
+    }
+
+    #[cfg(test)]
+    pub(super) fn add(&mut self, source: Source) {
+        self.backups.insert(source.backup_id.clone());
+        self.newest.insert(source.node.clone(), source);
     }
 
     /// The node's own newest, else that of the nodes whose places it took.

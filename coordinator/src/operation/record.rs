@@ -30,9 +30,16 @@ pub(crate) enum Detail {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Patch {
     Nothing,
-    Begun { bases: Vec<v1::NodeManifest>, warnings: Vec<v1::Warning> },
+    Begun {
+        bases: Vec<v1::NodeManifest>,
+        warnings: Vec<v1::Warning>,
+    },
     Committed,
-    Swept { condemned: u64, swept: u64, objects: u64 },
+    Swept {
+        condemned: u64,
+        swept: u64,
+        objects: u64,
+    },
     Checked(v1::VerifyDetail),
     /// Who has the place now, in words.
     Fenced(String),

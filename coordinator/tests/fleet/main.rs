@@ -3,6 +3,7 @@
 #![allow(missing_debug_implementations, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod failover;
 mod peer;
 mod recovery;
 mod restore;

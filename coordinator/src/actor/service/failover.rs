@@ -1,6 +1,5 @@
 //! When a place needs another agent: looks whenever something has changed, begins failovers, and gives out places.
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use palinurus_proto::v1;
@@ -10,7 +9,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Service, ServiceMsg};
 use crate::actor::{RESTART_AFTER, ask};
-use crate::failover::{Candidate, Mode, Past, Place, Policy, Source, Sources, Verdict, View, consider, manual};
+use crate::failover::{
+    Candidate, Mode, Past, Place, Policy, Source, Sources, Verdict, View, consider, manual,
+};
 use crate::operation::{Detail, Places};
 use crate::state::{Expect, Versioned};
 
@@ -82,15 +83,19 @@ impl Service {
             }
         }
         self.failovers.waiting = waiting;
-        self.failovers.timer = next.map(|until| {
-            AbortOnDropHandle::new(me.send_after(until.since(now), || ServiceMsg::Reconsider))
-        });
+        self.failovers.timer = next
+            .map(|until| AbortOnDropHandle::new(me.send_after(until.since(now), || ServiceMsg::Reconsider)));
         let Some(candidate) = candidate else { return };
         let Candidate { detail, reasons, .. } = *candidate;
         let (lost, onto) = (detail.lost.clone(), detail.node.clone());
         tracing::warn!(service = self.name(), lost, onto, ?reasons, "failover by itself");
         if let Err(e) = self.fail_over(me, detail, &reasons).await {
-            tracing::error!(service = self.name(), lost, error = e.chain(), "cannot begin the failover, trying again");
+            tracing::error!(
+                service = self.name(),
+                lost,
+                error = e.chain(),
+                "cannot begin the failover, trying again"
+            );
             self.failovers.timer =
                 Some(AbortOnDropHandle::new(me.send_after(RESTART_AFTER, || ServiceMsg::Reconsider)));
         }
@@ -156,12 +161,17 @@ impl Service {
         let (service, node) = (self.name(), &hello.node);
         let hint = "its data directory is left as it is; docs/operations/failover.md says how to use the machine again";
         if hello.stood_down {
-            return Some(Error::fenced(format!("agent {} of {node} has stood down", hello.instance)).with_hint(hint));
+            return Some(
+                Error::fenced(format!("agent {} of {node} has stood down", hello.instance)).with_hint(hint),
+            );
         }
         let mut known = self.seats.values().map(super::Seat::known).chain(self.departed.values());
         if known.any(|known| known.fenced.contains(&hello.instance)) {
             let by = self.successor(node).unwrap_or("another agent");
-            let what = format!("agent {} was replaced as {node} of service {service}: {by} has its place", hello.instance);
+            let what = format!(
+                "agent {} was replaced as {node} of service {service}: {by} has its place",
+                hello.instance
+            );
             return Some(Error::fenced(what).with_hint(hint));
         }
         let place = self.seats.get(node).map(super::Seat::known).or_else(|| self.departed.get(node))?;
@@ -191,7 +201,10 @@ impl Service {
                     "node {} has taken the place of {lost} and holds its data: it is no spare any more",
                     node.name
                 ))
-                .with_hint(format!("take `spare` off {} and take {lost} out, or make {lost} the spare", node.name)));
+                .with_hint(format!(
+                    "take `spare` off {} and take {lost} out, or make {lost} the spare",
+                    node.name
+                )));
             }
         }
         Ok(wanted)
@@ -241,7 +254,9 @@ impl Service {
         if let Some(back) = self.seats.get(lost).and_then(|seat| seat.instance())
             && back != instance
         {
-            return Err(Error::conflict(format!("{lost} has come back, with agent {back}: it keeps its place")));
+            return Err(Error::conflict(format!(
+                "{lost} has come back, with agent {back}: it keeps its place"
+            )));
         }
         let Some((seat, here)) = self.seats.get(node).and_then(|seat| Some((seat, seat.instance()?))) else {
             return Err(Error::unavailable(format!("{node} is not connected")));

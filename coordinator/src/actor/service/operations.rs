@@ -133,8 +133,7 @@ impl Service {
     /// The node whose agent reads the data for a check.
     fn reader(&self) -> Result<String> {
         let mut members = self.record.value.nodes.iter().filter(|node| !node.spare);
-        let spec =
-            members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        let spec = members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
             Error::unavailable(format!(
                 "no agent of service {} is connected, and one is to read the data",

@@ -24,7 +24,10 @@ const NODE_EPOCH_MAX: u64 = 1 << 32;
 pub(crate) enum Admission {
     Seated(ActorRef<AgentMsg>),
     /// Another agent has its place for good.
-    StandDown { epoch: u64, why: Error },
+    StandDown {
+        epoch: u64,
+        why: Error,
+    },
 }
 
 /// A node's place: at most one agent at a time has it.
@@ -84,7 +87,12 @@ impl Seat {
         let node = &mut self.node;
         if node.holder.is_empty() || node.holder == hello.instance || !hello.data_empty {
             if !node.holder.is_empty() && node.holder != hello.instance {
-                tracing::warn!(node = node.name, was = node.holder, is = hello.instance, "the place has another agent");
+                tracing::warn!(
+                    node = node.name,
+                    was = node.holder,
+                    is = hello.instance,
+                    "the place has another agent"
+                );
             }
             node.holder.clone_from(&hello.instance);
             node.holder_gone_ms = 0;
@@ -162,11 +170,7 @@ impl Service {
         }
     }
 
-    pub(super) async fn connect(
-        &mut self,
-        me: &ActorRef<ServiceMsg>,
-        connect: Connect,
-    ) -> Result<Admission> {
+    pub(super) async fn connect(&mut self, me: &ActorRef<ServiceMsg>, connect: Connect) -> Result<Admission> {
         let Connect { hello, outbound, over } = connect;
         self.check_epoch(&hello)?;
         if let Some(why) = self.shut_out(&hello) {
@@ -185,7 +189,10 @@ impl Service {
             service: me.clone(),
             node: name,
             epoch: self.epoch.0,
-            node_epoch: self.seats.get(&hello.node).map_or(0, |seat| seat.node.node_epoch.max(hello.node_epoch)),
+            node_epoch: self
+                .seats
+                .get(&hello.node)
+                .map_or(0, |seat| seat.node.node_epoch.max(hello.node_epoch)),
             heartbeat: self.shared.config.heartbeat,
             outbound,
             over,
@@ -251,7 +258,10 @@ impl Service {
             )));
         }
         if hello.node_epoch > NODE_EPOCH_MAX {
-            return Err(Error::invalid(format!("node epoch {} of {} cannot be", hello.node_epoch, hello.node)));
+            return Err(Error::invalid(format!(
+                "node epoch {} of {} cannot be",
+                hello.node_epoch, hello.node
+            )));
         }
         if let Some(failover) = self.failover_running()
             && failover.node == hello.node
@@ -465,10 +475,8 @@ fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
 
 /// The operation ended without that node, which may still hold something of it.
 pub(super) fn owes_release(operation: &v1::Operation, node: &str) -> bool {
-    let borrows = matches!(
-        operation.kind(),
-        OperationKind::Backup | OperationKind::Restore | OperationKind::Failover
-    );
+    let borrows =
+        matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore | OperationKind::Failover);
     let released = |record: &v1::TaskRecord| record.state() == TaskState::TaskDone;
     borrows && touched(operation, node) && !record::find(operation, node, Work::Release).is_some_and(released)
 }
