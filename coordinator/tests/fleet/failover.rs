@@ -1,6 +1,6 @@
 //! A lost node's place is taken by another agent: by itself or because somebody asks, and never onto data.
 use palinurus_proto::from_status;
-use palinurus_proto::v1::{self, OperationState};
+use palinurus_proto::v1::{self, OperationState, TaskState};
 use palinurus_repository::ErrorKind;
 
 use crate::peer::Peer;
@@ -71,8 +71,8 @@ async fn a_replacement_is_restored_without_anybody_asking() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spare_takes_the_place_under_its_own_name() {
     let world = World::new().await;
-    let spare = replacement(&world, "s1", "spare");
     let (mut operator, _one, old) = backed_up(&world, &AUTOMATIC, &["s1"]).await;
+    let spare = replacement(&world, "s1", "spare");
     let begun = operator.failover(0).await;
     let ended = operator.finished(&begun.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
@@ -113,28 +113,29 @@ async fn a_spare_takes_the_place_under_its_own_name() {
     assert_eq!(pairs, [("n1", "n1"), ("s1", "n2")], "{plan:#?}");
 }
 
-/// Wherever it stands: a coordinator that stops whenever something has been done.
+/// A coordinator that stops as soon as it has begun, and in every phase after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_survives_every_leader() {
     for spares in [&["s1"][..], &[]] {
         let mut world = World::new().await;
         let (mut operator, _one, old) = backed_up(&world, &AUTOMATIC, spares).await;
-        let new = match spares {
-            [spare] => replacement(&world, spare, "new"),
-            _ => replacement(&world, "n2", "new"),
-        };
+        let node = spares.first().copied().unwrap_or("n2");
+        let new = replacement(&world, node, "new");
+        let phases = ["restore", "probe", "release"];
+        phases.into_iter().for_each(|phase| new.hold(phase));
         let begun = operator.failover(0).await;
-        let mut seen = begun.clone();
-        let mut stops = 0;
-        while seen.finished_ms == 0 {
+        world.restart().await;
+        for phase in phases {
+            let running = |operation: &v1::Operation| {
+                task(operation, node, phase).is_some_and(|task| task.state() == TaskState::TaskRunning)
+            };
+            world.operator().await.until(&begun.id, running).await;
             world.restart().await;
-            stops += 1;
-            let known = (seen.phase.clone(), seen.log.len());
-            let changed =
-                |now: &v1::Operation| now.finished_ms > 0 || (now.phase.clone(), now.log.len()) != known;
-            seen = world.operator().await.until(&begun.id, changed).await;
+            let resumed = world.operator().await.until(&begun.id, |_| true).await;
+            assert_eq!(resumed.phase, phase);
+            new.let_go_of(phase);
         }
-        assert!(stops >= 3, "only {stops} stops");
+        let seen = world.operator().await.finished(&begun.id).await;
         assert_eq!(seen.state(), OperationState::Succeeded, "{seen:#?}");
         assert_eq!((new.restored(), new.began("restore")), (Some((1, 3 * 65536)), 1));
         new.released(&begun.id).await;
@@ -142,17 +143,18 @@ async fn a_failover_survives_every_leader() {
         old.stood_down().await;
         world.restart().await;
         let mut operator = world.operator().await;
-        assert_eq!(operator.failovers().await.len(), 1, "none is begun twice");
         let backup = operator.backup().await;
         assert_eq!(backup.state(), OperationState::Succeeded, "{backup:#?}");
+        assert_eq!(operator.failovers().await.len(), 1, "none is begun twice");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_hand_it_is_planned_and_applied() {
     let world = World::new().await;
-    let spare = replacement(&world, "s1", "spare");
     let (mut operator, _one, _old) = backed_up(&world, &[], &["s1"]).await;
+    let spare = replacement(&world, "s1", "spare");
+    spare.connected().await;
     let plan = operator.0.plan_failover(request("n2", "")).await.unwrap().into_inner();
     assert_eq!(plan.refusals, Vec::<String>::new());
     assert_eq!((plan.failover.unwrap().node.as_str(), plan.bytes), ("s1", 3 * 65536));
@@ -183,8 +185,8 @@ async fn by_hand_it_is_planned_and_applied() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_with_data_takes_its_seat_and_nothing_is_restored() {
     let world = World::new().await;
-    let spare = world.peer_with("s1", &[], |config| config.instance = "full".to_owned());
     let (mut operator, _one, old) = backed_up(&world, &AUTOMATIC, &["s1"]).await;
+    let spare = world.peer_with("s1", &[], |config| config.instance = "full".to_owned());
     spare.connected().await;
     let moved = world.peer_with("n2", &[("b", vec![5])], |config| config.instance = "moved".to_owned());
     moved.connected().await;
@@ -249,5 +251,29 @@ async fn who_comes_back_in_time_keeps_the_place() {
     let error = from_status(operator.0.apply_failover(request("n2", "s1")).await.unwrap_err());
     assert!(error.what().contains("n2 is connected"), "{error:?}");
     assert_eq!(spare.restored(), None);
+    assert_eq!(operator.backup().await.state(), OperationState::Succeeded);
+}
+
+/// The same agent with an empty directory: somebody may have meant it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_emptied_is_restored_only_by_hand() {
+    let world = World::new().await;
+    let (mut operator, _one, two) = backed_up(&world, &AUTOMATIC, &[]).await;
+    two.set_empty(true);
+    two.join();
+    two.connected().await;
+    let plan = loop {
+        let plan = operator.0.plan_failover(request("n2", "")).await.unwrap().into_inner();
+        if plan.refusals.is_empty() {
+            break plan;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert!(plan.automatic.contains("only palinurus failover apply"), "{}", plan.automatic);
+    assert!(operator.failovers().await.is_empty());
+    let started = operator.0.apply_failover(request("n2", "")).await.unwrap().into_inner();
+    let ended = operator.finished(&started.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+    assert!(ended.failover.unwrap().fenced.is_empty(), "it does not shut itself out");
     assert_eq!(operator.backup().await.state(), OperationState::Succeeded);
 }

@@ -104,6 +104,12 @@ impl Peer {
         self.inner.held.send_modify(BTreeSet::clear);
     }
 
+    pub(crate) fn let_go_of(&self, name: &'static str) {
+        self.inner.held.send_modify(|held| {
+            held.remove(name);
+        });
+    }
+
     pub(crate) fn fail(&self, name: &'static str) {
         self.inner.kept().fails.insert(name);
     }
@@ -273,7 +279,10 @@ impl Inner {
                     kept.welcomes += 1;
                     kept.node_epoch = welcome.node_epoch;
                 }
+                // Another leads, or this one in a moment: dialled again.
+                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => return Ok(()),
                 Some(told::Message::Refused(refused)) => {
+                    tracing::debug!(node = self.config.node, ?refused, "peer refused");
                     self.kept().stood_down = refused.stand_down;
                     self.kept().refused = refused.failure;
                     self.change();
