@@ -27,6 +27,10 @@ pub struct World {
     pub engine: String,
     /// More lines for the coordinator's settings.
     pub settings: String,
+    /// The service's settings.
+    pub policy: Vec<(&'static str, &'static str)>,
+    /// Which of the nodes hold no data.
+    pub spares: Vec<&'static str>,
     repository: PathBuf,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
@@ -49,6 +53,8 @@ impl World {
             agents: BTreeMap::new(),
             engine: String::new(),
             settings: String::new(),
+            policy: Vec::new(),
+            spares: Vec::new(),
             repository,
             dir,
         }
@@ -131,8 +137,13 @@ impl World {
             nodes: self
                 .nodes
                 .iter()
-                .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
+                .map(|name| v1::NodeSpec {
+                    name: name.clone(),
+                    spare: self.spares.contains(&name.as_str()),
+                    ..Default::default()
+                })
                 .collect(),
+            settings: self.policy.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -167,6 +178,10 @@ impl World {
 
     pub fn kill_agent(&mut self, node: &str) {
         self.agents.remove(node).expect("it runs").kill();
+    }
+
+    pub async fn stop_agent(&mut self, node: &str) {
+        assert!(self.agents.remove(node).expect("it runs").terminate().await.success());
     }
 
     pub fn agent(&mut self, node: &str) -> &mut Process {
@@ -247,6 +262,17 @@ impl World {
             ended.then_some(operation)
         })
         .await
+    }
+
+    pub async fn failovers(&self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.into(), running: false };
+        let all = self.client().await.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The only failover, once it has begun.
+    pub async fn failover(&self) -> v1::Operation {
+        wait_async("a failover begins", async || self.failovers().await.pop()).await
     }
 
     pub async fn backups(&self) -> Vec<v1::Backup> {
