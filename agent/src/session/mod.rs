@@ -82,10 +82,19 @@ impl Session {
         }
         let looks = Looks { health: watch::Sender::new(Health::default()), wanted: Notify::new() };
         // One look at a time: a disk that hangs must not eat a thread each time.
+        let mut changes = self.runner.changes();
         let looking = async {
             loop {
                 looks.health.send_replace(self.probe().await);
-                let _ = tokio::time::timeout(PROBE, looks.wanted.notified()).await;
+                // A task that has ended may have filled it.
+                let soon = async {
+                    tokio::select! {
+                        biased;
+                        () = looks.wanted.notified() => {}
+                        _ = changes.changed() => {}
+                    }
+                };
+                let _ = tokio::time::timeout(PROBE, soon).await;
             }
         };
         tokio::select! {

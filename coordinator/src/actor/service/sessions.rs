@@ -353,6 +353,12 @@ impl Service {
     pub(super) async fn report(&mut self, node: &str, from: ActorId, report: Box<v1::TaskReport>) {
         let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
+        // Newer than the last heartbeat.
+        if let Some(v1::task_result::Result::Probe(probe)) =
+            report.result.as_ref().and_then(|result| result.result.as_ref())
+        {
+            seat.node.data_empty = probe.data_empty;
+        }
         if let Some((id, actor)) = self.slot.running()
             && id == report.operation
         {
