@@ -20,6 +20,8 @@ use crate::operation::finished;
 use crate::shared::{Base, Shared, World};
 use crate::state::{Change, EmbeddedState, Expect, Reader, Record, Records, State};
 
+mod fence;
+
 /// A real state whose next updates of operations fail.
 #[derive(Debug)]
 struct Flaky {
