@@ -1,9 +1,10 @@
 //! When a place needs another agent: looks whenever something has changed, begins failovers, and gives out places.
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use palinurus_proto::v1;
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, ErrorKind, Result};
 use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -215,8 +216,10 @@ impl Service {
     pub(super) async fn fence(&mut self, failover: &v1::FailoverDetail) -> Result<String> {
         let v1::FailoverDetail { lost, node, instance, fenced, node_epoch, .. } = failover;
         let mut place = self.place(lost)?;
-        if place.node_epoch < *node_epoch {
-            self.may_fence(failover)?;
+        match place.node_epoch.cmp(node_epoch) {
+            Ordering::Less => self.may_fence(failover)?,
+            Ordering::Equal => self.is_of(failover, &place)?,
+            Ordering::Greater => return Err(taken(failover, place.node_epoch)),
         }
         place.node_epoch = place.node_epoch.max(*node_epoch);
         if !fenced.is_empty() && !place.fenced.contains(fenced) {
@@ -248,6 +251,16 @@ impl Service {
         Ok(format!("agent {instance} holds {node} at node epoch {node_epoch}; {shut_out} is shut out"))
     }
 
+    /// Begun before, and by no other failover.
+    fn is_of(&self, failover: &v1::FailoverDetail, place: &v1::Node) -> Result<()> {
+        let v1::FailoverDetail { lost, node, instance, .. } = failover;
+        let ours = match lost == node {
+            true => place.holder == *instance,
+            false => self.seats.contains_key(lost) || self.successor(lost) == Some(node),
+        };
+        if ours { Ok(()) } else { Err(taken(failover, place.node_epoch)) }
+    }
+
     /// As it stands now, the last time that anything can stand against it.
     fn may_fence(&self, failover: &v1::FailoverDetail) -> Result<()> {
         let v1::FailoverDetail { lost, node, instance, .. } = failover;
@@ -272,6 +285,20 @@ impl Service {
         Ok(())
     }
 
+    /// What is stored counts; with it the same is tried again.
+    async fn reload(&mut self, conflict: Error) -> Error {
+        let loaded = self.shared.records.services().await;
+        let found = loaded.map(|all| all.into_iter().find(|service| service.value.name == self.name()));
+        match found {
+            Ok(Some(record)) => {
+                self.record = record;
+                Error::unavailable("the service's record was another one").with_source(conflict)
+            }
+            Ok(None) => conflict,
+            Err(e) => e,
+        }
+    }
+
     fn place(&self, node: &str) -> Result<v1::Node> {
         let known = self.seats.get(node).map(super::Seat::known).or_else(|| self.departed.get(node));
         known.cloned().ok_or_else(|| Error::not_found(format!("service {} has no node {node}", self.name())))
@@ -290,7 +317,12 @@ impl Service {
             }
         }
         if next != self.record.value {
-            let revision = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await?;
+            let stored = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await;
+            let revision = match stored {
+                // A write whose answer was lost may be what it conflicts with.
+                Err(e) if e.kind() == ErrorKind::Conflict => return Err(self.reload(e).await),
+                stored => stored?,
+            };
             self.record = Versioned { value: next, revision };
         }
         if let Some(seat) = self.seats.remove(lost) {
@@ -300,6 +332,13 @@ impl Service {
         self.add_seats();
         Ok(())
     }
+}
+
+fn taken(failover: &v1::FailoverDetail, epoch: u64) -> Error {
+    Error::conflict(format!(
+        "{} is at node epoch {epoch} by now: another failover has given its place to somebody else",
+        failover.lost
+    ))
 }
 
 fn hold(node: &mut v1::Node, instance: &str, epoch: u64) {
