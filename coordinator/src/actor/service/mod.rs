@@ -19,15 +19,18 @@ use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
+mod admission;
 mod failover;
+mod fence;
 mod operations;
+mod seat;
 mod sessions;
 
+pub(crate) use admission::Admission;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
 use operations::Slot;
-pub(crate) use sessions::Admission;
-use sessions::Seat;
+use seat::{Seat, seats};
 
 /// Between tries to open a repository, longer each time.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -146,7 +149,7 @@ impl Actor for ServiceActor {
             }
         }
         let epoch = Epoch(record.value.epoch_base + shared.records.epoch().0);
-        let seats = sessions::seats(&record.value, &mut known, now);
+        let seats = seats(&record.value, &mut known, now);
         me.cast(ServiceMsg::Open)?;
         Ok(Service {
             shared,

@@ -3,162 +3,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use palinurus_proto::v1::{self, OperationKind, TaskState, coordinator_message::Message};
-use palinurus_repository::{Error, Result, Timestamp};
+use palinurus_repository::{Error, Result};
 use ractor::{ActorId, ActorRef};
 
+use super::admission::Admission;
+use super::seat::{Seat, seats};
 use super::{Connect, Service, ServiceMsg};
-use crate::actor::agent::{AgentActor, AgentArgs, AgentMsg};
+use crate::actor::agent::{AgentActor, AgentArgs};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
-use crate::failover::Place;
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::Expect;
-
-/// Of a place that no failover has touched.
-const FIRST_NODE_EPOCH: u64 = 1;
-/// More failovers than there can have been.
-const NODE_EPOCH_MAX: u64 = 1 << 32;
-
-/// What became of an agent that said hello.
-#[derive(Debug)]
-pub(crate) enum Admission {
-    Seated(ActorRef<AgentMsg>),
-    /// Another agent has its place for good.
-    StandDown {
-        epoch: u64,
-        why: Error,
-    },
-}
-
-/// A node's place: at most one agent at a time has it.
-#[derive(Debug)]
-pub(super) struct Seat {
-    node: v1::Node,
-    session: Option<ActorRef<AgentMsg>>,
-    gone_since: Timestamp,
-    /// What its agent's Hello said of operations that do not run yet.
-    said: Vec<v1::TaskReport>,
-}
-
-impl Seat {
-    fn new(mut node: v1::Node, now: Timestamp) -> Self {
-        node.connected = false;
-        node.node_epoch = node.node_epoch.max(FIRST_NODE_EPOCH);
-        if node.holder.is_empty() {
-            node.holder.clone_from(&node.instance);
-        }
-        // It was connected when the last leader ended, and may have gone at any time since.
-        for gone in [&mut node.gone_ms, &mut node.holder_gone_ms] {
-            *gone = if *gone == 0 { node.last_seen_ms } else { *gone };
-        }
-        Self { node, session: None, gone_since: now, said: Vec::new() }
-    }
-
-    pub(super) fn shown(&self) -> v1::Node {
-        self.node.clone()
-    }
-
-    pub(super) fn known(&self) -> &v1::Node {
-        &self.node
-    }
-
-    pub(super) fn place(&self) -> Place {
-        Place { node: self.shown(), gone_since: (!self.connected()).then_some(self.gone_since) }
-    }
-
-    /// Its holder is there and has its data, or it is nobody's.
-    pub(super) fn is_well(&self) -> bool {
-        self.node.spare || self.node.holder.is_empty() || (self.connected() && !self.node.data_empty)
-    }
-
-    /// From now on as it was stored.
-    pub(super) fn set(&mut self, node: v1::Node) {
-        self.node = node;
-    }
-
-    pub(super) fn tell_epoch(&self) {
-        if let Some(session) = &self.session {
-            let _ = session.cast(AgentMsg::Place(self.node.node_epoch));
-        }
-    }
-
-    /// Whoever comes with data, or comes first, has the place; an empty directory is a replacement's.
-    fn seat(&mut self, hello: &v1::Hello, now: Timestamp) {
-        let node = &mut self.node;
-        if node.holder.is_empty() || node.holder == hello.instance || !hello.data_empty {
-            if !node.holder.is_empty() && node.holder != hello.instance {
-                tracing::warn!(
-                    node = node.name,
-                    was = node.holder,
-                    is = hello.instance,
-                    "the place has another agent"
-                );
-            }
-            node.holder.clone_from(&hello.instance);
-            node.holder_gone_ms = 0;
-        } else if node.holder_gone_ms == 0 {
-            node.holder_gone_ms = if node.last_seen_ms > 0 { node.last_seen_ms } else { now.0 };
-        }
-        node.connected = true;
-        node.gone_ms = 0;
-        node.last_seen_ms = now.0;
-        node.data_empty = hello.data_empty;
-        node.node_epoch = node.node_epoch.max(hello.node_epoch);
-    }
-
-    pub(super) fn connected(&self) -> bool {
-        self.session.is_some()
-    }
-
-    pub(super) fn instance(&self) -> Option<&str> {
-        self.session.as_ref().map(|_| self.node.instance.as_str())
-    }
-
-    pub(super) fn leave(&self, why: &str) {
-        if let Some(session) = &self.session {
-            session.stop(Some(why.to_owned()));
-        }
-    }
-
-    /// As an operation that begins or goes on is to see it.
-    pub(super) fn link(&mut self, operation: &str) -> Link {
-        match &self.session {
-            None => Link::Gone(self.gone_since),
-            Some(agent) => {
-                let (tasks, said) = self.said.drain(..).partition(|report| report.operation == operation);
-                self.said = said;
-                Link::Here { agent: agent.clone(), tasks }
-            }
-        }
-    }
-
-    fn send(&self, message: Message) {
-        if let Some(session) = &self.session {
-            let _ = session.cast(AgentMsg::Send(message));
-        }
-    }
-}
-
-/// What is known of nodes that are not in the service any more stays in `known`.
-pub(super) fn seats(
-    service: &v1::Service,
-    known: &mut BTreeMap<String, v1::Node>,
-    now: Timestamp,
-) -> BTreeMap<String, Seat> {
-    let seat = |spec: &v1::NodeSpec| {
-        let node = known.remove(&spec.name).unwrap_or_default();
-        let node = v1::Node {
-            service: service.name.clone(),
-            name: spec.name.clone(),
-            zone: spec.zone.clone(),
-            spare: spec.spare,
-            succeeds: spec.succeeds.clone(),
-            ..node
-        };
-        (spec.name.clone(), Seat::new(node, now))
-    };
-    service.nodes.iter().map(seat).collect()
-}
 
 impl Service {
     /// After the service has changed: a seat for each new node.
@@ -214,74 +69,6 @@ impl Service {
         self.heard_hello(&hello.node, hello.tasks);
         self.reconsider(me);
         Ok(Admission::Seated(agent))
-    }
-
-    /// A coordinator that does not lead any more must say nothing else.
-    fn check_epoch(&self, hello: &v1::Hello) -> Result<()> {
-        if hello.epoch <= self.epoch.0 {
-            return Ok(());
-        }
-        Err(Error::fenced(format!(
-            "node {} has seen epoch {}, and this coordinator leads {} with {}",
-            hello.node,
-            hello.epoch,
-            self.name(),
-            self.epoch
-        ))
-        .with_hint("another coordinator has taken over: see which one the agents should follow"))
-    }
-
-    fn admit(&self, hello: &v1::Hello) -> Result<()> {
-        let Some(seat) = self.seats.get(&hello.node) else {
-            if let Some(successor) = self.successor(&hello.node) {
-                return Err(Error::not_found(format!(
-                    "node {} is no node of service {} any more: {successor} has taken its place",
-                    hello.node,
-                    self.name()
-                ))
-                .with_hint("`palinurus service apply` adds it again, such as as a spare"));
-            }
-            let nodes: Vec<&str> = self.seats.keys().map(String::as_str).collect();
-            return Err(Error::not_found(format!("service {} has no node {:?}", self.name(), hello.node))
-                .with_hint(format!(
-                    "its nodes are {}; `palinurus service apply` adds one",
-                    nodes.join(", ")
-                )));
-        };
-        if hello.engine != self.record.value.r#type {
-            return Err(Error::invalid(format!(
-                "node {} has engine {:?}, and service {} is of type {:?}",
-                hello.node,
-                hello.engine,
-                self.name(),
-                self.record.value.r#type
-            )));
-        }
-        if hello.node_epoch > NODE_EPOCH_MAX {
-            return Err(Error::invalid(format!(
-                "node epoch {} of {} cannot be",
-                hello.node_epoch, hello.node
-            )));
-        }
-        if let Some(failover) = self.failover_running()
-            && failover.node == hello.node
-            && failover.instance != hello.instance
-        {
-            return Err(Error::conflict(format!(
-                "node {} is being restored onto agent {}",
-                hello.node, failover.instance
-            ))
-            .with_hint("wait until that has ended"));
-        }
-        match seat.instance() {
-            Some(instance) if instance != hello.instance => Err(Error::conflict(format!(
-                "node {} of service {} is taken by agent {instance}, which is connected",
-                hello.node,
-                self.name()
-            ))
-            .with_hint("stop the other agent, or give this one the name of another node")),
-            _ => Ok(()),
-        }
     }
 
     /// The running operation hears of its tasks; what waits is kept; whatever else runs there is to end.
@@ -351,7 +138,7 @@ impl Service {
     }
 
     pub(super) async fn report(&mut self, node: &str, from: ActorId, report: Box<v1::TaskReport>) {
-        let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
+        let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
         // Newer than the last heartbeat.
         if let Some(v1::task_result::Result::Probe(probe)) =
@@ -419,7 +206,7 @@ impl Service {
     ) {
         let now = self.shared.now();
         let moving = self.failover_running().is_some_and(|failover| failover.node == node);
-        let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
+        let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = now.0;
         if std::mem::replace(&mut seat.node.data_empty, data_empty) == data_empty {
             return;
@@ -448,7 +235,7 @@ impl Service {
         why: &str,
     ) -> bool {
         let now = self.shared.now();
-        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| is_session(seat, child)) else {
+        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| seat.is(child)) else {
             return false;
         };
         tracing::info!(node, why, "session ended");
@@ -467,10 +254,6 @@ impl Service {
         self.reconsider(me);
         true
     }
-}
-
-fn is_session(seat: &Seat, id: ActorId) -> bool {
-    seat.session.as_ref().is_some_and(|session| session.get_id() == id)
 }
 
 fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
