@@ -1,5 +1,6 @@
 //! Watching an operation until it ends: a moving bar on a terminal, JSON lines under `--json`.
-//! Watching is only looking: a broken connection is dialled again, and leaving does not stop the operation.
+//! Watching is only looking: when the connection breaks or another coordinator leads, it is taken up again there, and
+//! leaving does not stop the operation.
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,6 +37,8 @@ async fn until_end(global: &Global, output: &Output, id: &str) -> Result<v1::Ope
             Ok(Some(operation)) => return Ok(operation),
             Ok(None) => Error::unavailable("the coordinator ended the stream"),
             Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            // Seen already: who answers now is only behind.
+            Err(error) if error.kind() == ErrorKind::NotFound && shown.any => error,
             Err(error) => return Err(error),
         };
         if heard.elapsed() > PATIENCE {
@@ -56,6 +59,8 @@ async fn watch_once(
     heard: &mut Instant,
 ) -> Result<Option<v1::Operation>> {
     let mut client: Client = client::connect(global).await?;
+    // Only the leader knows of progress. Where it cannot be reached, the others know the phases.
+    let _ = client.find_leader().await;
     let request = v1::GetOperationRequest { id: id.to_owned() };
     let mut stream = client.watch_operation(request).await.map_err(from_status)?.into_inner();
     while let Some(operation) = stream.message().await.map_err(from_status)? {
@@ -103,6 +108,7 @@ pub(crate) fn say_warnings(output: &Output, operation: &v1::Operation) {
 
 struct Shown<'a> {
     output: &'a Output,
+    any: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -116,10 +122,11 @@ impl<'a> Shown<'a> {
             bar.set_style(style.progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Self { output, bar }
+        Self { output, any: false, bar }
     }
 
     fn update(&mut self, operation: &v1::Operation) {
+        self.any = true;
         let progress = operation.progress.unwrap_or_default();
         if let Some(bar) = &self.bar {
             if progress.bytes_total > 0 {

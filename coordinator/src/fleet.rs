@@ -1,5 +1,4 @@
 //! What agents call: their session and their claims.
-use std::sync::Arc;
 use std::time::Duration;
 
 use palinurus_proto::v1::fleet_server::Fleet;
@@ -18,7 +17,6 @@ use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::{Admission, Connect, ServiceMsg};
 use crate::claim::stream;
 use crate::door::{Door, Elsewhere, Lead};
-use crate::shared::Base;
 
 /// Who has connected says at once who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +26,6 @@ const REPLIES: usize = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct FleetService {
     pub(crate) door: Door,
-    pub(crate) base: Arc<Base>,
     pub(crate) cancel: CancellationToken,
 }
 

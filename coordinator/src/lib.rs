@@ -17,6 +17,7 @@ mod operation;
 mod plan;
 mod server;
 mod shared;
+mod standby;
 pub mod state;
 mod vault;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use palinurus_proto::v1::{self, coordinator_message::Message};
-use palinurus_repository::{Error, ErrorKind, Result, Timestamp};
+use palinurus_repository::{Error, Result, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,10 @@ use crate::operation::{
     Action, Limits, OWN, Patch, Places, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
 };
 use crate::shared::Shared;
-use crate::state::{Expect, Versioned};
+use crate::state::Versioned;
 use crate::vault::Vault;
+
+mod storing;
 
 /// Before a record that could not be stored is tried again.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -80,6 +82,8 @@ pub(crate) struct Running {
     repository: String,
     limits: Limits,
     record: Versioned<v1::Operation>,
+    /// A write was not answered: it may have landed, and may land yet.
+    doubt: bool,
     seen: Seen,
     agents: BTreeMap<String, ActorRef<AgentMsg>>,
     own: BTreeMap<Work, (CancellationToken, AbortOnDropHandle<()>)>,
@@ -107,6 +111,7 @@ impl Actor for OperationActor {
             repository,
             limits,
             record,
+            doubt: false,
             seen: Seen::default(),
             agents: BTreeMap::new(),
             own: BTreeMap::new(),
@@ -156,6 +161,10 @@ impl Running {
     /// Decides and acts until there is nothing to do but wait.
     async fn turn(&mut self, me: &ActorRef<OperationMsg>) -> Result<(), ActorProcessingErr> {
         loop {
+            if !self.settle().await? {
+                self.wake_after(me, STORE_AGAIN_AFTER);
+                return Ok(());
+            }
             let now = self.shared.now();
             let view = View { operation: &self.record.value, seen: &self.seen, limits: self.limits, now };
             let step = decide(view);
@@ -194,27 +203,6 @@ impl Running {
                     return Ok(());
                 }
             }
-        }
-    }
-
-    /// False when the record could not be stored now: nothing may follow from it yet.
-    async fn store(&mut self, next: v1::Operation) -> Result<bool, ActorProcessingErr> {
-        match self.shared.records.put_operation(&next, Expect::At(self.record.revision)).await {
-            Ok(revision) => {
-                self.record = Versioned { value: next, revision };
-                self.shared.board.publish(&self.record.value);
-                Ok(true)
-            }
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(
-                    operation = next.id,
-                    error = e.chain(),
-                    "cannot store the operation, trying again"
-                );
-                Ok(false)
-            }
-            // Ours is not the newest: whoever supervises loads it again.
-            Err(e) => Err(e.into()),
         }
     }
 
@@ -282,9 +270,12 @@ impl Running {
             ..Default::default()
         };
         report.set_state(v1::TaskState::TaskFailed);
-        let mut next = self.record.value.clone();
-        record::report(&mut next, node, &report, self.shared.now());
-        self.store(next).await.map(drop)
+        if self.settle().await? {
+            let mut next = self.record.value.clone();
+            record::report(&mut next, node, &report, self.shared.now());
+            self.store(next).await?;
+        }
+        Ok(())
     }
 
     fn start_own(&mut self, me: &ActorRef<OperationMsg>, work: Work) {
@@ -320,9 +311,10 @@ impl Running {
         work: Work,
         ended: Result<Patch, v1::Failure>,
     ) -> Result<(), ActorProcessingErr> {
+        let settled = self.settle().await?;
         let mut next = self.record.value.clone();
         record::own(&mut next, work, ended.clone(), self.shared.now());
-        if self.store(next).await? {
+        if settled && self.store(next).await? {
             self.own.remove(&work);
             self.seen.told.remove(&(OWN.to_owned(), work));
         } else {
@@ -350,6 +342,9 @@ impl Running {
 
     /// Records what a node says; what has ended is acknowledged once it is stored.
     async fn reports(&mut self, node: &str, reports: &[v1::TaskReport]) -> Result<(), ActorProcessingErr> {
+        if !self.settle().await? {
+            return Ok(()); // it is told again
+        }
         let now = self.shared.now();
         let mut next = self.record.value.clone();
         let mut stored = BTreeSet::new();
@@ -381,8 +376,9 @@ impl Running {
     }
 
     async fn cancel(&mut self, to: Reply<v1::Operation>) -> Result<(), ActorProcessingErr> {
+        let settled = self.settle().await?;
         let mut next = self.record.value.clone();
-        if record::cancel(&mut next, self.shared.now()) && !self.store(next).await? {
+        if !settled || (record::cancel(&mut next, self.shared.now()) && !self.store(next).await?) {
             reply(to, Err(Error::unavailable("the cancellation could not be stored").with_hint("try again")));
             return Ok(());
         }

@@ -34,7 +34,14 @@ impl Lead {
             ))
             .with_hint("make another service for the other repository"));
         }
-        let service = self.service(&wanted.name).await?;
+        let service = match self.service(&wanted.name).await {
+            // It was stored, and whoever made it was not told so.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let record = Box::new(current.clone());
+                ask(&self.root, |to| CoordinatorMsg::Add(record, to)).await?
+            }
+            found => found?,
+        };
         ask(&service, |to| ServiceMsg::Apply(Box::new(wanted), to)).await
     }
 

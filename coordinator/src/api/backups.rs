@@ -30,23 +30,6 @@ impl Lead {
         self.start(&request.service, Detail::Backup(detail), Vec::new()).await
     }
 
-    pub(super) async fn list_backups(&self, name: &str) -> Result<v1::ListBackupsReply> {
-        let mut backups = Vec::new();
-        for service in self.services(name).await? {
-            let described = ask(&service, ServiceMsg::Describe).await?;
-            let vault = Self::vault(&service).await?;
-            let found = vault.repository.backups().await;
-            backups.extend(found.iter().map(|backup| shown(&described.service.name, backup)));
-        }
-        Ok(v1::ListBackupsReply { backups })
-    }
-
-    pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
-        let vault = Self::vault(&self.service(&request.service).await?).await?;
-        let backup = vault.repository.find_backup(&request.backup).await?;
-        Ok(shown(&request.service, &backup))
-    }
-
     pub(super) async fn delete_backup(&self, request: v1::DeleteBackupRequest) -> Result<v1::Operation> {
         let vault = Self::vault(&self.service(&request.service).await?).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
@@ -82,7 +65,7 @@ impl Lead {
     }
 }
 
-fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes

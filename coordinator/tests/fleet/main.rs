@@ -3,9 +3,12 @@
 #![allow(missing_debug_implementations, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod cluster;
 mod failover;
 mod peer;
 mod recovery;
 mod restore;
 mod session;
+mod standby;
+mod takeover;
 mod world;

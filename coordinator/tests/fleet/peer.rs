@@ -50,7 +50,8 @@ struct Inner {
     cut: watch::Sender<bool>,
     /// Of the session that lives now.
     out: Mutex<Option<Out>>,
-    address: watch::Receiver<String>,
+    /// Of the coordinator that welcomed it last.
+    at: Mutex<String>,
 }
 
 /// What an agent has on disk.
@@ -78,7 +79,8 @@ struct Kept {
 }
 
 impl Peer {
-    pub(crate) fn start(config: PeerConfig, address: watch::Receiver<String>) -> Self {
+    /// Tries the addresses in turn, as an agent does.
+    pub(crate) fn start(config: PeerConfig, addresses: watch::Receiver<Vec<String>>) -> Self {
         let kept = Kept { epoch: config.epoch, data_empty: config.data_empty, ..Kept::default() };
         let inner = Arc::new(Inner {
             config,
@@ -87,9 +89,9 @@ impl Peer {
             held: watch::Sender::default(),
             cut: watch::Sender::new(false),
             out: Mutex::new(None),
-            address: address.clone(),
+            at: Mutex::default(),
         });
-        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(address)));
+        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(addresses)));
         Self { inner, _running: running }
     }
 
@@ -215,22 +217,27 @@ impl Inner {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    async fn run(self: Arc<Self>, mut address: watch::Receiver<String>) {
+    async fn run(self: Arc<Self>, mut addresses: watch::Receiver<Vec<String>>) {
         let mut cut = self.cut.subscribe();
+        let mut leader = None;
+        let mut turn = 0;
         loop {
             self.kept().away = *cut.borrow_and_update();
             self.change();
             cut.wait_for(|cut| !cut).await.unwrap();
             self.kept().away = false;
-            let to = address.borrow_and_update().clone();
+            let all = addresses.borrow_and_update().clone();
+            let to = leader.take().unwrap_or_else(|| all[turn % all.len()].clone());
             let ended = tokio::select! {
                 biased;
-                _ = cut.wait_for(|cut| *cut) => Ok(()),
+                _ = cut.wait_for(|cut| *cut) => Ok(None),
                 ended = self.clone().session(to) => ended,
             };
+            turn += 1;
             *self.out.lock().unwrap() = None;
-            if let Err(e) = ended {
-                tracing::debug!(node = self.config.node, error = e.chain(), "peer's session ended");
+            match ended {
+                Ok(named) => leader = named,
+                Err(e) => tracing::debug!(node = self.config.node, error = e.chain(), "session ended"),
             }
             if self.kept().refused.is_some() {
                 return;
@@ -240,8 +247,9 @@ impl Inner {
         }
     }
 
-    async fn session(self: Arc<Self>, address: String) -> Result<()> {
-        let channel = connect(address).await?;
+    /// The leader's address, when it is told of one.
+    async fn session(self: Arc<Self>, address: String) -> Result<Option<String>> {
+        let channel = connect(address.clone()).await?;
         let (out, outgoing) = mpsc::channel(64);
         // What ends from here on is reported on this session, what ended before is in the Hello.
         {
@@ -274,19 +282,21 @@ impl Inner {
             }
             match message.message {
                 Some(told::Message::Welcome(welcome)) => {
+                    self.at.lock().unwrap().clone_from(&address);
                     let mut kept = self.kept();
                     assert!(welcome.node_epoch >= kept.node_epoch, "a node epoch that falls");
                     kept.welcomes += 1;
                     kept.node_epoch = welcome.node_epoch;
                 }
-                // Another leads, or this one in a moment: dialled again.
-                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => return Ok(()),
+                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => {
+                    return Ok(Some(format!("http://{}", refused.leader)));
+                }
                 Some(told::Message::Refused(refused)) => {
                     tracing::debug!(node = self.config.node, ?refused, "peer refused");
                     self.kept().stood_down = refused.stand_down;
                     self.kept().refused = refused.failure;
                     self.change();
-                    return Ok(());
+                    return Ok(None);
                 }
                 Some(told::Message::Task(task)) => self.task(task, &out).await,
                 Some(told::Message::Cancel(cancel)) => {
@@ -301,7 +311,7 @@ impl Inner {
             }
             self.change();
         }
-        Ok(())
+        Ok(None)
     }
 
     fn hello(&self) -> v1::Hello {
@@ -619,7 +629,7 @@ impl Claims {
     }
 
     async fn try_open(peer: &Inner, task: &v1::Task, transaction: &[u8]) -> Result<Self> {
-        let address = peer.address.borrow().clone();
+        let address = peer.at.lock().unwrap().clone();
         let channel = connect(address).await?;
         let (out, outgoing) = mpsc::channel(16);
         let open = v1::ClaimOpen {

@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: Config,
     running: Option<(Server, CancellationToken)>,
-    address: watch::Sender<String>,
+    pub(crate) addresses: watch::Sender<Vec<String>>,
 }
 
 impl World {
@@ -28,6 +28,13 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::folders(change);
+        world.start().await;
+        world
+    }
+
+    /// Without a coordinator.
+    pub(crate) fn folders(change: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
             .with_test_writer()
@@ -44,15 +51,13 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
-        let mut world = Self { directory, config, running: None, address: watch::Sender::default() };
-        world.start().await;
-        world
+        Self { directory, config, running: None, addresses: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
         let cancel = CancellationToken::new();
         let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
-        self.address.send_replace(format!("http://{}", server.local_addr()));
+        self.addresses.send_replace(vec![format!("http://{}", server.local_addr())]);
         self.running = Some((server, cancel));
     }
 
@@ -68,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.addresses.borrow()[0].clone()
     }
 
     pub(crate) fn repository_path(&self) -> PathBuf {
@@ -148,7 +153,7 @@ impl World {
             key: Arc::new(self.key()),
         };
         change(&mut config);
-        Peer::start(config, self.address.subscribe())
+        Peer::start(config, self.addresses.subscribe())
     }
 }
 

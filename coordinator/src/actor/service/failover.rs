@@ -128,7 +128,7 @@ impl Service {
         let vault = self.vault()?;
         self.slot_free()?;
         let nodes = vec![detail.node.clone()];
-        self.begin(me, vault, nodes, Detail::Failover(detail), notes).await
+        self.begin_new(me, vault, nodes, Detail::Failover(detail), notes).await
     }
 
     /// The failover in the slot.

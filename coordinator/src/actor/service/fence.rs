@@ -88,9 +88,7 @@ impl Service {
 
     /// What is stored counts; with it the same is tried again.
     async fn reload(&mut self, conflict: Error) -> Error {
-        let loaded = self.shared.records.services().await;
-        let found = loaded.map(|all| all.into_iter().find(|service| service.value.name == self.name()));
-        match found {
+        match self.shared.records.service(self.name()).await {
             Ok(Some(record)) => {
                 self.record = record;
                 Error::unavailable("the service's record was another one").with_source(conflict)

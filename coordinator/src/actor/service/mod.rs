@@ -20,6 +20,7 @@ use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
 mod admission;
+mod doubt;
 mod failover;
 mod fence;
 mod operations;
@@ -285,8 +286,16 @@ impl Service {
             ..wanted
         };
         if next != self.record.value {
-            let revision = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await?;
-            self.record = Versioned { value: next, revision };
+            match self.shared.records.put_service(&next, Expect::At(self.record.revision)).await {
+                Ok(revision) => self.record = Versioned { value: next, revision },
+                Err(e) => {
+                    // It may have landed: the next try goes on from what is there.
+                    if let Ok(Some(stored)) = self.shared.records.service(self.name()).await {
+                        self.record = stored;
+                    }
+                    return Err(e);
+                }
+            }
         }
         for node in gone {
             let seat = self.seats.remove(&node);

@@ -13,7 +13,7 @@ use crate::actor::agent::{AgentActor, AgentArgs};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
-use crate::state::Expect;
+use crate::state::{Expect, Versioned};
 
 impl Service {
     /// After the service has changed: a seat for each new node.
@@ -168,7 +168,7 @@ impl Service {
 
     /// Stores how a release that came late ended. False when that failed: the agent will tell it again.
     async fn released(&mut self, node: &str, report: &v1::TaskReport) -> bool {
-        let Some(operation) = self.history.get_mut(&report.operation) else { return true };
+        let Some(operation) = self.history.get(&report.operation).cloned() else { return true };
         if report.task != Work::Release.name() {
             return true;
         }
@@ -181,8 +181,7 @@ impl Service {
         match self.shared.records.put_operation(&next, Expect::At(operation.revision)).await {
             Ok(revision) => {
                 self.shared.board.publish(&next);
-                operation.value = next;
-                operation.revision = revision;
+                self.history.insert(next.id.clone(), Versioned { value: next, revision });
                 true
             }
             Err(e) => {
@@ -192,6 +191,8 @@ impl Service {
                     error = e.chain(),
                     "cannot store how the node was released"
                 );
+                let newest = self.newest(operation).await;
+                self.history.insert(newest.value.id.clone(), newest);
                 false
             }
         }
