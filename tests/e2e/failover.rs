@@ -40,7 +40,9 @@ fn copy(from: &Path, to: PathBuf) -> PathBuf {
 async fn world(nodes: &[&str], spares: &[&'static str]) -> World {
     let mut world = World::new(nodes);
     world.spares = spares.to_vec();
-    world.policy = vec![("failover", "automatic"), ("failover_patience", "2s")];
+    for (key, value) in [("failover", "automatic"), ("failover_patience", "2s")] {
+        world.service.insert(key.into(), value.into());
+    }
     for node in nodes.iter().filter(|node| !spares.contains(node)) {
         fill(&world, node, 3);
     }
@@ -155,7 +157,7 @@ async fn nothing_is_ever_restored_onto_data() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_killed_while_it_is_restored_goes_on() {
     let mut world = World::new(&["n1", "n2"]);
-    world.policy = vec![("failover", "automatic")];
+    world.service.insert("failover".into(), "automatic".into());
     fill(&world, "n1", 1);
     fill(&world, "n2", 96);
     world.start().await;

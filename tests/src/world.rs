@@ -25,10 +25,10 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// More lines for an agent's [engine] table.
     pub engine: String,
+    /// Settings of the service, for when it is applied.
+    pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
-    /// The service's settings.
-    pub policy: Vec<(&'static str, &'static str)>,
     /// Which of the nodes hold no data.
     pub spares: Vec<&'static str>,
     repository: PathBuf,
@@ -52,8 +52,8 @@ impl World {
             coordinator: None,
             agents: BTreeMap::new(),
             engine: String::new(),
+            service: BTreeMap::new(),
             settings: String::new(),
-            policy: Vec::new(),
             spares: Vec::new(),
             repository,
             dir,
@@ -143,7 +143,7 @@ impl World {
                     ..Default::default()
                 })
                 .collect(),
-            settings: self.policy.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            settings: self.service.clone().into_iter().collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -273,6 +273,11 @@ impl World {
     /// The only failover, once it has begun.
     pub async fn failover(&self) -> v1::Operation {
         wait_async("a failover begins", async || self.failovers().await.pop()).await
+    }
+
+    pub async fn operation(&self, id: &str) -> v1::Operation {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        self.client().await.get_operation(request).await.unwrap().into_inner()
     }
 
     pub async fn backups(&self) -> Vec<v1::Backup> {

@@ -21,15 +21,20 @@ struct Agent {
 
 impl Agent {
     fn start(coordinators: Vec<String>) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), coordinators)
+        Self::start_in(tempfile::tempdir().unwrap(), coordinators, |_| {})
     }
 
-    fn start_in(dir: tempfile::TempDir, coordinators: Vec<String>) -> Self {
+    fn start_with(coordinators: Vec<String>, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), coordinators, change)
+    }
+
+    fn start_in(dir: tempfile::TempDir, coordinators: Vec<String>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { coordinator: coordinators, ..Config::default() };
         config.session.retry_min = Duration::from_millis(1);
         config.session.retry_max = Duration::from_millis(20);
         config.session.retry_refused = Duration::from_millis(30);
         config.session.progress = Duration::from_millis(20);
+        change(&mut config);
         let (host, puppet) = puppet::host(dir.path(), config);
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();
         let runner = Runner::new(Arc::clone(&host), journal, found);
@@ -121,6 +126,38 @@ async fn a_standby_leads_to_the_leader() {
     agent.end().await;
 }
 
+/// Named without a scheme, as a coordinator's own address is.
+#[tokio::test]
+async fn addresses_need_no_scheme() {
+    let (mut standby, mut leader) = (Coordinator::start().await, Coordinator::start().await);
+    let bare = |coordinator: &Coordinator| coordinator.url().trim_start_matches("http://").to_owned();
+    let agent = Agent::start(vec![bare(&standby)]);
+    standby.session().await.refuse(&Error::fenced("not the leader"), &bare(&leader)).await;
+    leader.welcomed(8).await;
+    agent.end().await;
+}
+
+/// However long it takes, the new leader need not wait long for its agents.
+#[tokio::test]
+async fn an_election_does_not_make_pauses_grow() {
+    let (mut one, mut two) = (Coordinator::start().await, Coordinator::start().await);
+    let agent = Agent::start_with(vec![one.url(), two.url()], |config| {
+        config.session.retry_min = Duration::from_secs(60);
+        config.session.retry_max = Duration::from_secs(600);
+    });
+    let asked = async {
+        for _ in 0..2 {
+            one.session().await.leaderless().await;
+            two.session().await.leaderless().await;
+        }
+        // The last leader, which is no more, is still named.
+        one.session().await.refuse(&Error::fenced("not the leader"), "127.0.0.1:1").await;
+        two.welcomed(1).await
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.unwrap();
+    agent.end().await;
+}
+
 #[tokio::test]
 async fn dead_coordinators_are_passed_over() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -207,12 +244,12 @@ async fn who_lost_its_place_stops_everything_and_stays_down() {
     let journaled = Journal::open(&dir.path().join("journal")).unwrap().1;
     assert!(journaled.is_empty());
     // A restart is no way back; without the mark it is another agent, of no node epoch.
-    let agent = Agent::start_in(dir, coordinators.clone());
+    let agent = Agent::start_in(dir, coordinators.clone(), |_| {});
     assert!(coordinator.session().await.hello.stood_down);
     let dir = agent.end().await;
     std::fs::remove_file(dir.path().join("stood-down.json")).unwrap();
     assert!(!dir.path().join("instance").exists());
-    let agent = Agent::start_in(dir, coordinators);
+    let agent = Agent::start_in(dir, coordinators, |_| {});
     let far = loop {
         let far = coordinator.session().await;
         if !far.hello.stood_down {

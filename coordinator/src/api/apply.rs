@@ -15,9 +15,9 @@ use crate::state::{Expect, Versioned};
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1000;
 const TYPES: [&str; 1] = ["files"];
-/// `patience`: how long a node may be gone before an operation that needs it fails; the others are
-/// [`Policy`]'s.
-const SETTINGS: [&str; 4] = ["patience", "failover", "failover_patience", "failover_from"];
+/// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
+/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). The others are [`Policy`]'s.
+const SETTINGS: [&str; 5] = ["patience", "partial", "failover", "failover_patience", "failover_from"];
 
 impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
@@ -140,6 +140,10 @@ fn validate(service: &v1::Service) -> Result<()> {
                 })?;
             }
             "failover" | "failover_patience" | "failover_from" => {}
+            "partial" if !matches!(value.as_str(), "allow" | "refuse") => {
+                return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
+            }
+            "partial" => {}
             _ => {
                 return Err(Error::invalid(format!("setting {key:?} is not known"))
                     .with_hint(format!("known settings: {}", SETTINGS.join(", "))));
@@ -182,8 +186,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_refused_and_told() {
         validate(&service()).unwrap();
+        for policy in ["allow", "refuse"] {
+            let settings = [("partial".to_owned(), policy.to_owned())].into();
+            validate(&v1::Service { settings, ..service() }).unwrap();
+        }
         type Change = fn(&mut v1::Service);
-        let wrong: [(Change, &str); 12] = [
+        let wrong: [(Change, &str); 13] = [
             (|s| s.name = "Shop".to_owned(), "Shop"),
             (|s| s.name = "a.b".to_owned(), "a.b"),
             (|s| s.name.clear(), "service name"),
@@ -195,6 +203,7 @@ mod tests {
             (|s| s.nodes[0].spare = true, "spares only"),
             (|s| drop(s.settings.insert("failover".to_owned(), "perhaps".to_owned())), "perhaps"),
             (|s| drop(s.settings.insert("failover_from".to_owned(), "replica".to_owned())), "no replicas"),
+            (|s| drop(s.settings.insert("partial".to_owned(), "maybe".to_owned())), "maybe"),
             (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
         ];
         for (change, told) in wrong {

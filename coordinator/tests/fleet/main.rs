@@ -4,7 +4,13 @@
 
 mod backup;
 mod cluster;
+#[allow(dead_code)]
+#[path = "../../src/state/etcd/server.rs"]
+mod etcd;
 mod failover;
+mod garbage;
+mod over_etcd;
+mod partial;
 mod peer;
 mod recovery;
 mod restore;

@@ -11,7 +11,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::Outbound;
+use super::agent::{Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
 use crate::failover::Sources;
 use crate::operation::{Detail, finished};
@@ -48,11 +48,13 @@ pub(crate) enum ServiceMsg {
         node: Arc<str>,
         from: ActorId,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     Beat {
         node: Arc<str>,
         from: ActorId,
         data_empty: bool,
+        permit: Permit,
     },
     /// Over which nodes: empty for all.
     Start {
@@ -183,9 +185,12 @@ impl Actor for ServiceActor {
                 service.reconsider(&me);
             }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
-            ServiceMsg::Report { node, from, report } => service.report(&node, from, report).await,
-            ServiceMsg::Beat { node, from, data_empty } => {
+            ServiceMsg::Report { node, from, report, permit } => {
+                service.report(&node, from, report, permit).await;
+            }
+            ServiceMsg::Beat { node, from, data_empty, permit } => {
                 service.beat(&me, &node, from, data_empty).await;
+                drop(permit);
             }
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}

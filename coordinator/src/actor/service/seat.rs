@@ -1,5 +1,6 @@
 //! A node's place, as one agent after another has it.
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use palinurus_proto::v1::{self, coordinator_message::Message};
 use palinurus_repository::Timestamp;
@@ -9,6 +10,8 @@ use crate::actor::agent::AgentMsg;
 use crate::actor::operation::Link;
 use crate::failover::Place;
 
+/// A clock that is further off is warned of.
+const CLOCK_OFF: Duration = Duration::from_secs(60);
 /// Of a place that no failover has touched.
 const FIRST_NODE_EPOCH: u64 = 1;
 
@@ -85,6 +88,10 @@ impl Seat {
         node.gone_ms = 0;
         node.last_seen_ms = now.0;
         node.data_empty = hello.data_empty;
+        node.clock_ahead_ms = clock_ahead(hello, now);
+        if node.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
+            tracing::warn!(node = node.name, ahead_ms = node.clock_ahead_ms, "the node's clock is off");
+        }
         node.node_epoch = node.node_epoch.max(hello.node_epoch);
     }
 
@@ -144,4 +151,13 @@ pub(super) fn seats(
         (spec.name.clone(), Seat::new(node, now))
     };
     service.nodes.iter().map(seat).collect()
+}
+
+/// Of the agent's clock. Only shown: nothing is decided by it.
+fn clock_ahead(hello: &v1::Hello, now: Timestamp) -> i64 {
+    if hello.now_ms == 0 {
+        return 0; // it does not say
+    }
+    let ahead = i128::from(hello.now_ms) - i128::from(now.0);
+    ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }

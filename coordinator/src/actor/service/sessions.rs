@@ -9,7 +9,7 @@ use ractor::{ActorId, ActorRef};
 use super::admission::Admission;
 use super::seat::{Seat, seats};
 use super::{Connect, Service, ServiceMsg};
-use crate::actor::agent::{AgentActor, AgentArgs};
+use crate::actor::agent::{AgentActor, AgentArgs, Permit};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
@@ -137,7 +137,13 @@ impl Service {
         }
     }
 
-    pub(super) async fn report(&mut self, node: &str, from: ActorId, report: Box<v1::TaskReport>) {
+    pub(super) async fn report(
+        &mut self,
+        node: &str,
+        from: ActorId,
+        report: Box<v1::TaskReport>,
+        permit: Permit,
+    ) {
         let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
         // Newer than the last heartbeat.
@@ -149,10 +155,10 @@ impl Service {
         if let Some((id, actor)) = self.slot.running()
             && id == report.operation
         {
-            let _ = actor.cast(OperationMsg::Report { node: node.to_owned(), report });
+            let _ = actor.cast(OperationMsg::Report { node: node.to_owned(), report, permit });
             return;
         }
-        if self.slot.knows(&report.operation) {
+        if self.slot.knows(&report.operation) && Work::from_name(&report.task).is_some() {
             // It does not run yet: it hears of this with the Hello, and acknowledges then.
             seat.said.retain(|said| (&said.operation, &said.task) != (&report.operation, &report.task));
             seat.said.push(*report);
