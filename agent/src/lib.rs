@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use palinurus_repository::{KeyFile, Result};
+use palinurus_repository::{Keyring, Result};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         None => identity::instance(state.path(), &*seams.entropy)?,
     };
     let node_epoch = NodeEpoch::open(state.path(), &config.service, &config.node)?;
-    let keys = read_keys(&config)?;
+    let keys = Keyring::load(config.keys.clone()).await?;
     tracing::info!(
         service = config.service,
         node = config.node,
@@ -108,18 +108,6 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     let thawed = host.engine.close().await;
     tracing::info!("agent ends");
     ended.and(thawed)
-}
-
-fn read_keys(config: &Config) -> Result<Vec<KeyFile>> {
-    let mut keys = Vec::new();
-    for path in &config.keys {
-        let (key, warning) = KeyFile::read(path)?;
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
-        }
-        keys.push(key);
-    }
-    Ok(keys)
 }
 
 #[cfg(test)]

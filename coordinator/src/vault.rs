@@ -158,7 +158,7 @@ impl Vault {
 /// The service's repository, to look at: nobody is fenced by it.
 pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
     let storage = storage::open(&service.repository)?;
-    let repository = Repository::open(storage, &base.keys).await?.with_clock(base.world.clock.clone());
+    let repository = base.keys.open(storage).await?.with_clock(base.world.clock.clone());
     let id = repository.id();
     if id.to_string() != service.repository_id {
         return Err(Error::conflict(format!(

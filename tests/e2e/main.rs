@@ -14,6 +14,7 @@ mod demo;
 mod failover;
 mod freeze;
 mod full_disk;
+mod keys;
 mod odd_tree;
 mod offline;
 mod partial;

@@ -31,6 +31,8 @@ pub struct World {
     pub settings: String,
     /// Which of the nodes hold no data.
     pub spares: Vec<&'static str>,
+    /// The operator keys of all of them, as TOML.
+    pub keys: String,
     repository: PathBuf,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
@@ -55,6 +57,7 @@ impl World {
             service: BTreeMap::new(),
             settings: String::new(),
             spares: Vec::new(),
+            keys: format!("[{:?}]", dir.path().join("key")),
             repository,
             dir,
         }
@@ -110,11 +113,10 @@ impl World {
         // The same port after a restart: the agents know no other.
         let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".into());
         let config = self.path("coordinator.toml");
-        let keys = self.key();
         let text = format!(
-            "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = [{keys:?}]\n\
+            "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = {}\n\
              heartbeat = \"500ms\"\npatience = \"20s\"\n{}",
-            self.settings
+            self.keys, self.settings
         );
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
@@ -152,12 +154,12 @@ impl World {
 
     pub fn agent_config(&self, node: &str) -> String {
         format!(
-            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
+            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\n\
              [session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
              [engine]\ntype = \"files\"\nroot = {:?}\n{}",
             self.server(),
             self.agent_state(node),
-            self.key(),
+            self.keys,
             self.data(node),
             self.engine,
         )

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palinurus_repository::clock::ManualClock;
 use palinurus_repository::entropy::SeededEntropy;
-use palinurus_repository::{Error, Result, Timestamp};
+use palinurus_repository::{Error, Keyring, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -114,7 +114,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         },
         state: StateDirectory::open(state).unwrap(),
         engine: Arc::clone(&puppet) as Arc<dyn Engine>,
-        keys: Vec::new(),
+        keys: Keyring::default(),
         repositories: Repositories::default(),
         instance: "instance".into(),
         leader: watch::Sender::new(None),

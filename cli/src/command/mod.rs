@@ -79,7 +79,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Node(verb) => node::run(verb, global, output).await,
         Command::Cluster(verb) => cluster::run(verb, global, output).await,
         Command::Repository(verb) => repository::run(verb, global, output).await,
-        Command::Keys(verb) => keys::run(&verb, output),
+        Command::Keys(verb) => keys::run(verb, output).await,
         Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,
         Command::Agent(daemon) => daemon::agent(daemon, output).await,
         Command::Config(verb) => config::run(&verb, output),

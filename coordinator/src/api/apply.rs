@@ -84,10 +84,11 @@ impl Lead {
 
     async fn open_or_create(&self, url: &str) -> Result<Repository> {
         let storage = storage::open(url)?;
-        match Repository::open(storage.clone(), &self.shared.keys).await {
+        match self.shared.keys.open(storage.clone()).await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let world = &self.shared.world;
-                Repository::create(storage, self.shared.key()?, &*world.entropy, world.clock.clone()).await
+                let key = self.shared.keys.first()?;
+                Repository::create(storage, &key, &*world.entropy, world.clock.clone()).await
             }
             other => other,
         }

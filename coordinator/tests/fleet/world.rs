@@ -46,7 +46,7 @@ impl World {
             name: "c1".to_owned(),
             listen: "127.0.0.1:0".to_owned(),
             state: directory.path().join("coordinator"),
-            keys: vec![key],
+            keys: vec![key.into()],
             heartbeat: Duration::from_secs(1),
             ..Config::default()
         };
@@ -85,7 +85,7 @@ impl World {
     }
 
     pub(crate) fn key(&self) -> KeyFile {
-        KeyFile::read(&self.config.keys[0]).unwrap().0
+        KeyFile::read(&self.directory.path().join("operator.key")).unwrap().0
     }
 
     /// Looked at past the coordinator: what a restore without one would see.

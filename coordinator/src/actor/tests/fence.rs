@@ -91,10 +91,10 @@ impl Fixture {
     async fn lead(state: Arc<Stopping>, directory: tempfile::TempDir) -> Self {
         let config = Config {
             state: directory.path().to_owned(),
-            keys: vec![directory.path().join("key")],
+            keys: vec![palinurus_repository::KeySource::File(directory.path().join("key"))],
             ..Config::default()
         };
-        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let base = Arc::new(Base::new(config, World::default()).await.unwrap());
         let records = Records::new(state.clone());
         let shared = Arc::new(Shared::new(base, records, CancellationToken::new()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
