@@ -10,6 +10,7 @@ mod claim;
 mod config;
 mod door;
 mod election;
+mod failover;
 mod fleet;
 mod index;
 mod leadership;
