@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use palinurus_repository::Result;
 
-use crate::shared::{Base, off_runtime};
+use crate::shared::Base;
 use crate::state::{Election, EmbeddedElection, EmbeddedState};
 
 /// And, with the embedded state, the file: to be closed last.
@@ -12,7 +12,7 @@ pub(crate) async fn open(base: &Base) -> Result<(Arc<dyn Election>, Option<Embed
         return Ok((election.clone(), None));
     }
     let (directory, name) = (base.config.state.clone(), base.config.name.clone());
-    let election = off_runtime(move || EmbeddedElection::open(&directory, &name)).await?;
+    let election = base.world.blocking.run(move || EmbeddedElection::open(&directory, &name)).await?;
     let state = election.state();
     Ok((Arc::new(election), Some(state)))
 }

@@ -12,6 +12,7 @@ mod election;
 mod fleet;
 mod index;
 mod leadership;
+mod listen;
 mod operation;
 mod plan;
 mod server;
@@ -20,5 +21,6 @@ pub mod state;
 mod vault;
 
 pub use config::Config;
+pub use listen::{Duplex, Incoming, Listen, Wire};
 pub use server::Server;
 pub use shared::World;

@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::index::IndexSegment;
-use palinurus_repository::storage::{self, list_all};
-use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::storage::list_all;
+use palinurus_repository::{Blocking, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::{Shared, off_runtime};
+use crate::shared::{Shared, World};
 
 #[derive(Debug)]
 pub(crate) struct Vault {
     pub(crate) repository: Arc<Repository>,
     pub(crate) epoch: Epoch,
+    pub(crate) blocking: Blocking,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
 }
@@ -24,9 +25,9 @@ pub(crate) struct Vault {
 impl Vault {
     /// Opens the service's repository and takes the lead in it: an earlier leader is fenced from here on.
     pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
-        let storage = storage::open(&service.repository)?;
-        let clock = shared.world.clock.clone();
-        let repository = Repository::open(storage, &shared.keys).await?.with_clock(clock);
+        let World { clock, stores, blocking, .. } = &shared.world;
+        let repository = Repository::open(stores.open(&service.repository)?, &shared.keys).await?;
+        let repository = repository.with_clock(clock.clone()).with_blocking(*blocking);
         let id = repository.id();
         if id.to_string() != service.repository_id {
             return Err(Error::conflict(format!(
@@ -38,8 +39,9 @@ impl Vault {
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
-        let index = off_runtime(move || Index::open(&path, id, cache)).await?;
-        Ok(Self { repository: Arc::new(repository), epoch, index: Arc::new(index), claims: Mutex::default() })
+        let index = Arc::new(blocking.run(move || Index::open(&path, id, cache)).await?);
+        let (blocking, repository) = (*blocking, Arc::new(repository));
+        Ok(Self { repository, epoch, blocking, index, claims: Mutex::default() })
     }
 
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.
@@ -57,7 +59,7 @@ impl Vault {
         let state = self.repository.read(open).await;
         let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
         let index = self.index.clone();
-        let claims = Arc::new(off_runtime(move || Claims::open(transaction, state, index)).await?);
+        let claims = Arc::new(self.blocking.run(move || Claims::open(transaction, state, index)).await?);
         *slot = Some(claims.clone());
         Ok((claims, warnings))
     }
@@ -71,7 +73,7 @@ impl Vault {
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.
     pub(crate) async fn fold(&self) -> Result<Vec<v1::Warning>> {
         let index = self.index.clone();
-        let folded = off_runtime(move || index.folded()).await?;
+        let folded = self.blocking.run(move || index.folded()).await?;
         let committed: BTreeSet<TransactionId> =
             self.repository.read(|state| state.committed().writers().map(|(id, _)| id).collect()).await;
         let mut warnings = Vec::new();
@@ -80,7 +82,7 @@ impl Vault {
             self.fold_one(*transaction, &mut warnings).await?;
             if warnings.len() == before {
                 let (index, transaction) = (self.index.clone(), *transaction);
-                off_runtime(move || index.fold_done(transaction)).await?;
+                self.blocking.run(move || index.fold_done(transaction)).await?;
             }
         }
         Ok(warnings)
@@ -96,7 +98,7 @@ impl Vault {
             };
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
-            let folded = off_runtime(move || {
+            let folded = self.blocking.run(move || {
                 let packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
                 index.fold(&packs)
@@ -122,6 +124,6 @@ impl Vault {
     pub(crate) async fn prune_index(&self) -> Result<()> {
         let committed = self.repository.read(|state| state.committed().clone()).await;
         let index = self.index.clone();
-        off_runtime(move || index.retain(|pack| committed.contains(pack))).await
+        self.blocking.run(move || index.retain(|pack| committed.contains(pack))).await
     }
 }

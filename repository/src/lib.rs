@@ -3,6 +3,7 @@
 //!
 //! Read [`commit`] first: it says what a backup is and in which order it comes to be.
 
+pub mod blocking;
 pub mod chunk;
 pub mod clock;
 pub mod commit;
@@ -16,12 +17,14 @@ pub mod keyfile;
 pub mod keys;
 pub mod ledger;
 pub mod manifest;
+pub mod mutant;
 pub mod pack;
 pub mod page;
 pub mod storage;
 pub mod sweep;
 pub mod verify;
 
+pub use blocking::Blocking;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use commit::Repository;
 pub use entropy::{Entropy, SystemEntropy};
@@ -30,4 +33,4 @@ pub use id::{BackupId, ChunkId, Epoch, FileId, KeyId, RepositoryId, TransactionI
 pub use keyfile::KeyFile;
 pub use keys::{Keys, RootKey};
 pub use ledger::Ledger;
-pub use storage::Storage;
+pub use storage::{Storage, Stores};

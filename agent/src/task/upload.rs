@@ -3,10 +3,10 @@ use palinurus_proto::v1::{UploadResult, UploadTask};
 use palinurus_repository::Result;
 
 use super::{Call, transfer};
-use crate::pipeline::{self, Context};
+use crate::pipeline::Context;
 
 pub(super) async fn run(call: &Call, order: &UploadTask) -> Result<UploadResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
     let context = Context { position: order.position, nodes: order.nodes, ..context };
-    pipeline::upload(context, call.cancel.clone()).await
+    call.host.seams.mover.upload(context, call.cancel.clone()).await
 }

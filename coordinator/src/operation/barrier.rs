@@ -1,5 +1,6 @@
 //! The barrier: a phase is over when all of its tasks are done, and broken when one of them is not to be had.
 use palinurus_proto::v1::{Failure, TaskState};
+use palinurus_repository::mutant::{self, Mutant};
 
 use super::{Action, Phase, Presence, Sighting, Step, View, Work};
 
@@ -35,7 +36,7 @@ pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n st
                 Presence::Connected => assign.push(Action::Assign { node: node.to_owned(), work }),
                 Presence::Gone(since) => {
                     let last = since.plus(view.limits.patience);
-                    if view.now >= last {
+                    if view.now >= last && !mutant::on(Mutant::EndlessPatience) {
                         return Barrier::Broken(lost(view, node, work));
                     }
                     waiting = true;

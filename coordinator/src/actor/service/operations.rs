@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
@@ -72,7 +73,8 @@ impl Service {
         nodes: Vec<String>,
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        if let Some(current) = self.slot.current() {
+        let beside = matches!(detail, Detail::Delete(_)) && mutant::on(Mutant::SweepIgnoresOpen);
+        if let Some(current) = self.slot.current().filter(|_| !beside) {
             let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
             return Err(Error::conflict(format!(
                 "operation {id} ({kind}) is running on service {}",
