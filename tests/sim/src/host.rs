@@ -41,6 +41,10 @@ impl Host {
         self.process.is_some()
     }
 
+    pub(crate) fn reached(&self) -> u64 {
+        self.process.as_ref().map_or(0, |process| process.reached)
+    }
+
     pub(crate) fn stands(&self) -> bool {
         self.process.is_none() || self.paused_until.is_some()
     }

@@ -126,7 +126,10 @@ impl<'a> Run<'a> {
                 }
             } else {
                 let concerned = self.world.network().deliver(self.now);
-                concerned.into_iter().for_each(|host| self.one(host, self.now + 1));
+                for host in concerned {
+                    let to = self.now.max(self.hosts[host].reached()) + 1;
+                    self.one(host, to);
+                }
             }
             if self.now > LONGEST {
                 self.world.violate(Invariant::I4Ends, "the run does not end");
