@@ -26,6 +26,8 @@ struct Flaky {
     state: EmbeddedState,
     unavailable: AtomicU32,
     conflict: AtomicU32,
+    /// Services that are written, and whoever wrote is not answered.
+    unanswered: AtomicU32,
 }
 
 fn take(count: &AtomicU32) -> bool {
@@ -62,7 +64,11 @@ impl State for Flaky {
                 return Err(Error::conflict("somebody else wrote"));
             }
         }
-        self.state.put(key, value, expect).await
+        let written = self.state.put(key, value, expect).await;
+        if key.starts_with("service/") && take(&self.unanswered) {
+            return Err(Error::unavailable("no answer"));
+        }
+        written
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<()> {
@@ -84,7 +90,7 @@ impl Fixture {
         let key = directory.path().join("key");
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
         let state = EmbeddedState::open(&directory.path().join("state.redb")).unwrap();
-        let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into() });
+        let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into(), unanswered: 0.into() });
         let config =
             Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
         let records = Records::new(state.clone());
@@ -105,6 +111,18 @@ impl Fixture {
         let request = v1::ApplyServiceRequest { service: Some(service) };
         api.apply_service(Request::new(request)).await.unwrap();
         Self { _directory: directory, state, api, shared, root }
+    }
+
+    async fn apply(&self, name: &str) -> std::result::Result<(), tonic::Status> {
+        let service = v1::Service {
+            name: name.to_owned(),
+            r#type: "files".to_owned(),
+            repository: format!("file://{}/{name}", self._directory.path().display()),
+            nodes: vec![v1::NodeSpec { name: "n".to_owned(), ..Default::default() }],
+            ..Default::default()
+        };
+        let request = v1::ApplyServiceRequest { service: Some(service) };
+        self.api.apply_service(Request::new(request)).await.map(drop)
     }
 
     /// An operation that needs no agent.
@@ -133,6 +151,18 @@ async fn a_store_that_is_away_for_a_while_only_delays() {
     fixture.state.unavailable.store(2, Ordering::SeqCst);
     assert_eq!(fixture.check().await.state(), OperationState::Succeeded);
     assert_eq!(fixture.state.unavailable.load(Ordering::SeqCst), 0);
+    fixture.stop().await;
+}
+
+/// Found by the simulation's seed 36: it was neither there nor could it be made again.
+#[tokio::test]
+async fn a_service_whose_making_was_not_answered_can_be_applied_again() {
+    let fixture = Fixture::new(10).await;
+    fixture.state.unanswered.store(1, Ordering::SeqCst);
+    assert_eq!(fixture.apply("t").await.unwrap_err().code(), tonic::Code::Unavailable);
+    fixture.apply("t").await.unwrap();
+    let request = v1::GetServiceRequest { service: "t".to_owned() };
+    assert_eq!(fixture.api.get_service(Request::new(request)).await.unwrap().into_inner().name, "t");
     fixture.stop().await;
 }
 

@@ -32,7 +32,14 @@ impl Lead {
             ))
             .with_hint("make another service for the other repository"));
         }
-        let service = self.service(&wanted.name).await?;
+        let service = match self.service(&wanted.name).await {
+            // Its record was written, and whoever wrote it did not hear of that.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let record = Box::new(current.clone());
+                ask(&self.root, |to| CoordinatorMsg::Add(record, to)).await?
+            }
+            found => found?,
+        };
         ask(&service, |to| ServiceMsg::Apply(Box::new(wanted), to)).await
     }
 

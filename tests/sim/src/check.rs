@@ -44,6 +44,7 @@ fn names(directory: &Path) -> Vec<String> {
 /// As long as nothing is damaged.
 pub(crate) fn all(world: &World, fleet: &Fleet) {
     i1_restores(world);
+    i4_ended(world);
     i6_bounded(world, fleet);
 }
 
@@ -81,9 +82,18 @@ fn i1_restores(world: &World) {
     });
 }
 
+/// Nothing that was ever begun, whoever was told of it, is still under way.
+fn i4_ended(world: &World) {
+    let running = lock(&world.registry).operations().into_iter().find(|operation| operation.finished_ms == 0);
+    if let Some(operation) = running {
+        let what = format!("operation {} stands in phase {} and nobody runs it", operation.id, operation.phase);
+        world.violate(Invariant::I4Ends, what);
+    }
+}
+
 /// History is as long as it may be, and after a sweep the store holds what a backup needs and no more.
 fn i6_bounded(world: &World, fleet: &Fleet) {
-    let kept = lock(&world.registry).count("operation/");
+    let kept = lock(&world.registry).operations().len();
     if kept > 41 * fleet.services.len() {
         world.violate(Invariant::I6Bounded, format!("{kept} records of operations are kept"));
     }

@@ -13,6 +13,7 @@ use crate::chance::Chance;
 use crate::fleet::{self, Fleet, Role};
 use crate::host::Host;
 use crate::invariant::{Invariant, Violation};
+use crate::mover::BLOCKS;
 use crate::operator::Operator;
 use crate::trace::Log;
 use crate::world::{self, HostId, World};
@@ -95,6 +96,16 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(world: &'a Arc<World>, fleet: &'a Arc<Fleet>) -> Self {
+        let mut chance = world.chance.named("disks");
+        for (service, nodes) in &fleet.services {
+            // Replicas begin with much in common.
+            let same = chance.draw();
+            for node in nodes {
+                let mut files = Chance::new(same);
+                world.disk(service, node, |disk| (0..3).for_each(|_| disk.change(&mut files, BLOCKS)));
+                world.disk(service, node, |disk| disk.change(&mut chance, BLOCKS));
+            }
+        }
         Self {
             world,
             fleet,

@@ -11,7 +11,9 @@ use futures::stream::BoxStream;
 use palinurus_coordinator::state::{
     Change, Election, Expect, Leader, Lease, Reader, Record, Resign, State,
 };
+use palinurus_proto::v1;
 use palinurus_repository::{Epoch, Error, Result};
+use prost::Message;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -98,8 +100,10 @@ impl Registry {
         found.map(|(key, record)| (key.clone(), record.clone())).collect()
     }
 
-    pub(crate) fn count(&self, prefix: &str) -> usize {
-        self.list(prefix).len()
+    /// All records of operations.
+    pub(crate) fn operations(&self) -> Vec<v1::Operation> {
+        let records = self.list("operation/").into_iter();
+        records.filter_map(|(_, record)| v1::Operation::decode(record.value).ok()).collect()
     }
 
     /// Everything, the count of revisions included.
