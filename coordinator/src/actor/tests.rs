@@ -26,7 +26,7 @@ struct Flaky {
     state: EmbeddedState,
     unavailable: AtomicU32,
     conflict: AtomicU32,
-    /// Services that are written, and whoever wrote is not answered.
+    /// Services and new operations that are written, and whoever wrote is not answered.
     unanswered: AtomicU32,
 }
 
@@ -65,7 +65,8 @@ impl State for Flaky {
             }
         }
         let written = self.state.put(key, value, expect).await;
-        if key.starts_with("service/") && take(&self.unanswered) {
+        let made = key.starts_with("service/") || matches!(expect, Expect::Absent);
+        if made && take(&self.unanswered) {
             return Err(Error::unavailable("no answer"));
         }
         written
@@ -163,6 +164,26 @@ async fn a_service_whose_making_was_not_answered_can_be_applied_again() {
     fixture.apply("t").await.unwrap();
     let request = v1::GetServiceRequest { service: "t".to_owned() };
     assert_eq!(fixture.api.get_service(Request::new(request)).await.unwrap().into_inner().name, "t");
+    fixture.stop().await;
+}
+
+/// Found by the simulation's seed 1001: it stood where it was until the next leader came.
+#[tokio::test]
+async fn an_operation_whose_making_was_not_answered_runs() {
+    let fixture = Fixture::new(10).await;
+    fixture.check().await;
+    fixture.state.unanswered.store(1, Ordering::SeqCst);
+    let request = v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false };
+    while fixture.state.unanswered.load(Ordering::SeqCst) > 0 {
+        let refused = fixture.api.check_repository(Request::new(request.clone())).await.unwrap_err();
+        assert_eq!(refused.code() == tonic::Code::Unavailable, fixture.state.unanswered.load(Ordering::SeqCst) == 0);
+    }
+    let ended = async {
+        while fixture.shared.board.list().iter().filter(|each| finished(each.state())).count() < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), ended).await.unwrap();
     fixture.stop().await;
 }
 

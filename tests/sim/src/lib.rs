@@ -38,16 +38,16 @@ thread_local! {
 }
 
 /// What the program does: runs `count` seeds, and says which failed and how.
-pub fn command(from: u64, count: u64, tell: bool) -> ExitCode {
+pub fn command(from: u64, count: u64, options: Options) -> ExitCode {
     let began = tokio::time::Instant::now();
     let (mut failed, mut lived) = (0, 0);
     for seed in from..from.saturating_add(count) {
-        match run(seed, Options { tell, mutant: None }) {
+        match run(seed, options) {
             Ok(outcome) => {
                 lived += outcome.lived;
                 if !outcome.violations.is_empty() {
                     failed += 1;
-                    told(&outcome, tell);
+                    told(&outcome, options.tell);
                 }
             }
             Err(e) => {

@@ -2,6 +2,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use palinurus_sim::{Mutant, Options};
 
 #[derive(Debug, Parser)]
 #[command(about = "Runs whole fleets from seeds and holds them to the invariants")]
@@ -15,9 +16,9 @@ struct Arguments {
     /// Only this one, and say all that happens
     #[arg(long)]
     seed: Option<u64>,
-    /// Say nothing of seeds that end well
+    /// With a planted bug, by its name in repository/src/mutant.rs
     #[arg(long)]
-    quiet: bool,
+    mutant: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -26,5 +27,11 @@ fn main() -> ExitCode {
         Some(seed) => (seed, 1, true),
         None => (arguments.from, arguments.seeds, false),
     };
-    palinurus_sim::command(from, count, tell)
+    let known = |name: &String| Mutant::ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+    let mutant = arguments.mutant.as_ref().and_then(known);
+    if mutant.is_none() && arguments.mutant.is_some() {
+        eprintln!("the mutants are {:?}", Mutant::ALL);
+        return ExitCode::from(2);
+    }
+    palinurus_sim::command(from, count, Options { tell, mutant })
 }

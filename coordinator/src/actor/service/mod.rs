@@ -57,6 +57,8 @@ pub(crate) enum ServiceMsg {
     Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
     Open,
     Opened(Result<Arc<Vault>>),
+    /// Store an operation of which it is not known whether it is stored, and run it.
+    Settle(Box<v1::Operation>),
     /// Run the operation that waits, if one does.
     Resume,
     /// Look again how the operation ended whose actor is gone.
@@ -167,6 +169,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
+            ServiceMsg::Settle(operation) => service.settle(&me, operation).await,
             ServiceMsg::Resume => service.resume(&me).await,
             ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
         }

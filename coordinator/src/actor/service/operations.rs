@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::mutant::{self, Mutant};
-use palinurus_repository::{Error, Result, TransactionId};
+use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
 use super::sessions::owes_release;
@@ -98,7 +98,14 @@ impl Service {
         }
         let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
         let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
-        let revision = self.shared.records.put_operation(&operation, Expect::Absent).await?;
+        let revision = match self.shared.records.put_operation(&operation, Expect::Absent).await {
+            // Perhaps it is stored: then it must run, although whoever asked was not told.
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                me.send_after(RESTART_AFTER, move || ServiceMsg::Settle(Box::new(operation)));
+                return Err(e.with_hint("it may begin all the same: see `palinurus operation list`"));
+            }
+            stored => stored?,
+        };
         self.shared.board.publish(&operation);
         tracing::info!(
             service = self.name(),
@@ -109,6 +116,27 @@ impl Service {
         self.slot.failures = 0;
         self.run(me, vault, Versioned { value: operation.clone(), revision }).await;
         Ok(operation)
+    }
+
+    /// An operation of which it is not known whether it is stored: it is now, and waits for its turn.
+    pub(super) async fn settle(&mut self, me: &ActorRef<ServiceMsg>, operation: Box<v1::Operation>) {
+        let records = &self.shared.records;
+        let stored = match records.put_operation(&operation, Expect::Absent).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => records.operation(self.name(), &operation.id).await,
+            stored => stored.map(|revision| Versioned { value: v1::Operation::clone(&operation), revision }),
+        };
+        match stored {
+            Ok(record) => {
+                self.shared.board.publish(&record.value);
+                self.slot.wait(record);
+                let _ = me.cast(ServiceMsg::Resume);
+            }
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                me.send_after(RESTART_AFTER, move || ServiceMsg::Settle(operation));
+            }
+            // Whoever leads next finds it, if it is there.
+            Err(e) => tracing::warn!(operation = operation.id, error = e.chain(), "cannot be settled"),
+        }
     }
 
     /// The node whose agent reads the data for a check.
