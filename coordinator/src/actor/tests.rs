@@ -91,7 +91,8 @@ impl Fixture {
         let key = directory.path().join("key");
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
         let state = EmbeddedState::open(&directory.path().join("state.redb")).unwrap();
-        let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into(), unanswered: 0.into() });
+        let state =
+            Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into(), unanswered: 0.into() });
         let config =
             Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
         let records = Records::new(state.clone());
@@ -176,7 +177,10 @@ async fn an_operation_whose_making_was_not_answered_runs() {
     let request = v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false };
     while fixture.state.unanswered.load(Ordering::SeqCst) > 0 {
         let refused = fixture.api.check_repository(Request::new(request.clone())).await.unwrap_err();
-        assert_eq!(refused.code() == tonic::Code::Unavailable, fixture.state.unanswered.load(Ordering::SeqCst) == 0);
+        assert_eq!(
+            refused.code() == tonic::Code::Unavailable,
+            fixture.state.unanswered.load(Ordering::SeqCst) == 0
+        );
     }
     let ended = async {
         while fixture.shared.board.list().iter().filter(|each| finished(each.state())).count() < 2 {

@@ -9,10 +9,20 @@ use crate::world::{HostId, World, lock, trace};
 /// What the run is to do to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
-    Kill { host: HostId, dark: bool, until: u64 },
-    Pause { host: HostId, until: u64 },
+    Kill {
+        host: HostId,
+        dark: bool,
+        until: u64,
+    },
+    Pause {
+        host: HostId,
+        until: u64,
+    },
     /// Its disk is another, empty one; with `state`, the agent's own directory too.
-    Replace { host: HostId, state: bool },
+    Replace {
+        host: HostId,
+        state: bool,
+    },
 }
 
 #[derive(Debug)]

@@ -50,7 +50,8 @@ pub(crate) fn all(world: &World, fleet: &Fleet) {
 
 fn each_backup(world: &World, mut look: impl FnMut(&str, &mut Vault, &BackupRecord)) {
     for (url, vault) in lock(&world.vaults).iter_mut() {
-        let Some(backups) = vault.read(&world.key, |state| state.backups().cloned().collect::<Vec<_>>()) else {
+        let Some(backups) = vault.read(&world.key, |state| state.backups().cloned().collect::<Vec<_>>())
+        else {
             world.violate(Invariant::I1Restores, format!("the ledger of {url} cannot be read"));
             continue;
         };
@@ -70,11 +71,15 @@ fn i1_restores(world: &World) {
             match read.unwrap_or_else(|| Err(Error::internal("memory waits"))) {
                 Ok(content) if Some(&content) == was => {}
                 Ok(content) => {
-                    let what = format!("{} of {url} gives {content:?} for {}, which was {was:?}", backup.id, node.node);
+                    let what = format!(
+                        "{} of {url} gives {content:?} for {}, which was {was:?}",
+                        backup.id, node.node
+                    );
                     world.violate(Invariant::I1Restores, what);
                 }
                 Err(e) => {
-                    let what = format!("{} of {url} does not restore {}: {}", backup.id, node.node, e.chain());
+                    let what =
+                        format!("{} of {url} does not restore {}: {}", backup.id, node.node, e.chain());
                     world.violate(Invariant::I1Restores, what);
                 }
             }
@@ -86,7 +91,8 @@ fn i1_restores(world: &World) {
 fn i4_ended(world: &World) {
     let running = lock(&world.registry).operations().into_iter().find(|operation| operation.finished_ms == 0);
     if let Some(operation) = running {
-        let what = format!("operation {} stands in phase {} and nobody runs it", operation.id, operation.phase);
+        let what =
+            format!("operation {} stands in phase {} and nobody runs it", operation.id, operation.phase);
         world.violate(Invariant::I4Ends, what);
     }
 }

@@ -130,7 +130,12 @@ impl Engine for SimEngine {
             disk.held.insert(operation.to_owned(), disk.files.clone());
             let blocks: usize = disk.files.values().map(Vec::len).sum();
             let files = disk.files.len() as u64;
-            Ok(Totals { entries: files + 1, files, bytes: (blocks * BLOCK) as u64, scan_started: Timestamp(1) })
+            Ok(Totals {
+                entries: files + 1,
+                files,
+                bytes: (blocks * BLOCK) as u64,
+                scan_started: Timestamp(1),
+            })
         })?;
         let taken = WallClock { world: self.world.clone(), host: self.host }.now();
         Ok(Snapshot { totals, warnings: Warnings::default(), taken })

@@ -172,7 +172,9 @@ struct SimDial {
 impl Dial for SimDial {
     async fn dial(&self, endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
         let (world, host) = (self.world.clone(), self.host);
-        endpoint.connect_with_connector(tower::service_fn(move |to: Uri| connect(world.clone(), host, to))).await
+        endpoint
+            .connect_with_connector(tower::service_fn(move |to: Uri| connect(world.clone(), host, to)))
+            .await
     }
 }
 
@@ -189,5 +191,8 @@ pub(crate) fn channel(world: &Arc<World>, from: HostId, to: SocketAddr) -> Optio
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(3));
     let world = world.clone();
-    Some(endpoint.connect_with_connector_lazy(tower::service_fn(move |to: Uri| connect(world.clone(), from, to))))
+    Some(
+        endpoint
+            .connect_with_connector_lazy(tower::service_fn(move |to: Uri| connect(world.clone(), from, to))),
+    )
 }

@@ -75,7 +75,9 @@ impl Host {
         if to > process.reached {
             let target = process.base + Duration::from_millis((to - process.began) * self.rate / 1000);
             let (runtime, slot) = (&process.runtime, &mut process.main);
-            world::on(self.id, process.base, process.began, self.rate, || runtime.block_on(until(slot, target)));
+            world::on(self.id, process.base, process.began, self.rate, || {
+                runtime.block_on(until(slot, target))
+            });
             process.reached = to;
         }
         process.main.is_none()

@@ -270,7 +270,8 @@ async fn base_places(context: &Context, base: &ManifestRef, content: &Content) -
     };
     while let Some(found) = reader.next_block().await? {
         for entry in &found.entries {
-            let (name, Some(was)) = (std::str::from_utf8(&entry.path).unwrap_or_default(), entry.content()) else {
+            let (name, Some(was)) = (std::str::from_utf8(&entry.path).unwrap_or_default(), entry.content())
+            else {
                 continue;
             };
             let Some((id, chunks)) = ids.get(name).filter(|(id, _)| *id == was.id) else { continue };
@@ -303,7 +304,11 @@ fn entries(keys: &Keys, content: &Content, places: &Places) -> Result<Vec<Entry>
             .ok_or_else(|| Error::internal("a chunk without a place"))?;
         let size = pieces.iter().map(Piece::len).sum();
         let file = entry::Content { size, id, pieces, pages: None };
-        entries.push(Entry { path: name.clone().into_bytes(), meta: Meta::default(), kind: Kind::File(file) });
+        entries.push(Entry {
+            path: name.clone().into_bytes(),
+            meta: Meta::default(),
+            kind: Kind::File(file),
+        });
     }
     Ok(entries)
 }

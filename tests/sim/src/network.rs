@@ -154,10 +154,10 @@ impl Network {
 
     /// Ends every connection between the two as a reset does.
     pub(crate) fn cut(&mut self, one: HostId, other: HostId) {
-        let between = |pipe: &Pipe| {
-            (pipe.from, pipe.to) == (one, other) || (pipe.from, pipe.to) == (other, one)
-        };
-        let ids: Vec<usize> = self.pipes.iter().filter(|(_, pipe)| between(pipe)).map(|(id, _)| *id).collect();
+        let between =
+            |pipe: &Pipe| (pipe.from, pipe.to) == (one, other) || (pipe.from, pipe.to) == (other, one);
+        let ids: Vec<usize> =
+            self.pipes.iter().filter(|(_, pipe)| between(pipe)).map(|(id, _)| *id).collect();
         for id in ids {
             self.break_off(id);
         }

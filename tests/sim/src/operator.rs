@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use palinurus_proto::from_status;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::v1::{self, OperationState};
-use palinurus_proto::from_status;
 use palinurus_repository::{Error, ErrorKind, Result};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -88,7 +88,8 @@ impl Operator {
 
     /// Services that are not there, because they never were or because the state was lost.
     async fn apply_all(&mut self) {
-        let Ok(known) = self.ask(async |mut c| c.list_services(v1::ListServicesRequest {}).await).await else {
+        let Ok(known) = self.ask(async |mut c| c.list_services(v1::ListServicesRequest {}).await).await
+        else {
             return;
         };
         let known: BTreeSet<String> = known.services.into_iter().map(|service| service.name).collect();
@@ -230,7 +231,9 @@ impl Operator {
         for (service, _) in self.fleet.services.clone() {
             let read_data = self.chance.percent(50);
             let mut chance = self.chance.named("damage");
-            let Some(key) = crate::check::damage(&self.world, &service, &mut chance, !read_data) else { continue };
+            let Some(key) = crate::check::damage(&self.world, &service, &mut chance, !read_data) else {
+                continue;
+            };
             let started = self.check(&service, read_data).await;
             let ended = match started {
                 Ok(started) => self.ended(&started.id, until).await,
@@ -278,7 +281,9 @@ impl Operator {
             match start(self).await {
                 Ok(started) if started.id.is_empty() => return Ok(()),
                 Ok(started) => match self.ended(&started.id, until).await? {
-                    ended if matches!(ended.state(), OperationState::Succeeded | OperationState::Warnings) => {
+                    ended
+                        if matches!(ended.state(), OperationState::Succeeded | OperationState::Warnings) =>
+                    {
                         return Ok(());
                     }
                     ended => last = format!("{:?} {:?}", ended.state(), ended.failure),
@@ -297,7 +302,9 @@ impl Operator {
             match self.ask(async |mut c| c.get_operation(request.clone()).await).await {
                 Ok(operation) if operation.finished_ms > 0 => return Ok(operation),
                 Ok(operation) => last = Some((operation.phase, operation.tasks.len())),
-                Err(e) if e.kind() == ErrorKind::NotFound => return Err(format!("{id} is not known any more")),
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return Err(format!("{id} is not known any more"));
+                }
                 Err(_) => {}
             }
             pause(300).await;
@@ -329,7 +336,9 @@ impl Operator {
             };
             let key = &self.world.key;
             let known = lock(&self.world.vaults).get_mut(&format!("{SCHEME}{service}")).and_then(|vault| {
-                vault.read(key, |state| state.backups().map(|backup| backup.id.to_string()).collect::<Vec<_>>())
+                vault.read(key, |state| {
+                    state.backups().map(|backup| backup.id.to_string()).collect::<Vec<_>>()
+                })
             });
             if known.as_ref() != Some(&listed) {
                 let what = format!("{service}: listed {listed:?}, there are {known:?}");

@@ -8,8 +8,8 @@ use palinurus_repository::entropy::SeededEntropy;
 use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, KeyFile, Result};
 
-use crate::chaos::{Chaos, Deed};
 use crate::chance::Chance;
+use crate::chaos::{Chaos, Deed};
 use crate::fleet::{self, Fleet, Role};
 use crate::host::Host;
 use crate::invariant::{Invariant, Violation};

@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use palinurus_coordinator::state::{
-    Change, Election, Expect, Leader, Lease, Reader, Record, Resign, State,
-};
+use palinurus_coordinator::state::{Change, Election, Expect, Leader, Lease, Reader, Record, Resign, State};
 use palinurus_proto::v1;
 use palinurus_repository::{Epoch, Error, Result};
 use prost::Message;
@@ -231,7 +229,8 @@ async fn keep(link: Link, epoch: Epoch, began: Instant, over: CancellationToken)
     let mut until = began + Duration::from_millis(USABLE);
     while Instant::now() < until {
         let sent = Instant::now();
-        let renewed = tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(epoch))).await;
+        let renewed =
+            tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(epoch))).await;
         match renewed {
             Ok(Ok(true)) => until = sent + Duration::from_millis(USABLE),
             Ok(Ok(false)) => break,
@@ -307,7 +306,8 @@ struct SimState {
 impl SimState {
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
         let size = value.as_ref().map(Bytes::len);
-        let written = self.link.call("write a record", |registry| registry.write(self.epoch, key, value, expect));
+        let written =
+            self.link.call("write a record", |registry| registry.write(self.epoch, key, value, expect));
         let written = written.await?;
         match &written {
             Ok(revision) => {

@@ -10,7 +10,9 @@ use futures::FutureExt;
 use palinurus_repository::ledger::{PackSet, State};
 use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::{MemoryStorage, Object};
-use palinurus_repository::{Error, ErrorKind, KeyFile, Repository, Result, Storage, Stores, TransactionId, mutant};
+use palinurus_repository::{
+    Error, ErrorKind, KeyFile, Repository, Result, Storage, Stores, TransactionId, mutant,
+};
 
 use crate::chance::Chance;
 use crate::disk::Content;
@@ -73,8 +75,11 @@ impl Vault {
         let voids = at_once(oracle.void_records())?;
         let built: Vec<_> = at_once(oracle.read(|state| {
             let usable = state.committed().difference(&state.condemned());
-            let manifests: BTreeSet<String> =
-                state.backups().flat_map(|backup| &backup.nodes).flat_map(|node| node.manifest.keys()).collect();
+            let manifests: BTreeSet<String> = state
+                .backups()
+                .flat_map(|backup| &backup.nodes)
+                .flat_map(|node| node.manifest.keys())
+                .collect();
             let open = state.open_transactions().keys();
             open.map(|id| (*id, (usable.clone(), manifests.clone()))).collect()
         }))?;
@@ -244,7 +249,8 @@ impl Storage for SimStorage {
         let unanswered = self.reach("delete").await?;
         for key in keys {
             let there = at_once(self.objects.size(key)).is_some_and(|size| size.is_ok());
-            let needed = if there { self.looked_at(|vault, operator| vault.needed(operator, key)) } else { None };
+            let needed =
+                if there { self.looked_at(|vault, operator| vault.needed(operator, key)) } else { None };
             world::trace(&format!("store: delete {key}"));
             if let Some(needed) = needed {
                 self.world.violate(Invariant::I3NothingLost, needed);

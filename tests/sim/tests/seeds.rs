@@ -46,6 +46,10 @@ fn fresh_seeds() {
 fn a_seed_is_repeated_exactly() {
     for seed in [11, 12, 13, 14, 15] {
         let (once, again) = (ends_well(seed), ends_well(seed));
-        assert_eq!((once.trace, once.lines, once.lived), (again.trace, again.lines, again.lived), "seed {seed}");
+        assert_eq!(
+            (once.trace, once.lines, once.lived),
+            (again.trace, again.lines, again.lived),
+            "seed {seed}"
+        );
     }
 }

@@ -59,6 +59,8 @@ pub(crate) enum ServiceMsg {
     Opened(Result<Arc<Vault>>),
     /// Store an operation of which it is not known whether it is stored, and run it.
     Settle(Box<v1::Operation>),
+    /// Give out the releases that connected nodes are owed.
+    Clean,
     /// Run the operation that waits, if one does.
     Resume,
     /// Look again how the operation ended whose actor is gone.
@@ -103,6 +105,8 @@ pub(crate) struct Service {
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
+    /// `Clean` is on its way.
+    cleaning: bool,
 }
 
 impl Actor for ServiceActor {
@@ -145,6 +149,7 @@ impl Actor for ServiceActor {
             seats,
             history,
             slot,
+            cleaning: false,
         })
     }
 
@@ -170,6 +175,11 @@ impl Actor for ServiceActor {
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Settle(operation) => service.settle(&me, operation).await,
+            ServiceMsg::Clean => {
+                service.cleaning = false;
+                service.clean_all();
+                service.clean_later(&me);
+            }
             ServiceMsg::Resume => service.resume(&me).await,
             ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
         }

@@ -231,6 +231,7 @@ impl Service {
         self.slot.running = None;
         if finished(operation.value.state()) {
             self.retire(operation).await;
+            self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
             return;
         }
@@ -258,6 +259,7 @@ impl Service {
                 self.shared.board.publish(&next);
                 self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
+                self.clean_later(me);
             }
             Err(e) => {
                 tracing::error!(

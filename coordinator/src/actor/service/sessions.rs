@@ -13,6 +13,9 @@ use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::Expect;
 
+/// Before a release that failed is tried again.
+const CLEAN_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// A node's place: at most one agent at a time has it.
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -126,6 +129,7 @@ impl Service {
             tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
         }
         self.heard_hello(&hello.node, hello.tasks);
+        self.clean_later(me);
         Ok(agent)
     }
 
@@ -231,6 +235,16 @@ impl Service {
     pub(super) fn clean_all(&self) {
         for node in self.seats.keys() {
             self.clean(node, &[]);
+        }
+    }
+
+    /// A node that is here and was not released is asked again, until it is.
+    pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
+        let here = self.seats.iter().filter(|(_, seat)| seat.connected());
+        let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
+        if !self.cleaning && owes.any(|(node, operation)| owes_release(&operation.value, node)) {
+            self.cleaning = true;
+            me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
         }
     }
 
