@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use palinurus_proto::v1::{Failure, TaskRecord, TaskState};
 use palinurus_repository::Timestamp;
+use palinurus_repository::mutant::{self, Mutant};
 
 use super::lost::takes_over;
 use super::record::ATTEMPT;
@@ -52,7 +53,7 @@ pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n st
             Presence::Connected => after,
             Presence::Gone(since) => since.plus(view.limits.patience),
         };
-        if is_lost(view, node) {
+        if is_lost(view, node) && !mutant::on(Mutant::EndlessPatience) {
             return Barrier::Broken(lost(view, node, work));
         }
         waiting = true;

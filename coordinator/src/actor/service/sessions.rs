@@ -15,6 +15,9 @@ use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::{Expect, Versioned};
 
+/// Before a release that failed is tried again.
+const CLEAN_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+
 impl Service {
     /// After the service has changed: a seat for each new node.
     pub(super) fn add_seats(&mut self) {
@@ -68,6 +71,7 @@ impl Service {
         self.store_seen(&seen).await;
         self.heard_hello(&hello.node, hello.tasks);
         self.reconsider(me);
+        self.clean_later(me);
         Ok(Admission::Seated(agent))
     }
 
@@ -134,6 +138,16 @@ impl Service {
     pub(super) fn clean_all(&self) {
         for node in self.seats.keys() {
             self.clean(node, &[]);
+        }
+    }
+
+    /// A node that is here and was not released is asked again, until it is.
+    pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
+        let here = self.seats.iter().filter(|(_, seat)| seat.connected());
+        let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
+        if !self.cleaning && owes.any(|(node, operation)| owes_release(&operation.value, node)) {
+            self.cleaning = true;
+            me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
         }
     }
 
