@@ -32,6 +32,8 @@ pub(crate) struct Chaos {
     pub(crate) end: u64,
     mends: BTreeMap<(u64, u64), Mend>,
     count: u64,
+    /// Nothing but what makes two leaders meet.
+    split: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +47,8 @@ impl Chaos {
         let mut chance = chance;
         let calm = chance.percent(5);
         let end = if calm { 5_000 } else { chance.between(12_000, 60_000) };
-        Self { next: chance.between(1500, 5000), chance, end, mends: BTreeMap::new(), count: 0 }
+        let split = chance.percent(25);
+        Self { next: chance.between(1500, 5000), chance, end, mends: BTreeMap::new(), count: 0, split }
     }
 
     pub(crate) fn next(&self) -> u64 {
@@ -100,7 +103,9 @@ impl Chaos {
         let Some(c) = self.chance.pick(&coordinators).copied() else { return Vec::new() };
         let Some(a) = self.chance.pick(&agents).copied() else { return Vec::new() };
         let any = if self.chance.percent(50) { c } else { a };
-        let what = self.chance.below(100);
+        let splits = [20, 43, 43, 50, 50, 60];
+        let any_of = if self.split { self.chance.pick(&splits).copied() } else { None };
+        let what = any_of.unwrap_or_else(|| self.chance.below(100));
         trace(&format!("chaos: {what} for {} and {}", world.hosts[c], world.hosts[a]));
         match what {
             0..=13 => {
@@ -119,10 +124,14 @@ impl Chaos {
                 world.set_faults(c, |faults| faults.state_away = true);
                 self.until(now, Mend::Host(c), 12_000);
             }
-            39..=44 => {
+            39..=41 => {
                 let share = self.chance.between(5, 60);
                 world.set_faults(c, |faults| faults.state_unanswered = share);
                 self.until(now, Mend::Host(c), 8000);
+            }
+            42..=44 => {
+                world.set_faults(c, |faults| faults.lease_blind = true);
+                self.until(now, Mend::Host(c), 12_000);
             }
             45..=58 => {
                 let (one, other) = if self.chance.percent(50) { (c, a) } else { (a, c) };

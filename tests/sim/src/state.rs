@@ -241,6 +241,9 @@ async fn keep(link: Link, epoch: Epoch, began: Instant, over: CancellationToken)
             () = tokio::time::sleep_until(until) => {}
             () = world::pause(RENEW) => {}
         }
+        while link.world.faults(link.host).lease_blind {
+            world::pause(RENEW).await;
+        }
     }
     over.cancel();
 }

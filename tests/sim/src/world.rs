@@ -58,6 +58,8 @@ pub(crate) struct Faults {
     pub(crate) store_slow: u64,
     pub(crate) state_away: bool,
     pub(crate) state_unanswered: u64,
+    /// Its lease is neither renewed nor seen to end, and all else goes on: worse than any pause.
+    pub(crate) lease_blind: bool,
     pub(crate) engine: u64,
     /// Milliseconds by which its wall clock is wrong.
     pub(crate) skew: i64,
