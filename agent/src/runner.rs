@@ -229,15 +229,14 @@ impl Runner {
             }
         }
         let inner = Arc::clone(&self.0);
-        let forgotten = tokio::task::spawn_blocking(move || {
+        let forgotten = self.0.host.seams.blocking.run(move || {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             operations.iter().try_for_each(|operation| {
                 inner.host.state.remove_spool(operation)?;
                 inner.journal.forget_operation(operation)
             })
         });
-        let forgotten = forgotten.await.map_err(|e| Error::internal("stand down").with_source(e));
-        if let Err(error) = forgotten.and_then(|done| done) {
+        if let Err(error) = forgotten.await {
             tracing::warn!(error = %error.chain(), "standing down: something of an operation stays in the state directory");
         }
         self.0.entries().retain(|_, entry| matches!(entry.status, Status::Running { .. }));

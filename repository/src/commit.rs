@@ -150,7 +150,7 @@ impl Repository {
         self
     }
 
-    pub(crate) fn blocking(&self) -> Blocking {
+    pub fn blocking(&self) -> Blocking {
         self.blocking
     }
 

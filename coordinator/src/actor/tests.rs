@@ -153,18 +153,6 @@ impl Fixture {
         Self { _directory: directory, state, api, shared, root }
     }
 
-    async fn apply(&self, name: &str) -> std::result::Result<(), tonic::Status> {
-        let service = v1::Service {
-            name: name.to_owned(),
-            r#type: "files".to_owned(),
-            repository: format!("file://{}/{name}", self._directory.path().display()),
-            nodes: vec![v1::NodeSpec { name: "n".to_owned(), ..Default::default() }],
-            ..Default::default()
-        };
-        let request = v1::ApplyServiceRequest { service: Some(service) };
-        self.api.apply_service(Request::new(request)).await.map(drop)
-    }
-
     /// An operation that needs no agent.
     async fn check(&self) -> v1::Operation {
         let request = v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false };
