@@ -98,7 +98,9 @@ pub(crate) fn outcome(operation: &v1::Operation) -> Result<Outcome> {
 /// Warnings go to stderr whatever the output, so that none is overlooked.
 pub(crate) fn say_warnings(output: &Output, operation: &v1::Operation) {
     for warning in &operation.warnings {
-        output.warn(format!("{}: {}: {}", warning.node, human::name(&warning.path), warning.message));
+        let (path, message) = (human::name(&warning.path), human::name(warning.message.as_bytes()));
+        let said = [warning.node.as_str(), &path, &message];
+        output.warn(said.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "));
     }
     let more = operation.warning_count.saturating_sub(operation.warnings.len() as u64);
     if more > 0 {

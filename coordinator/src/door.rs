@@ -68,7 +68,11 @@ impl Door {
     pub(crate) fn cluster(&self) -> v1::Cluster {
         let leader = self.leader().unwrap_or_default();
         v1::Cluster {
-            name: String::new(),
+            name: if self.base.config.etcd.in_use() {
+                self.base.config.etcd.cluster.clone()
+            } else {
+                String::new()
+            },
             leader: leader.name,
             address: leader.address,
             epoch: leader.epoch.0,

@@ -18,6 +18,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
+use crate::bound::MESSAGE_MAX;
 use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::fleet::FleetService;
@@ -25,8 +26,8 @@ use crate::shared::{Base, World};
 use crate::state::{Election, EmbeddedState};
 use crate::{election, leadership};
 
-/// Questions of 8192 ids and answers with a place for each fit many times over.
-const MESSAGE_MAX: usize = 64 << 20;
+/// Of what operators are told.
+const ANSWER_MAX: usize = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Claims are many and small: a window that never makes them wait for an acknowledgement.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -158,11 +159,11 @@ async fn router(
         .add_service(
             CoordinatorServer::new(api)
                 .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
+                .max_encoding_message_size(ANSWER_MAX),
         )
         .add_service(
             FleetServer::new(fleet)
                 .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
+                .max_encoding_message_size(ANSWER_MAX),
         ))
 }

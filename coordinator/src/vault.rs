@@ -83,10 +83,18 @@ impl Vault {
         Ok(())
     }
 
-    pub(crate) async fn close_claims(&self) {
-        if let Some(claims) = self.claims.lock().await.take() {
-            claims.close();
+    /// The backup goes on without that node: what it has claimed is free.
+    pub(crate) async fn part(&self, node: &str) {
+        if let Some(claims) = self.claims.lock().await.as_ref() {
+            claims.part(node);
         }
+    }
+
+    /// How many chunks were moved, as far as this coordinator has seen.
+    pub(crate) async fn close_claims(&self) -> u64 {
+        let Some(claims) = self.claims.lock().await.take() else { return 0 };
+        claims.close();
+        claims.moved()
     }
 
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.

@@ -16,6 +16,7 @@ mod full_disk;
 mod keys;
 mod odd_tree;
 mod offline;
+mod partial;
 mod refusals;
 mod replicas;
 mod up;

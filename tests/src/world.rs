@@ -25,6 +25,8 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// More lines for an agent's [engine] table.
     pub engine: String,
+    /// Settings of the service, for when it is applied.
+    pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
     /// The operator keys of all of them, as TOML.
@@ -50,6 +52,7 @@ impl World {
             coordinator: None,
             agents: BTreeMap::new(),
             engine: String::new(),
+            service: BTreeMap::new(),
             settings: String::new(),
             keys: format!("[{:?}]", dir.path().join("key")),
             repository,
@@ -135,6 +138,7 @@ impl World {
                 .iter()
                 .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
                 .collect(),
+            settings: self.service.clone().into_iter().collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -249,6 +253,11 @@ impl World {
             ended.then_some(operation)
         })
         .await
+    }
+
+    pub async fn operation(&self, id: &str) -> v1::Operation {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        self.client().await.get_operation(request).await.unwrap().into_inner()
     }
 
     pub async fn backups(&self) -> Vec<v1::Backup> {

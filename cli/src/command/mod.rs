@@ -7,6 +7,7 @@ pub(crate) mod daemon;
 pub(crate) mod demo;
 mod fleet;
 pub(crate) mod keys;
+pub(crate) mod missing;
 pub(crate) mod node;
 pub(crate) mod offline;
 pub(crate) mod operation;

@@ -6,6 +6,7 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::{Error, KeyFile, Repository, Result, storage, verify};
 use serde::Serialize;
 
+use crate::command::missing::{self, MissingView};
 use crate::command::operation::{DamageView, VerifyView};
 use crate::exit::Outcome;
 use crate::given::{Given, GivenKey};
@@ -76,6 +77,8 @@ struct BackupView {
     nodes: Vec<String>,
     files: u64,
     bytes: u64,
+    /// Not empty: the backup is partial.
+    missing: Vec<MissingView>,
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
@@ -99,6 +102,7 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
                 nodes: backup.nodes.iter().map(|node| node.node.clone()).collect(),
                 files: backup.nodes.iter().map(|node| node.files).sum(),
                 bytes: backup.nodes.iter().map(|node| node.bytes).sum(),
+                missing: backup.missing.iter().map(MissingView::of_record).collect(),
             };
             let list = Backups {
                 repository: repository.id().to_string(),
@@ -206,8 +210,9 @@ fn show_list(list: &Backups) -> String {
                 human::count(backup.files),
                 human::size(backup.bytes),
                 backup.nodes.join(" "),
+                missing::brief(&backup.missing),
             ]
         })
         .collect();
-    table(&["BACKUP", "COMMITTED", "FILES", "DATA", "NODES"], &[2, 3], &rows)
+    table(&["BACKUP", "COMMITTED", "FILES", "DATA", "NODES", ""], &[2, 3], &rows)
 }

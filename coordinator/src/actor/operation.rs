@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::AgentMsg;
+use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record::{self, ATTEMPT};
 use crate::operation::{
@@ -41,6 +41,7 @@ pub(crate) enum OperationMsg {
     Report {
         node: String,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     /// A task of the coordinator's own has ended.
     Own {
@@ -131,7 +132,7 @@ impl Actor for OperationActor {
                 }
             }
             OperationMsg::Node { node, link } => run.node(&node, link).await?,
-            OperationMsg::Report { node, report } => run.reports(&node, &[*report]).await?,
+            OperationMsg::Report { node, report, permit: _permit } => run.reports(&node, &[*report]).await?,
             OperationMsg::Own { work, ended } => run.own_ended(&me, work, ended).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);
@@ -185,6 +186,13 @@ impl Running {
                         self.perform(me, action).await?;
                     }
                 }
+                Step::Without(missing) => {
+                    let (operation, node) = (&self.record.value.id, &missing.node);
+                    tracing::warn!(operation, node, reason = missing.reason, "goes on without a node");
+                    // Not awaited: the claims may be busy with opening the index.
+                    let (vault, node) = (self.vault.clone(), node.clone());
+                    tokio::spawn(async move { vault.part(&node).await });
+                }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");
                 }
@@ -217,7 +225,7 @@ impl Running {
         action: Action,
     ) -> Result<(), ActorProcessingErr> {
         match action {
-            Action::Assign { node, work } if node == OWN => {
+            Action::Assign { node, work, .. } if node == OWN => {
                 self.seen.told.insert((node, work));
                 self.start_own(me, work);
             }
@@ -227,7 +235,7 @@ impl Running {
                 }
                 self.seen.stopped.insert((node, work));
             }
-            Action::Assign { node, work } => {
+            Action::Assign { node, work, .. } => {
                 self.seen.told.insert((node.clone(), work));
                 let freeze_limit = self.shared.config.freeze_limit;
                 match task(&self.record.value, &self.repository, freeze_limit, &node, work) {
@@ -239,13 +247,17 @@ impl Running {
                 let stop = v1::CancelTask {
                     operation: self.record.value.id.clone(),
                     task: work.name().to_owned(),
-                    attempt: ATTEMPT,
+                    attempt: self.attempt(&node, work),
                 };
                 self.send(&node, Message::Cancel(stop));
                 self.seen.stopped.insert((node, work));
             }
         }
         Ok(())
+    }
+
+    fn attempt(&self, node: &str, work: Work) -> u32 {
+        record::find(&self.record.value, node, work).map_or(ATTEMPT, |record| record.attempt)
     }
 
     fn send(&self, node: &str, message: Message) {
@@ -263,7 +275,7 @@ impl Running {
     ) -> Result<(), ActorProcessingErr> {
         let mut report = v1::TaskReport {
             task: work.name().to_owned(),
-            attempt: ATTEMPT,
+            attempt: self.attempt(node, work),
             failure: Some(palinurus_proto::failure(error)),
             ..Default::default()
         };

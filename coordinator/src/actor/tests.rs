@@ -9,11 +9,13 @@ use palinurus_proto::from_status;
 use palinurus_proto::v1::{self, OperationState, coordinator_server::Coordinator};
 use palinurus_repository::{Epoch, Error, ErrorKind, KeyFile, Result, SystemEntropy};
 use ractor::{Actor, ActorRef};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
+use super::agent::{AgentMsg, IN_FLIGHT, OUTBOUND};
 use super::coordinator::{CoordinatorActor, CoordinatorMsg};
+use super::service::{Connect, ServiceMsg};
 use crate::api::Api;
 use crate::config::Config;
 use crate::door::{Door, Lead};
@@ -33,6 +35,8 @@ struct Flaky {
     unanswered_new: AtomicU32,
     /// Carried out right before the next one.
     late: AtomicU32,
+    /// Writes of services wait while this is held.
+    gate: tokio::sync::Mutex<()>,
     on_the_way: Mutex<Option<(String, Bytes, Expect)>>,
 }
 
@@ -62,6 +66,9 @@ impl State for Flaky {
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64> {
+        if key.starts_with("service/") {
+            drop(self.gate.lock().await);
+        }
         if key.starts_with("operation/") && matches!(expect, Expect::At(_)) {
             if take(&self.unavailable) {
                 return Err(Error::unavailable("no quorum"));
@@ -116,6 +123,7 @@ impl Fixture {
             unanswered: 0.into(),
             unanswered_new: 0.into(),
             late: 0.into(),
+            gate: tokio::sync::Mutex::default(),
             on_the_way: Mutex::default(),
         });
         let config = Config {
@@ -254,4 +262,54 @@ async fn history_is_bounded_and_the_newest_stay() {
     let stored = fixture.state.list("operation/s/").await.unwrap();
     assert!(stored.len() <= 4);
     fixture.stop().await;
+}
+
+/// What an agent says while its service is busy waits on the agent's side, not in a mailbox.
+#[tokio::test]
+async fn a_flood_waits_outside() {
+    let fixture = Fixture::new(10).await;
+    let find = |to| CoordinatorMsg::Find("s".to_owned(), to);
+    let service = super::ask(&fixture.root, find).await.unwrap();
+    let (outbound, mut told) = tokio::sync::mpsc::channel(OUTBOUND);
+    let reading = tokio::spawn(async move { while told.recv().await.is_some() {} });
+    let hello = v1::Hello { node: "n".to_owned(), engine: "files".to_owned(), ..Default::default() };
+    let connect = Box::new(Connect { hello, outbound, over: CancellationToken::new() });
+    let agent = super::ask(&service, |to| ServiceMsg::Connect(connect, to)).await.unwrap();
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let say = |permit| {
+        let report = v1::TaskReport { operation: "none".to_owned(), ..Default::default() };
+        let message = Some(v1::agent_message::Message::Report(report));
+        agent.cast(AgentMsg::Heard(Box::new(v1::AgentMessage { message }), permit)).unwrap();
+    };
+
+    let gate = fixture.state.gate.lock().await;
+    let nodes = vec![v1::NodeSpec { name: "n".to_owned(), zone: "z".to_owned(), ..Default::default() }];
+    let wanted = Box::new(v1::Service {
+        name: "s".to_owned(),
+        r#type: "files".to_owned(),
+        nodes,
+        ..Default::default()
+    });
+    let busy = super::ask(&service, |to| ServiceMsg::Apply(wanted, to));
+    let flood = async {
+        let mut said = 0;
+        while let Ok(permit) = room.clone().try_acquire_owned() {
+            say(permit);
+            said += 1;
+        }
+        assert_eq!(said, IN_FLIGHT);
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+            assert_eq!(room.available_permits(), 0, "nothing is handled, and no more is taken in");
+        }
+        drop(gate);
+        for _ in 0..100_000 {
+            say(room.clone().acquire_owned().await.unwrap());
+        }
+        drop(room.acquire_many(IN_FLIGHT as u32).await.unwrap()); // all handled
+    };
+    let (applied, ()) = tokio::join!(busy, flood);
+    applied.unwrap();
+    fixture.stop().await;
+    reading.await.unwrap();
 }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::BackupRecord;
+use palinurus_repository::ledger::{BackupRecord, MissingNode};
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
@@ -42,7 +42,8 @@ impl Lead {
         let vault = Self::vault(&service).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
         let described = ask(&service, ServiceMsg::Describe).await?;
-        plan(&request.service, &described.nodes, &backup, &request.nodes, request.delta)
+        let all = vault.repository.backups().await;
+        plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)
     }
 
     pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {
@@ -91,7 +92,18 @@ pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_new: sum(|node| node.bytes_new, &nodes),
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
-        missing: Vec::new(),
+        missing: backup.missing.iter().map(shown_missing).collect(),
         nodes,
+    }
+}
+
+fn shown_missing(missing: &MissingNode) -> v1::MissingNode {
+    v1::MissingNode {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.iter().map(|path| path.clone().into()).collect(),
+        lost_ms: 0,
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod embedded;
+mod etcd;
 #[cfg(any(test, feature = "suite"))]
 mod memory;
 mod records;
@@ -20,6 +21,7 @@ mod records;
 pub(crate) mod suite;
 
 pub(crate) use embedded::{EmbeddedElection, EmbeddedState};
+pub(crate) use etcd::EtcdElection;
 #[cfg(any(test, feature = "suite"))]
 pub use memory::{Link, MemoryElection, MemoryStore};
 pub(crate) use records::{Key, Records, Versioned, decode};

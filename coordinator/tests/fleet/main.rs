@@ -4,6 +4,12 @@
 
 mod backup;
 mod cluster;
+#[allow(dead_code)]
+#[path = "../../src/state/etcd/server.rs"]
+mod etcd;
+mod garbage;
+mod over_etcd;
+mod partial;
 mod peer;
 mod recovery;
 mod restore;

@@ -108,6 +108,14 @@ impl World {
         }
     }
 
+    pub(crate) async fn apply_with(&self, nodes: &[&str], settings: &[(&str, &str)]) -> Operator {
+        let mut operator = self.operator().await;
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let service = v1::Service { settings: settings.collect(), ..self.service(nodes) };
+        operator.apply(service).await.unwrap();
+        operator
+    }
+
     pub(crate) async fn apply(&self, nodes: &[&str]) -> Operator {
         let mut operator = self.operator().await;
         operator.apply(self.service(nodes)).await.unwrap();
@@ -132,6 +140,7 @@ impl World {
             engine: "files".to_owned(),
             epoch: 0,
             data_empty: false,
+            now_ms: 0,
             files: files.iter().map(|(name, chunks)| ((*name).to_owned(), chunks.clone())).collect(),
             key: Arc::new(self.key()),
         };

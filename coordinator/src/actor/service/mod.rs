@@ -11,7 +11,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::{AgentMsg, Outbound};
+use super::agent::{AgentMsg, Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
 use crate::operation::{Detail, finished};
 use crate::shared::Shared;
@@ -40,11 +40,13 @@ pub(crate) enum ServiceMsg {
         node: Arc<str>,
         from: ActorId,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     Beat {
         node: Arc<str>,
         from: ActorId,
         data_empty: bool,
+        permit: Permit,
     },
     /// Over which nodes: empty for all.
     Start {
@@ -158,8 +160,13 @@ impl Actor for ServiceActor {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => reply(to, service.apply(*wanted).await),
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
-            ServiceMsg::Report { node, from, report } => service.report(&node, from, report).await,
-            ServiceMsg::Beat { node, from, data_empty } => service.beat(&node, from, data_empty),
+            ServiceMsg::Report { node, from, report, permit } => {
+                service.report(&node, from, report, permit).await;
+            }
+            ServiceMsg::Beat { node, from, data_empty, permit } => {
+                service.beat(&node, from, data_empty);
+                drop(permit);
+            }
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),

@@ -10,7 +10,7 @@ use super::sessions::owes_release;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
-use crate::operation::{Detail, finished, record};
+use crate::operation::{Detail, finished, is_missing, record};
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
@@ -88,6 +88,9 @@ impl Service {
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
+                // Kept with the record, so that whoever takes over decides the same.
+                let partial = self.record.value.settings.get("partial");
+                backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
                 nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
             }
             Detail::Verify(verify) if verify.read_data => {
@@ -327,6 +330,12 @@ impl Service {
             return Err(Error::not_found(format!(
                 "node {:?} has no part in operation {}",
                 open.node, open.operation
+            )));
+        }
+        if is_missing(&operation, &open.node) {
+            return Err(Error::conflict(format!(
+                "operation {} goes on without node {}, which was away for too long",
+                open.operation, open.node
             )));
         }
         match self.seats.get(&open.node).and_then(|seat| seat.instance()) {
