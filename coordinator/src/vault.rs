@@ -9,7 +9,7 @@ use palinurus_repository::index::IndexSegment;
 use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::{self, list_all};
 use palinurus_repository::verify::read_trailer;
-use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::{Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
@@ -23,6 +23,7 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Vault {
     pub(crate) repository: Arc<Repository>,
     pub(crate) epoch: Epoch,
+    pub(crate) entropy: Arc<dyn Entropy>,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
 }
@@ -36,7 +37,13 @@ impl Vault {
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
         let index = off_runtime(move || Index::open(&path, id, cache)).await?;
-        Ok(Self { repository: Arc::new(repository), epoch, index: Arc::new(index), claims: Mutex::default() })
+        Ok(Self {
+            repository: Arc::new(repository),
+            epoch,
+            entropy: shared.world.entropy.clone(),
+            index: Arc::new(index),
+            claims: Mutex::default(),
+        })
     }
 
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.

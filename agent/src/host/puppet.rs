@@ -69,7 +69,8 @@ impl Engine for Puppet {
         Ok(Snapshot { totals: Totals::default(), warnings: Warnings::default(), taken: Timestamp(1) })
     }
 
-    async fn thaw(&self, _: &str) -> Result<()> {
+    async fn thaw(&self, operation: &str) -> Result<()> {
+        self.note(format!("thaw {operation}"));
         Err(Error::denied("it will not thaw").with_hint("ask nicely"))
     }
 
@@ -92,6 +93,10 @@ impl Engine for Puppet {
 
     async fn probe(&self) -> Result<Health> {
         Ok(Health { data_empty: true })
+    }
+
+    async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
+        Ok("it is".to_owned())
     }
 
     async fn close(&self) -> Result<()> {
