@@ -60,7 +60,7 @@ pub fn run(seed: u64, options: Options) -> Result<Outcome> {
     let world = World::new(seed, options.tell, fleet.names(), directory.path().to_owned(), key, buffers);
     world::enter(Some(world.clone()));
     let planted = mutant::plant(options.mutant);
-    let lived = tracing::subscriber::with_default(Log, || Run::new(&world, &fleet).to_its_end());
+    let lived = tracing::subscriber::with_default(Log, || Run::new(&world, &fleet).into_its_end());
     mutant::plant(planted);
     let backups = world.committed();
     world::enter(None);
@@ -118,7 +118,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn to_its_end(mut self) -> u64 {
+    fn into_its_end(mut self) -> u64 {
         loop {
             let next = self.tick.min(self.chaos.next()).min(self.world.network().next().unwrap_or(u64::MAX));
             self.now = self.now.max(next);

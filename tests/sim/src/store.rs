@@ -215,10 +215,11 @@ impl Storage for SimStorage {
         self.check_writer(key);
         let done = self.objects.put_new(key, body).await;
         world::trace(&format!("store: put {key} {}", done.as_ref().err().map_or("", |e| e.kind().name())));
-        if done.is_ok() && key.starts_with("ledger/") {
-            if let Some(void) = self.looked_at(Vault::recorded) {
-                self.world.violate(Invariant::I2OneEpoch, void);
-            }
+        if done.is_ok()
+            && key.starts_with("ledger/")
+            && let Some(void) = self.looked_at(Vault::recorded)
+        {
+            self.world.violate(Invariant::I2OneEpoch, void);
         }
         self.answered(key, unanswered, done).await
     }
