@@ -1,4 +1,6 @@
 //! The simulation's own test: each planted bug is found, by the invariant that it breaks.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
 use palinurus_sim::Invariant::{I2OneEpoch, I3NothingLost, I4Ends, I5NothingLeft, I7Damage};
 use palinurus_sim::{Invariant, Mutant, Options, run};
 
