@@ -127,6 +127,9 @@ pub(crate) struct Service {
     slot: Slot,
     /// `Clean` is on its way.
     cleaning: bool,
+    /// Releases that failed, of operations that nobody here knows (the state was lost): by node and operation, the
+    /// attempt that is next.
+    strays: BTreeMap<(String, String), u32>,
 }
 
 impl Actor for ServiceActor {
@@ -173,6 +176,7 @@ impl Actor for ServiceActor {
             history,
             slot,
             cleaning: false,
+            strays: BTreeMap::new(),
         })
     }
 
@@ -192,6 +196,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
+                service.clean_later(&me);
             }
             ServiceMsg::Beat { node, from, data_empty, permit } => {
                 service.beat(&me, &node, from, data_empty).await;
