@@ -13,20 +13,17 @@ pub enum Mutant {
     AgentIgnoresEpochs,
     /// A release gives nothing back.
     ReleaseForgets,
-    /// A node that is gone is waited for without end.
-    EndlessPatience,
     /// A check tells of no damage.
     BlindCheck,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::UnguardedAppend,
         Self::SweepIgnoresOpen,
         Self::LeaderIgnoresLease,
         Self::AgentIgnoresEpochs,
         Self::ReleaseForgets,
-        Self::EndlessPatience,
         Self::BlindCheck,
     ];
 }
