@@ -68,9 +68,12 @@ async fn damage_of_every_kind_is_named_and_never_served() {
     let check = ["repository", "check", "--repository", &url, "--keys", keys, "--read-data"];
     world.run(&check).await.expect(0);
 
-    let files: Vec<PathBuf> =
-        files_below(world.repository()).into_iter().filter(|path| path.is_file()).collect();
     let object = |file: &Path| file.strip_prefix(world.repository()).unwrap().to_str().unwrap().to_owned();
+    // A label is a key's name for people: no backup hangs on it, and a check does not read it.
+    let files: Vec<PathBuf> = files_below(world.repository())
+        .into_iter()
+        .filter(|path| path.is_file() && !object(path).starts_with("labels/"))
+        .collect();
     let mut kinds: Vec<String> = files.iter().map(|file| kind(&object(file)).to_owned()).collect();
     kinds.sort();
     kinds.dedup();
