@@ -86,8 +86,9 @@ async fn one(
             return Err(e);
         }
     };
-    lead.send_replace(Some(Lead { root: root.clone(), shared }));
+    // In this order: whoever waits for the lead may ask for the health at once.
     health.set_service_status(HEALTH, ServingStatus::Serving).await;
+    lead.send_replace(Some(Lead { root: root.clone(), shared }));
     let outcome = tokio::select! {
         biased;
         () = cancel.cancelled() => Ok(()),
