@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::actor::coordinator::no_service;
-use crate::actor::service::Described;
+use crate::actor::service::{Described, as_specified};
 use crate::api::Reads;
 use crate::board::Board;
 use crate::door::Lead;
@@ -193,15 +193,8 @@ impl View {
         let node = |spec: &v1::NodeSpec| {
             let known = tables.nodes.get(&(service.name.clone(), spec.name.clone())).cloned();
             let known = known.unwrap_or_default();
-            v1::Node {
-                service: service.name.clone(),
-                name: spec.name.clone(),
-                zone: spec.zone.clone(),
-                connected: known.connected && self.led,
-                spare: spec.spare,
-                succeeds: spec.succeeds.clone(),
-                ..known
-            }
+            let connected = known.connected && self.led;
+            v1::Node { connected, ..as_specified(service, spec, known) }
         };
         Described { service: service.clone(), nodes: service.nodes.iter().map(node).collect() }
     }

@@ -5,13 +5,15 @@ use palinurus_repository::ErrorKind;
 use tonic::Status;
 
 use crate::cluster::Cluster;
-use crate::world::{SERVICE, task};
+use crate::world::{Operator, SERVICE, task};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_answers_reads_like_the_leader() {
     let cluster = Cluster::new(2).await;
     let (leader, mut operator) = cluster.leader().await;
-    let applied = operator.apply(cluster.world.service(&["n1"])).await.unwrap();
+    let mut service = cluster.world.service(&["n1", "n2"]);
+    service.nodes[1].spare = true;
+    let applied = operator.apply(service).await.unwrap();
     let peer = cluster.world.peer("n1", &[("a", vec![1, 2])]);
     peer.hold("upload");
     let started = operator.start_backup().await.unwrap();
@@ -36,8 +38,14 @@ async fn it_answers_reads_like_the_leader() {
     assert_eq!(standby.0.get_service(service).await.unwrap().into_inner(), applied);
     let unknown = standby.0.get_service(v1::GetServiceRequest { service: "x".to_owned() }).await;
     assert_eq!(from_status(unknown.unwrap_err()).kind(), ErrorKind::NotFound);
-    let nodes = standby.nodes().await;
-    assert!(nodes.len() == 1 && nodes[0].connected && nodes[0].instance == "instance-of-n1", "{nodes:?}");
+    // But for when it was last heard of, which is not stored at each beat.
+    let nodes = async |operator: &mut Operator| -> Vec<v1::Node> {
+        let nodes = operator.nodes().await.into_iter();
+        nodes.map(|node| v1::Node { last_seen_ms: 0, ..node }).collect()
+    };
+    let seen = nodes(&mut standby).await;
+    assert_eq!(seen, nodes(&mut operator).await);
+    assert_eq!((seen[0].connected, seen[0].instance.as_str(), seen[1].spare), (true, "instance-of-n1", true));
     let backups = standby.backups().await;
     assert_eq!(backups, operator.backups().await);
     let latest = v1::GetBackupRequest { service: SERVICE.to_owned(), backup: "latest".to_owned() };

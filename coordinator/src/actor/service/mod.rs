@@ -31,6 +31,7 @@ pub(crate) use admission::Admission;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
 use operations::Slot;
+pub(crate) use seat::as_specified;
 use seat::{Seat, seats};
 
 /// Between tries to open a repository, longer each time.

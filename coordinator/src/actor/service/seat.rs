@@ -28,7 +28,6 @@ pub(super) struct Seat {
 impl Seat {
     fn new(mut node: v1::Node, now: Timestamp) -> Self {
         node.connected = false;
-        node.node_epoch = node.node_epoch.max(FIRST_NODE_EPOCH);
         if node.holder.is_empty() {
             node.holder.clone_from(&node.instance);
         }
@@ -140,17 +139,22 @@ pub(super) fn seats(
 ) -> BTreeMap<String, Seat> {
     let seat = |spec: &v1::NodeSpec| {
         let node = known.remove(&spec.name).unwrap_or_default();
-        let node = v1::Node {
-            service: service.name.clone(),
-            name: spec.name.clone(),
-            zone: spec.zone.clone(),
-            spare: spec.spare,
-            succeeds: spec.succeeds.clone(),
-            ..node
-        };
-        (spec.name.clone(), Seat::new(node, now))
+        (spec.name.clone(), Seat::new(as_specified(service, spec, node), now))
     };
     service.nodes.iter().map(seat).collect()
+}
+
+/// What is known of a node, and what its service says of it.
+pub(crate) fn as_specified(service: &v1::Service, spec: &v1::NodeSpec, known: v1::Node) -> v1::Node {
+    v1::Node {
+        service: service.name.clone(),
+        name: spec.name.clone(),
+        zone: spec.zone.clone(),
+        spare: spec.spare,
+        succeeds: spec.succeeds.clone(),
+        node_epoch: known.node_epoch.max(FIRST_NODE_EPOCH),
+        ..known
+    }
 }
 
 /// Of the agent's clock. Only shown: nothing is decided by it.
