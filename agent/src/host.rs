@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use palinurus_repository::storage::AllStores;
-use palinurus_repository::{Blocking, Clock, Entropy, KeyFile, Stores, SystemClock, SystemEntropy};
+use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Stores, SystemClock, SystemEntropy};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
@@ -63,7 +63,7 @@ pub(crate) struct Host {
     pub(crate) seams: Seams,
     pub(crate) state: StateDirectory,
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) keys: Vec<KeyFile>,
+    pub(crate) keys: Keyring,
     pub(crate) repositories: Repositories,
     /// Random, made with the state directory.
     pub(crate) instance: String,

@@ -15,6 +15,9 @@ pub trait Mover: Send + Sync + fmt::Debug {
     /// Stores what nobody has stored.
     async fn upload(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult>;
 
+    /// When a node was lost: stores what only that one had claimed.
+    async fn take_over(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult>;
+
     /// When all nodes have uploaded: writes this node's manifest.
     async fn manifest(&self, context: Context, cancel: CancellationToken) -> Result<ManifestResult>;
 
@@ -28,6 +31,10 @@ pub struct Threads;
 impl Mover for Threads {
     async fn upload(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult> {
         pipeline::upload(context, cancel).await
+    }
+
+    async fn take_over(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult> {
+        pipeline::take_over(context, cancel).await
     }
 
     async fn manifest(&self, context: Context, cancel: CancellationToken) -> Result<ManifestResult> {

@@ -5,22 +5,26 @@
 mod actor;
 mod api;
 mod board;
+mod bound;
 mod claim;
 mod config;
 mod door;
 mod election;
+mod failover;
 mod fleet;
 mod index;
 mod leadership;
 mod listen;
 mod operation;
 mod plan;
+mod segment;
 mod server;
 mod shared;
+mod standby;
 pub mod state;
 mod vault;
 
-pub use config::Config;
+pub use config::{Config, EtcdConfig};
 pub use listen::{Duplex, Incoming, Listen, Wire};
 pub use server::Server;
 pub use shared::World;

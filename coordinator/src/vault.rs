@@ -1,23 +1,29 @@
 //! One service's repository, with what the coordinator keeps beside it: the chunk index and the claims of the open
 //! transaction.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use palinurus_proto::v1;
 use palinurus_repository::index::IndexSegment;
+use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::list_all;
-use palinurus_repository::{Blocking, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::verify::read_trailer;
+use palinurus_repository::{Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::{Shared, World};
+use crate::shared::{Base, Shared, World};
+
+/// Trailers read side by side.
+const AT_ONCE: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Vault {
     pub(crate) repository: Arc<Repository>,
     pub(crate) epoch: Epoch,
-    pub(crate) blocking: Blocking,
+    pub(crate) entropy: Arc<dyn Entropy>,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
 }
@@ -25,23 +31,27 @@ pub(crate) struct Vault {
 impl Vault {
     /// Opens the service's repository and takes the lead in it: an earlier leader is fenced from here on.
     pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
-        let World { clock, stores, blocking, .. } = &shared.world;
-        let repository = Repository::open(stores.open(&service.repository)?, &shared.keys).await?;
-        let repository = repository.with_clock(clock.clone()).with_blocking(*blocking);
+        let repository = reach(shared, service).await?;
         let id = repository.id();
-        if id.to_string() != service.repository_id {
-            return Err(Error::conflict(format!(
-                "{} holds repository {id}, and service {} was made with {}",
-                service.repository, service.name, service.repository_id
-            ))
-            .with_hint("bring the right store back to that place"));
-        }
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
-        let index = Arc::new(blocking.run(move || Index::open(&path, id, cache)).await?);
-        let (blocking, repository) = (*blocking, Arc::new(repository));
-        Ok(Self { repository, epoch, blocking, index, claims: Mutex::default() })
+        let index = shared.world.blocking.run(move || Index::open(&path, id, cache)).await?;
+        Ok(Self {
+            repository: Arc::new(repository),
+            epoch,
+            entropy: shared.world.entropy.clone(),
+            index: Arc::new(index),
+            claims: Mutex::default(),
+        })
+    }
+
+    /// For what blocks: sealing, opening, the index.
+    pub(crate) async fn off_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.repository.blocking().run(work).await
     }
 
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.
@@ -59,21 +69,53 @@ impl Vault {
         let state = self.repository.read(open).await;
         let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
         let index = self.index.clone();
-        let claims = Arc::new(self.blocking.run(move || Claims::open(transaction, state, index)).await?);
+        let claims = Arc::new(self.off_runtime(move || Claims::open(transaction, state, index)).await?);
+        if let Err(e) = self.take_up(transaction).await {
+            tracing::warn!(%transaction, error = e.chain(), "what was stored before is not known: it is stored again");
+        }
         *slot = Some(claims.clone());
         Ok((claims, warnings))
     }
 
-    pub(crate) async fn close_claims(&self) {
-        if let Some(claims) = self.claims.lock().await.take() {
-            claims.close();
+    /// Packs that were stored under another leader: nodes that had done their upload by then do not tell of them again.
+    async fn take_up(&self, transaction: TransactionId) -> Result<()> {
+        let (storage, keys) = (self.repository.storage(), self.repository.keys());
+        let objects = list_all(&**storage, &format!("t/{transaction}/p/")).await?;
+        let sizes: BTreeMap<PackId, u64> = objects
+            .iter()
+            .filter_map(|object| Some((PackId::from_key(&object.key).ok()?, object.size)))
+            .collect();
+        let (index, packs) = (self.index.clone(), sizes.keys().copied().collect());
+        let lacking = self.off_runtime(move || index.lacks(packs)).await?;
+        for some in lacking.chunks(AT_ONCE) {
+            let read: Vec<_> =
+                some.iter().map(|pack| read_trailer(&**storage, keys, *pack, sizes[pack])).collect();
+            for (summary, _) in try_join_all(read).await? {
+                let index = self.index.clone();
+                self.off_runtime(move || index.stored(&summary, || ())).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// The backup goes on without that node: what it has claimed is free.
+    pub(crate) async fn part(&self, node: &str) {
+        if let Some(claims) = self.claims.lock().await.as_ref() {
+            claims.part(node);
+        }
+    }
+
+    /// How many chunks were moved, as far as this coordinator has seen.
+    pub(crate) async fn close_claims(&self) -> u64 {
+        let Some(claims) = self.claims.lock().await.take() else { return 0 };
+        claims.close();
+        claims.moved()
     }
 
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.
     pub(crate) async fn fold(&self) -> Result<Vec<v1::Warning>> {
         let index = self.index.clone();
-        let folded = self.blocking.run(move || index.folded()).await?;
+        let folded = self.off_runtime(move || index.folded()).await?;
         let committed: BTreeSet<TransactionId> =
             self.repository.read(|state| state.committed().writers().map(|(id, _)| id).collect()).await;
         let mut warnings = Vec::new();
@@ -82,7 +124,7 @@ impl Vault {
             self.fold_one(*transaction, &mut warnings).await?;
             if warnings.len() == before {
                 let (index, transaction) = (self.index.clone(), *transaction);
-                self.blocking.run(move || index.fold_done(transaction)).await?;
+                self.off_runtime(move || index.fold_done(transaction)).await?;
             }
         }
         Ok(warnings)
@@ -98,7 +140,7 @@ impl Vault {
             };
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
-            let folded = self.blocking.run(move || {
+            let folded = self.off_runtime(move || {
                 let packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
                 index.fold(&packs)
@@ -124,6 +166,22 @@ impl Vault {
     pub(crate) async fn prune_index(&self) -> Result<()> {
         let committed = self.repository.read(|state| state.committed().clone()).await;
         let index = self.index.clone();
-        self.blocking.run(move || index.retain(|pack| committed.contains(pack))).await
+        self.off_runtime(move || index.retain(|pack| committed.contains(pack))).await
     }
+}
+
+/// The service's repository, to look at: nobody is fenced by it.
+pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
+    let World { clock, stores, blocking, .. } = &base.world;
+    let repository = base.keys.open(stores.open(&service.repository)?).await?;
+    let repository = repository.with_clock(clock.clone()).with_blocking(*blocking);
+    let id = repository.id();
+    if id.to_string() != service.repository_id {
+        return Err(Error::conflict(format!(
+            "{} holds repository {id}, and service {} was made with {}",
+            service.repository, service.name, service.repository_id
+        ))
+        .with_hint("bring the right store back to that place"));
+    }
+    Ok(repository)
 }

@@ -12,7 +12,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::engine::Health;
 use crate::epoch::Epochs;
 use crate::host::Host;
+use crate::identity;
+use crate::node_epoch::NodeEpoch;
 use crate::runner::Runner;
+use crate::stand_down::StandDown;
 
 mod backoff;
 mod stream;
@@ -21,6 +24,8 @@ use backoff::Backoff;
 
 /// Refusals that name a leader are followed at once this often; then they wait like any other.
 const FOLLOWED_AT_ONCE: u32 = 3;
+/// The most between two looks for a leader while coordinators answer: an election takes seconds.
+const ELECTION: Duration = Duration::from_secs(1);
 /// Between looks at the data directory.
 const PROBE: Duration = Duration::from_secs(5);
 /// For a look before a hello. A disk that hangs must not keep the agent from saying that it lives.
@@ -31,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) host: Arc<Host>,
     pub(crate) runner: Runner,
     pub(crate) epochs: Arc<Epochs>,
+    pub(crate) node_epoch: NodeEpoch,
+    pub(crate) stand_down: StandDown,
 }
 
 /// What was last seen of the data directory.
@@ -57,22 +64,43 @@ enum End {
         error: Error,
         welcomed: bool,
     },
+    /// The coordinator stands by, and knows of nobody who leads.
+    Leaderless {
+        error: Error,
+    },
     /// The coordinator wants no session with this agent, or does not lead.
     Refused {
         error: Error,
         leader: String,
+    },
+    /// Another agent has this one's place for good.
+    Replaced {
+        error: Error,
     },
 }
 
 impl Session {
     /// Until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) -> Result<()> {
+        if let Some(why) = self.stand_down.why() {
+            tracing::error!(hint = why.hint().unwrap_or_default(), "{}", why.chain());
+            self.let_go().await;
+        }
         let looks = Looks { health: watch::Sender::new(Health::default()), wanted: Notify::new() };
         // One look at a time: a disk that hangs must not eat a thread each time.
+        let mut changes = self.runner.changes();
         let looking = async {
             loop {
                 looks.health.send_replace(self.probe().await);
-                let _ = tokio::time::timeout(PROBE, looks.wanted.notified()).await;
+                // A task that has ended may have filled it.
+                let soon = async {
+                    tokio::select! {
+                        biased;
+                        () = looks.wanted.notified() => {}
+                        _ = changes.changed() => {}
+                    }
+                };
+                let _ = tokio::time::timeout(PROBE, soon).await;
             }
         };
         tokio::select! {
@@ -85,10 +113,13 @@ impl Session {
     async fn dial(&self, looks: &Looks, cancel: &CancellationToken) -> Result<()> {
         let settings = &self.host.config.session;
         let mut backoff = Backoff::new(settings.retry_min, settings.retry_max);
+        let mut election = Backoff::new(ELECTION, ELECTION);
         let configured = &self.host.config.coordinator;
         let mut turn = 0;
         let mut leader: Option<String> = None;
         let mut followed = 0;
+        // A coordinator has answered, so there will be a leader soon.
+        let mut soon = false;
         while !cancel.is_cancelled() {
             let address = leader.take().unwrap_or_else(|| configured[turn % configured.len()].clone());
             // A restore may just have filled it.
@@ -97,19 +128,38 @@ impl Session {
             self.host.leader.send_replace(None);
             let pause = match end {
                 End::Goodbye => return Ok(()),
+                End::Replaced { error } => {
+                    tracing::error!(
+                        coordinator = address,
+                        error = %error.chain(),
+                        hint = error.hint().unwrap_or_default(),
+                        "this agent stands down"
+                    );
+                    self.lose_place(&error).await;
+                    // Only to be seen: nothing changes until an operator does.
+                    settings.retry_refused
+                }
                 End::Broken { error, welcomed } => {
                     tracing::warn!(coordinator = address, error = %error.chain(), "no session");
                     // The one that was reached is tried first again: it may only have been started anew.
+                    followed = 0;
                     if welcomed {
-                        (backoff, followed) = (Backoff::new(settings.retry_min, settings.retry_max), 0);
+                        backoff = Backoff::new(settings.retry_min, settings.retry_max);
                     } else {
                         turn += 1;
                     }
-                    backoff.next(&*self.host.seams.entropy)?
+                    let pauses = if std::mem::take(&mut soon) { &mut election } else { &mut backoff };
+                    pauses.next(&*self.host.seams.entropy)?
+                }
+                End::Leaderless { error } => {
+                    tracing::info!(coordinator = address, why = %error.chain(), "waits for a leader");
+                    (turn, followed) = (turn + 1, 0);
+                    election.next(&*self.host.seams.entropy)?
                 }
                 End::Refused { error, leader: named } if !named.is_empty() && followed < FOLLOWED_AT_ONCE => {
                     tracing::info!(coordinator = address, leader = named, why = %error.chain(), "following to the leader");
                     followed += 1;
+                    soon = true;
                     leader = Some(named);
                     Duration::ZERO
                 }
@@ -140,6 +190,29 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Durably first, so that no restart and no crash brings it back to work.
+    async fn lose_place(&self, why: &Error) {
+        let host = &self.host;
+        if self.stand_down.why().is_some() {
+            return;
+        }
+        if let Err(error) = self.stand_down.set(&host.instance, why.chain(), host.seams.clock.now()) {
+            tracing::error!(error = %error.chain(), "cannot keep that this agent has stood down: it asks again when it is started");
+        }
+        self.let_go().await;
+    }
+
+    /// Whoever removes the mark has another agent, which knows nothing of this one's place.
+    async fn let_go(&self) {
+        let state = self.host.state.path();
+        for forgotten in [identity::forget(state), NodeEpoch::forget(state)] {
+            if let Err(error) = forgotten {
+                tracing::error!(error = %error.chain(), "standing down");
+            }
+        }
+        self.runner.stand_down().await;
     }
 
     /// One connection, from dialling to its end.
@@ -196,9 +269,10 @@ impl Session {
             epoch: self.epochs.highest(&host.config.service).0,
             data_empty: health.data_empty,
             tasks: self.runner.hello(),
-            node_epoch: 0,
+            node_epoch: self.node_epoch.last(),
             protocol: palinurus_proto::PROTOCOL,
             now_ms: host.seams.clock.now().0,
+            stood_down: self.stand_down.why().is_some(),
         }
     }
 

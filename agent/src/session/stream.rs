@@ -19,6 +19,8 @@ use crate::engine::Health;
 use crate::journal::TaskKey;
 
 const MESSAGE_MAX: usize = 64 << 20;
+/// Metadata of a standby's answer: where the leader is, empty when nobody leads.
+const LEADER: &str = "palinurus-leader";
 /// Messages on their way out. Progress that finds no room is dropped: the next tick has newer.
 const QUEUE: usize = 64;
 /// An end that was told and not acknowledged is told again.
@@ -32,6 +34,8 @@ pub(super) struct Stream {
     out: mpsc::Sender<AgentMessage>,
     incoming: Streaming<CoordinatorMessage>,
     timeout: Duration,
+    /// It has said that nobody leads.
+    leaderless: bool,
     /// What was last told of each task that has not been acknowledged, and when.
     told: HashMap<TaskKey, (v1::TaskReport, Instant)>,
 }
@@ -49,7 +53,7 @@ pub(super) async fn open(channel: Channel, hello: v1::Hello, timeout: Duration) 
         .map_err(|_| Error::unavailable("the coordinator does not answer the session"))?
         .map_err(palinurus_proto::from_status)?
         .into_inner();
-    Ok(Stream { channel, out, incoming, timeout, told: HashMap::new() })
+    Ok(Stream { channel, out, incoming, timeout, leaderless: false, told: HashMap::new() })
 }
 
 impl Stream {
@@ -68,7 +72,7 @@ impl Stream {
         let error = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return End::Goodbye;
             }
             ended = self.exchange(session, health, &welcome) => match ended {
@@ -84,14 +88,26 @@ impl Stream {
         let next = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return Err(End::Goodbye);
             }
             next = tokio::time::timeout(self.timeout, self.next(session)) => next,
         };
         let next = next.map_err(|_| broken(Error::unavailable("the coordinator does not welcome us")))?;
-        match next.map_err(broken)? {
-            In::Welcome(welcome) => Ok(welcome),
+        let next = next.map_err(|error| match self.leaderless {
+            true => End::Leaderless { error },
+            false => broken(error),
+        });
+        match next? {
+            // Asked to work after all, by one who cannot know: it is for the operator to say.
+            In::Welcome(_) if session.stand_down.why().is_some() => {
+                self.goodbye("it has stood down").await;
+                Err(End::Replaced { error: Error::fenced("this agent has stood down and wants no place") })
+            }
+            In::Welcome(welcome) => {
+                session.node_epoch.observe(welcome.node_epoch).map_err(broken)?;
+                Ok(welcome)
+            }
             In::Refused(refused) => Err(refusal(refused)),
             _ => Err(broken(Error::internal("the first message is no welcome"))),
         }
@@ -133,11 +149,15 @@ impl Stream {
     /// The next message of an epoch that is not over.
     async fn next(&mut self, session: &Session) -> Result<In> {
         loop {
-            let next = self.incoming.message().await.map_err(palinurus_proto::from_status)?;
+            let next = self.incoming.message().await.map_err(|status| {
+                self.leaderless = status.metadata().get(LEADER).is_some_and(|leader| leader.is_empty());
+                palinurus_proto::from_status(status)
+            })?;
             let Some(next) = next else {
                 return Err(Error::unavailable("the coordinator ended the session"));
             };
-            if !matches!(next.message, Some(In::Refused(_))) {
+            // A refusal says nothing about who leads, but nobody whose time is over sends an agent away for good.
+            if !matches!(&next.message, Some(In::Refused(refused)) if !refused.stand_down) {
                 session.epochs.observe(&session.host.config.service, Epoch(next.epoch))?;
             }
             // A kind that a later version knows.
@@ -163,7 +183,12 @@ impl Stream {
                 self.told.remove(&key);
                 session.runner.acknowledge(&key);
             }
-            In::Welcome(_) | In::Refused(_) => {}
+            In::Welcome(welcome) => {
+                if let Err(error) = session.node_epoch.observe(welcome.node_epoch) {
+                    tracing::error!(error = %error.chain(), "a node epoch was not taken");
+                }
+            }
+            In::Refused(_) => {}
         }
     }
 
@@ -199,8 +224,8 @@ impl Stream {
     }
 
     /// A clean end: without it the coordinator takes the agent for lost.
-    async fn goodbye(&mut self) {
-        let bye = message(Out::Goodbye(v1::Goodbye { reason: "the agent was stopped".to_owned() }));
+    async fn goodbye(&mut self, why: &str) {
+        let bye = message(Out::Goodbye(v1::Goodbye { reason: why.to_owned() }));
         let said = async {
             if self.out.send(bye).await.is_err() {
                 return;
@@ -218,6 +243,9 @@ fn refusal(refused: v1::Refused) -> End {
         .failure
         .as_ref()
         .map_or_else(|| Error::unavailable("it does not say why"), palinurus_proto::from_failure);
+    if refused.stand_down {
+        return End::Replaced { error };
+    }
     End::Refused { error, leader: refused.leader }
 }
 

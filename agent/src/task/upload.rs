@@ -8,5 +8,6 @@ use crate::pipeline::Context;
 pub(super) async fn run(call: &Call, order: &UploadTask) -> Result<UploadResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
     let context = Context { position: order.position, nodes: order.nodes, ..context };
-    call.host.seams.mover.upload(context, call.cancel.clone()).await
+    let (mover, cancel) = (&call.host.seams.mover, call.cancel.clone());
+    if order.take_over { mover.take_over(context, cancel).await } else { mover.upload(context, cancel).await }
 }

@@ -2,7 +2,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use palinurus_proto::v1::{Damage, VerifyDetail, VerifyResult, VerifyTask};
-use palinurus_repository::{Error, Repository, Result, verify};
+use palinurus_repository::{Error, Result, verify};
 
 use super::Call;
 
@@ -12,7 +12,7 @@ const DAMAGES_TOLD: usize = 1000;
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
     let storage = host.seams.stores.open(&call.task.repository)?;
-    let repository = Repository::open(storage, &host.keys).await?.with_blocking(host.seams.blocking);
+    let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;
     let progress = |at: verify::Progress| {
         counters.files_total.store(at.total, Relaxed);

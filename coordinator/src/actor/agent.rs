@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use palinurus_proto::v1::{self, agent_message, coordinator_message::Message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -14,15 +14,21 @@ use super::service::ServiceMsg;
 
 /// Messages on their way to an agent. One that takes none of them any more is taken for dead.
 pub(crate) const OUTBOUND: usize = 256;
+/// Messages of one agent that are on their way through the actors, whose mailboxes have no end.
+pub(crate) const IN_FLIGHT: usize = 16;
 const SILENT_BEATS: u32 = 4;
 
+/// Goes with a message to where it is handled.
+pub(crate) type Permit = OwnedSemaphorePermit;
 pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 
 #[derive(Debug)]
 pub(crate) enum AgentMsg {
     Send(Message),
-    Heard(v1::AgentMessage),
+    Heard(Box<v1::AgentMessage>, Permit),
     Ended(String),
+    /// The agent holds its place from this node epoch on.
+    Place(u64),
     Check,
 }
 
@@ -75,7 +81,7 @@ impl Actor for AgentActor {
             heard: Instant::now(),
             _over: over.drop_guard(),
         };
-        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds, node_epoch }));
+        session.welcome(&me, node_epoch);
         Ok(session)
     }
 
@@ -87,8 +93,9 @@ impl Actor for AgentActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             AgentMsg::Send(message) => session.send(&me, message),
-            AgentMsg::Heard(message) => session.heard(&me, message),
+            AgentMsg::Heard(message, permit) => session.heard(&me, *message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
+            AgentMsg::Place(node_epoch) => session.welcome(&me, node_epoch),
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));
             }
@@ -108,6 +115,11 @@ impl Actor for AgentActor {
 }
 
 impl Session {
+    fn welcome(&self, me: &ActorRef<AgentMsg>, node_epoch: u64) {
+        let heartbeat_seconds = u32::try_from(self.heartbeat.as_secs()).unwrap_or(u32::MAX);
+        self.send(me, Message::Welcome(v1::Welcome { heartbeat_seconds, node_epoch }));
+    }
+
     /// Never waits: a session whose queue is full is over, and its agent is told everything again on the next one.
     fn send(&self, me: &ActorRef<AgentMsg>, message: Message) {
         let message = v1::CoordinatorMessage { epoch: self.epoch, message: Some(message) };
@@ -119,16 +131,16 @@ impl Session {
         }
     }
 
-    fn heard(&mut self, me: &ActorRef<AgentMsg>, message: v1::AgentMessage) {
+    fn heard(&mut self, me: &ActorRef<AgentMsg>, message: v1::AgentMessage, permit: Permit) {
         self.heard = Instant::now();
         let from = me.get_id();
         let node = self.node.clone();
         let told = match message.message {
             Some(agent_message::Message::Report(report)) => {
-                ServiceMsg::Report { node, from, report: Box::new(report) }
+                ServiceMsg::Report { node, from, report: Box::new(report), permit }
             }
             Some(agent_message::Message::Heartbeat(beat)) => {
-                ServiceMsg::Beat { node, from, data_empty: beat.data_empty }
+                ServiceMsg::Beat { node, from, data_empty: beat.data_empty, permit }
             }
             Some(agent_message::Message::Goodbye(goodbye)) => {
                 return me.stop(Some(format!("it left: {}", goodbye.reason)));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::v1::{self, task_result};
-use palinurus_repository::ledger::{NodeCommit, PackSet, Purpose, State};
+use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::list_all;
@@ -12,8 +12,9 @@ use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verif
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Work;
+use super::fence::{Places, fence};
 use super::record::{self, Patch};
+use super::{Work, taking_part};
 use crate::vault::Vault;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -28,6 +29,7 @@ pub(crate) async fn persevere(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     patience: Duration,
     stop: &CancellationToken,
     progress: OnProgress<'_>,
@@ -35,7 +37,7 @@ pub(crate) async fn persevere(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match perform(work, operation, vault, progress).await {
+        let error = match perform(work, operation, vault, places, progress).await {
             Ok(patch) => return Ok(patch),
             Err(e) => e,
         };
@@ -57,6 +59,7 @@ async fn perform(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     progress: OnProgress<'_>,
 ) -> Result<Patch> {
     match work {
@@ -66,6 +69,7 @@ async fn perform(
         Work::Forget => forget(operation, vault).await,
         Work::Sweep => swept(vault).await,
         Work::Check => check(vault, progress).await,
+        Work::Fence => fence(operation, places).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
     }
 }
@@ -84,15 +88,16 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     }
     let (_, warnings) = vault.claims(transaction).await?;
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
-    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, &operation.nodes)).await };
+    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
     Ok(Patch::Begun { bases, warnings })
 }
 
-/// For each node, its manifest in the newest backup that has the node.
-fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
-    let newest = |node: &String| {
+/// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.
+fn bases(state: &State, operation: &v1::Operation) -> Vec<v1::NodeManifest> {
+    let successions = operation.backup.iter().flat_map(|backup| &backup.successions);
+    let newest = |node: &String, name: &String| {
         state.backups().rev().find_map(|backup| {
-            let commit = backup.nodes.iter().find(|commit| commit.node == *node)?;
+            let commit = backup.nodes.iter().find(|commit| commit.node == *name)?;
             Some(v1::NodeManifest {
                 node: node.clone(),
                 backup_id: backup.id.to_string(),
@@ -100,7 +105,11 @@ fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
             })
         })
     };
-    nodes.iter().filter_map(newest).collect()
+    let base = |node: &String| {
+        let before = successions.clone().filter(|each| each.node == *node).flat_map(|each| &each.succeeds);
+        std::iter::once(node).chain(before).find_map(|name| newest(node, name))
+    };
+    operation.nodes.iter().filter_map(base).collect()
 }
 
 /// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
@@ -125,9 +134,7 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let repository = &vault.repository;
     repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
-        let nodes: Vec<NodeCommit> = operation
-            .nodes
-            .iter()
+        let nodes: Vec<NodeCommit> = taking_part(operation)
             .map(|node| node_commit(operation, transaction, node))
             .collect::<Result<_>>()?;
         let footers = nodes.iter().map(|node| async move {
@@ -137,14 +144,27 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         });
         let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
         let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
-        repository.commit(vault.epoch, transaction, nodes, packs).await?;
+        vault.list_unlisted(transaction, &packs).await?;
+        repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
-    vault.close_claims().await;
+    let chunks_moved = vault.close_claims().await;
     // The backup stands; the index is only the next one's convenience.
     if let Err(e) = vault.fold().await {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
-    Ok(Patch::Committed)
+    Ok(Patch::Committed { chunks_moved })
+}
+
+fn missing(operation: &v1::Operation) -> Vec<MissingNode> {
+    let missing = operation.backup.iter().flat_map(|backup| &backup.missing);
+    let missing = missing.map(|missing| MissingNode {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.iter().map(|path| path.to_vec()).collect(),
+    });
+    missing.collect()
 }
 
 /// What a node says it wrote, held to what it was asked to write.
@@ -181,7 +201,7 @@ fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str
 async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
-    vault.close_claims().await;
+    let chunks_moved = vault.close_claims().await;
     repository.refresh().await?;
     let (committed, open) = repository
         .read(|state| {
@@ -189,7 +209,7 @@ async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         })
         .await;
     if committed {
-        return Ok(Patch::Committed);
+        return Ok(Patch::Committed { chunks_moved });
     }
     if open {
         repository.abort(vault.epoch, transaction).await?;

@@ -31,6 +31,8 @@ pub(crate) struct PeerConfig {
     pub(crate) engine: String,
     pub(crate) epoch: u64,
     pub(crate) data_empty: bool,
+    /// What its clock says; 0: nothing.
+    pub(crate) now_ms: u64,
     /// Each file's chunks, by the number their bytes are made from.
     pub(crate) files: Vec<(String, Vec<u64>)>,
     pub(crate) key: Arc<KeyFile>,
@@ -50,14 +52,16 @@ struct Inner {
     cut: watch::Sender<bool>,
     /// Of the session that lives now.
     out: Mutex<Option<Out>>,
-    address: watch::Receiver<String>,
+    /// Of the coordinator that welcomed it last.
+    at: Mutex<String>,
 }
 
 /// What an agent has on disk.
 #[derive(Default)]
 struct Kept {
     epoch: u64,
-    running: BTreeMap<(String, String), CancellationToken>,
+    /// The last attempt of each.
+    running: BTreeMap<(String, String), (u32, CancellationToken)>,
     ended: BTreeMap<(String, String), v1::TaskReport>,
     fails: BTreeSet<&'static str>,
     /// How often each task began.
@@ -69,14 +73,18 @@ struct Kept {
     welcomes: u64,
     away: bool,
     refused: Option<v1::Failure>,
+    stood_down: bool,
+    node_epoch: u64,
+    data_empty: bool,
     restored: Option<(u64, u64)>,
     uploads: Vec<v1::UploadTask>,
     asked: Vec<u8>,
 }
 
 impl Peer {
-    pub(crate) fn start(config: PeerConfig, address: watch::Receiver<String>) -> Self {
-        let kept = Kept { epoch: config.epoch, ..Kept::default() };
+    /// Tries the addresses in turn, as an agent does.
+    pub(crate) fn start(config: PeerConfig, addresses: watch::Receiver<Vec<String>>) -> Self {
+        let kept = Kept { epoch: config.epoch, data_empty: config.data_empty, ..Kept::default() };
         let inner = Arc::new(Inner {
             config,
             kept: Mutex::new(kept),
@@ -84,9 +92,9 @@ impl Peer {
             held: watch::Sender::default(),
             cut: watch::Sender::new(false),
             out: Mutex::new(None),
-            address: address.clone(),
+            at: Mutex::default(),
         });
-        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(address)));
+        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(addresses)));
         Self { inner, _running: running }
     }
 
@@ -99,6 +107,12 @@ impl Peer {
 
     pub(crate) fn let_go(&self) {
         self.inner.held.send_modify(BTreeSet::clear);
+    }
+
+    pub(crate) fn let_go_of(&self, name: &'static str) {
+        self.inner.held.send_modify(|held| {
+            held.remove(name);
+        });
     }
 
     pub(crate) fn fail(&self, name: &'static str) {
@@ -119,6 +133,17 @@ impl Peer {
         self.inner.cut.send_replace(false);
     }
 
+    /// The machine is gone, with all that ran there; what is on its disk comes back when it is joined.
+    pub(crate) async fn die(&self) {
+        self.cut().await;
+        self.inner.kept().running.values().for_each(|(_, stop)| stop.cancel());
+        self.until(|kept| kept.running.is_empty()).await;
+    }
+
+    pub(crate) async fn asked(&self) {
+        self.until(|kept| !kept.asked.is_empty()).await;
+    }
+
     pub(crate) async fn connected(&self) {
         self.until(|kept| kept.welcomes > 0).await;
     }
@@ -126,6 +151,22 @@ impl Peer {
     pub(crate) async fn refused(&self) -> Error {
         self.until(|kept| kept.refused.is_some()).await;
         palinurus_proto::from_failure(self.inner.kept().refused.as_ref().unwrap())
+    }
+
+    /// Refused, and for good.
+    pub(crate) async fn stood_down(&self) -> Error {
+        let error = self.refused().await;
+        assert!(self.inner.kept().stood_down, "{error:?}");
+        error
+    }
+
+    pub(crate) fn node_epoch(&self) -> u64 {
+        self.inner.kept().node_epoch
+    }
+
+    /// Its directory holds something from now on, or nothing.
+    pub(crate) fn set_empty(&self, data_empty: bool) {
+        self.inner.kept().data_empty = data_empty;
     }
 
     pub(crate) async fn released(&self, operation: &str) {
@@ -190,22 +231,27 @@ impl Inner {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    async fn run(self: Arc<Self>, mut address: watch::Receiver<String>) {
+    async fn run(self: Arc<Self>, mut addresses: watch::Receiver<Vec<String>>) {
         let mut cut = self.cut.subscribe();
+        let mut leader = None;
+        let mut turn = 0;
         loop {
             self.kept().away = *cut.borrow_and_update();
             self.change();
             cut.wait_for(|cut| !cut).await.unwrap();
             self.kept().away = false;
-            let to = address.borrow_and_update().clone();
+            let all = addresses.borrow_and_update().clone();
+            let to = leader.take().unwrap_or_else(|| all[turn % all.len()].clone());
             let ended = tokio::select! {
                 biased;
-                _ = cut.wait_for(|cut| *cut) => Ok(()),
+                _ = cut.wait_for(|cut| *cut) => Ok(None),
                 ended = self.clone().session(to) => ended,
             };
+            turn += 1;
             *self.out.lock().unwrap() = None;
-            if let Err(e) = ended {
-                tracing::debug!(node = self.config.node, error = e.chain(), "peer's session ended");
+            match ended {
+                Ok(named) => leader = named,
+                Err(e) => tracing::debug!(node = self.config.node, error = e.chain(), "session ended"),
             }
             if self.kept().refused.is_some() {
                 return;
@@ -215,8 +261,9 @@ impl Inner {
         }
     }
 
-    async fn session(self: Arc<Self>, address: String) -> Result<()> {
-        let channel = connect(address).await?;
+    /// The leader's address, when it is told of one.
+    async fn session(self: Arc<Self>, address: String) -> Result<Option<String>> {
+        let channel = connect(address.clone()).await?;
         let (out, outgoing) = mpsc::channel(64);
         // What ends from here on is reported on this session, what ended before is in the Hello.
         {
@@ -227,10 +274,11 @@ impl Inner {
         let mut client = FleetClient::new(channel);
         let mut told = client.session(ReceiverStream::new(outgoing)).await.map_err(from_status)?.into_inner();
         let beat = tokio::spawn({
-            let (out, data_empty) = (out.clone(), self.config.data_empty);
+            let (out, inner) = (out.clone(), self.clone());
             async move {
                 loop {
                     tokio::time::sleep(Duration::from_millis(300)).await;
+                    let data_empty = inner.kept().data_empty;
                     let beat = agent_message::Message::Heartbeat(v1::Heartbeat { data_empty });
                     if out.send(say(beat)).await.is_err() {
                         return;
@@ -247,32 +295,49 @@ impl Inner {
                 kept.epoch = message.epoch;
             }
             match message.message {
-                Some(told::Message::Welcome(_)) => self.kept().welcomes += 1,
+                Some(told::Message::Welcome(welcome)) => {
+                    self.at.lock().unwrap().clone_from(&address);
+                    let mut kept = self.kept();
+                    assert!(welcome.node_epoch >= kept.node_epoch, "a node epoch that falls");
+                    kept.welcomes += 1;
+                    kept.node_epoch = welcome.node_epoch;
+                }
+                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => {
+                    return Ok(Some(format!("http://{}", refused.leader)));
+                }
                 Some(told::Message::Refused(refused)) => {
+                    tracing::debug!(node = self.config.node, ?refused, "peer refused");
+                    self.kept().stood_down = refused.stand_down;
                     self.kept().refused = refused.failure;
                     self.change();
-                    return Ok(());
+                    return Ok(None);
                 }
                 Some(told::Message::Task(task)) => self.task(task, &out).await,
                 Some(told::Message::Cancel(cancel)) => {
-                    if let Some(stop) = self.kept().running.get(&(cancel.operation, cancel.task)) {
+                    if let Some((attempt, stop)) = self.kept().running.get(&(cancel.operation, cancel.task)) {
+                        assert_eq!(*attempt, cancel.attempt);
                         stop.cancel();
                     }
                 }
                 Some(told::Message::Acknowledge(known)) => {
-                    drop(self.kept().ended.remove(&(known.operation, known.task)))
+                    let key = (known.operation, known.task);
+                    let mut kept = self.kept();
+                    if kept.ended.get(&key).is_some_and(|ended| ended.attempt == known.attempt) {
+                        kept.ended.remove(&key);
+                    }
                 }
                 None => {}
             }
             self.change();
         }
-        Ok(())
+        Ok(None)
     }
 
     fn hello(&self) -> v1::Hello {
         let kept = self.kept();
-        let running =
-            kept.running.keys().map(|(operation, task)| report(operation, task, TaskState::TaskRunning));
+        let running = kept.running.iter().map(|((operation, task), (attempt, _))| {
+            report(operation, task, *attempt, TaskState::TaskRunning)
+        });
         v1::Hello {
             service: self.config.service.clone(),
             node: self.config.node.clone(),
@@ -280,9 +345,11 @@ impl Inner {
             version: "test".to_owned(),
             engine: self.config.engine.clone(),
             epoch: kept.epoch,
-            data_empty: self.config.data_empty,
+            data_empty: kept.data_empty,
+            node_epoch: kept.node_epoch,
             tasks: running.chain(kept.ended.values().cloned()).collect(),
             protocol: palinurus_proto::PROTOCOL,
+            now_ms: self.config.now_ms,
             ..Default::default()
         }
     }
@@ -291,8 +358,9 @@ impl Inner {
         let key = (task.operation.clone(), task.task.clone());
         let again = {
             let kept = self.kept();
+            let running = kept.running.get(&key);
             let running =
-                kept.running.contains_key(&key).then(|| report(&key.0, &key.1, TaskState::TaskRunning));
+                running.map(|(attempt, _)| report(&key.0, &key.1, *attempt, TaskState::TaskRunning));
             kept.ended.get(&key).filter(|ended| ended.attempt >= task.attempt).cloned().or(running)
         };
         if let Some(again) = again {
@@ -302,7 +370,7 @@ impl Inner {
         let stop = CancellationToken::new();
         {
             let mut kept = self.kept();
-            kept.running.insert(key.clone(), stop.clone());
+            kept.running.insert(key.clone(), (task.attempt, stop.clone()));
             *kept.began.entry(task.task.clone()).or_default() += 1;
             if task.task != "release" {
                 kept.holds.insert(task.operation.clone());
@@ -310,7 +378,12 @@ impl Inner {
         }
         let inner = self.clone();
         let _ = out
-            .send(say(agent_message::Message::Report(report(&key.0, &key.1, TaskState::TaskRunning))))
+            .send(say(agent_message::Message::Report(report(
+                &key.0,
+                &key.1,
+                task.attempt,
+                TaskState::TaskRunning,
+            ))))
             .await;
         // On and on like an agent's task, whatever becomes of the session.
         tokio::spawn(async move {
@@ -331,8 +404,7 @@ impl Inner {
                     }
                 }
             };
-            let mut ended = report(&key.0, &key.1, TaskState::TaskDone);
-            ended.attempt = task.attempt;
+            let mut ended = report(&key.0, &key.1, task.attempt, TaskState::TaskDone);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => ended.set_state(TaskState::TaskCancelled),
@@ -364,7 +436,8 @@ impl Inner {
             Repository::open(storage::open(&task.repository)?, &[(*self.config.key).clone()]).await?;
         match task.work.as_ref().unwrap() {
             task::Work::Inspect(_) => Ok(Some(task_result::Result::Inspect(v1::InspectResult::default()))),
-            task::Work::Freeze(_) | task::Work::Thaw(_) | task::Work::Snapshot(_) => Ok(None),
+            task::Work::Freeze(_) | task::Work::Thaw(_) => Ok(None),
+            task::Work::Snapshot(_) => Ok(Some(task_result::Result::Snapshot(self.snapshot()))),
             task::Work::Upload(upload) => {
                 self.kept().uploads.push(upload.clone());
                 self.upload(task, &upload.transaction, &repository).await
@@ -383,10 +456,24 @@ impl Inner {
                 Ok(None)
             }
             task::Work::Restore(restore) => self.restore(restore, &repository).await,
-            task::Work::Probe(_) => Ok(Some(task_result::Result::Probe(v1::ProbeResult::default()))),
+            task::Work::Probe(_) => Ok(Some(task_result::Result::Probe(v1::ProbeResult {
+                told: "all is well".to_owned(),
+                ..Default::default()
+            }))),
             task::Work::Verify(_) => Ok(Some(task_result::Result::Verify(v1::VerifyResult {
                 detail: Some(v1::VerifyDetail { read_data: true, packs_checked: 3, ..Default::default() }),
             }))),
+        }
+    }
+
+    fn snapshot(&self) -> v1::SnapshotResult {
+        let mut files = self.config.files.clone();
+        files.sort_by_key(|(_, chunks)| std::cmp::Reverse(chunks.len()));
+        v1::SnapshotResult {
+            files: files.len() as u64,
+            bytes: files.iter().map(|(_, chunks)| (chunks.len() * CHUNK) as u64).sum(),
+            largest: files.into_iter().map(|(name, _)| name.into_bytes().into()).collect(),
+            ..Default::default()
         }
     }
 
@@ -403,9 +490,12 @@ impl Inner {
     ) -> Result<Option<task_result::Result>> {
         let chunks = self.chunks(repository);
         let mut claims = Claims::open(self, task, transaction).await?;
-        let ids: Vec<ChunkId> = chunks.keys().copied().collect();
+        // Asked again, it has no more to do than what it left to others.
+        let ids: Vec<ChunkId> =
+            chunks.keys().filter(|id| !self.kept().places.contains_key(id)).copied().collect();
         let answers = claims.ask(&ids, false).await?;
         self.kept().asked.extend(answers.iter().map(|(verdict, _)| *verdict));
+        self.change();
         let mut mine = Vec::new();
         let mut borrowed = 0;
         for (id, (verdict, place)) in ids.iter().zip(answers) {
@@ -429,6 +519,8 @@ impl Inner {
         claims: &mut Claims,
     ) -> Result<()> {
         if !mine.is_empty() {
+            let mut held = self.held.subscribe();
+            held.wait_for(|held| !held.contains("store")).await.unwrap();
             let writer = WriterId(draw()?);
             let key = repository.keys().transaction(TransactionId::from_slice(transaction)?)?;
             let mut pack = PackWriter::new(repository.keys(), &key, writer, 0, 1, Vec::new())?;
@@ -550,7 +642,12 @@ impl Inner {
                 }
             }
         }
-        self.kept().restored = Some((files, bytes));
+        {
+            let mut kept = self.kept();
+            assert!(restore.delta || kept.data_empty, "a restore onto data");
+            kept.restored = Some((files, bytes));
+            kept.data_empty = false;
+        }
         Ok(Some(task_result::Result::Restore(v1::RestoreResult { files, bytes, ..Default::default() })))
     }
 }
@@ -575,7 +672,7 @@ impl Claims {
     }
 
     async fn try_open(peer: &Inner, task: &v1::Task, transaction: &[u8]) -> Result<Self> {
-        let address = peer.address.borrow().clone();
+        let address = peer.at.lock().unwrap().clone();
         let channel = connect(address).await?;
         let (out, outgoing) = mpsc::channel(16);
         let open = v1::ClaimOpen {
@@ -601,7 +698,7 @@ impl Claims {
     async fn ask(&mut self, ids: &[ChunkId], settle: bool) -> Result<Vec<(u8, Option<ChunkAt>)>> {
         self.sequence += 1;
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
-        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle };
+        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle, ..Default::default() };
         let _ = self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Ask(ask)) }).await;
         let reply = self
             .replies
@@ -641,11 +738,11 @@ fn say(message: agent_message::Message) -> v1::AgentMessage {
     v1::AgentMessage { message: Some(message) }
 }
 
-fn report(operation: &str, task: &str, state: TaskState) -> v1::TaskReport {
+fn report(operation: &str, task: &str, attempt: u32, state: TaskState) -> v1::TaskReport {
     let mut report = v1::TaskReport {
         operation: operation.to_owned(),
         task: task.to_owned(),
-        attempt: 1,
+        attempt,
         ..Default::default()
     };
     report.set_state(state);

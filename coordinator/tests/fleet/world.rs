@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: Config,
     running: Option<(Server, CancellationToken)>,
-    address: watch::Sender<String>,
+    pub(crate) addresses: watch::Sender<Vec<String>>,
 }
 
 impl World {
@@ -28,6 +28,13 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::folders(change);
+        world.start().await;
+        world
+    }
+
+    /// Without a coordinator.
+    pub(crate) fn folders(change: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
             .with_test_writer()
@@ -39,20 +46,18 @@ impl World {
             name: "c1".to_owned(),
             listen: "127.0.0.1:0".to_owned(),
             state: directory.path().join("coordinator"),
-            keys: vec![key],
+            keys: vec![key.into()],
             heartbeat: Duration::from_secs(1),
             ..Config::default()
         };
         change(&mut config);
-        let mut world = Self { directory, config, running: None, address: watch::Sender::default() };
-        world.start().await;
-        world
+        Self { directory, config, running: None, addresses: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
         let cancel = CancellationToken::new();
         let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
-        self.address.send_replace(format!("http://{}", server.local_addr()));
+        self.addresses.send_replace(vec![format!("http://{}", server.local_addr())]);
         self.running = Some((server, cancel));
     }
 
@@ -68,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.addresses.borrow()[0].clone()
     }
 
     pub(crate) fn repository_path(&self) -> PathBuf {
@@ -80,7 +85,7 @@ impl World {
     }
 
     pub(crate) fn key(&self) -> KeyFile {
-        KeyFile::read(&self.config.keys[0]).unwrap().0
+        KeyFile::read(&self.directory.path().join("operator.key")).unwrap().0
     }
 
     /// Looked at past the coordinator: what a restore without one would see.
@@ -101,6 +106,31 @@ impl World {
             nodes: nodes.collect(),
             ..Default::default()
         }
+    }
+
+    /// Some of the nodes are spares.
+    pub(crate) fn service_with(
+        &self,
+        nodes: &[&str],
+        spares: &[&str],
+        settings: &[(&str, &str)],
+    ) -> v1::Service {
+        let all: Vec<&str> = nodes.iter().chain(spares).copied().collect();
+        let mut service = self.service(&all);
+        for spec in &mut service.nodes {
+            spec.spare = spares.contains(&spec.name.as_str());
+        }
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        service.settings = settings.collect();
+        service
+    }
+
+    pub(crate) async fn apply_with(&self, nodes: &[&str], settings: &[(&str, &str)]) -> Operator {
+        let mut operator = self.operator().await;
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let service = v1::Service { settings: settings.collect(), ..self.service(nodes) };
+        operator.apply(service).await.unwrap();
+        operator
     }
 
     pub(crate) async fn apply(&self, nodes: &[&str]) -> Operator {
@@ -127,11 +157,12 @@ impl World {
             engine: "files".to_owned(),
             epoch: 0,
             data_empty: false,
+            now_ms: 0,
             files: files.iter().map(|(name, chunks)| ((*name).to_owned(), chunks.clone())).collect(),
             key: Arc::new(self.key()),
         };
         change(&mut config);
-        Peer::start(config, self.address.subscribe())
+        Peer::start(config, self.addresses.subscribe())
     }
 }
 
@@ -178,6 +209,24 @@ impl Operator {
 
     pub(crate) async fn finished(&mut self, id: &str) -> v1::Operation {
         self.until(id, |operation| operation.finished_ms > 0).await
+    }
+
+    pub(crate) async fn failovers(&mut self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.to_owned(), running: false };
+        let all = self.0.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The failover of this number, from the first on, once it has begun.
+    pub(crate) async fn failover(&mut self, number: usize) -> v1::Operation {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(found) = self.failovers().await.into_iter().nth(number) {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no failover begins");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn backups(&mut self) -> Vec<v1::Backup> {

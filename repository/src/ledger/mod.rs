@@ -15,12 +15,14 @@ use crate::keys::Keys;
 use crate::mutant::{self, Mutant};
 use crate::storage::{Object, Storage};
 
+mod history;
 mod pack_set;
 mod record;
 mod state;
 
+pub use history::history;
 pub use pack_set::PackSet;
-pub use record::{Body, NodeCommit, Purpose, Record, Rewritten};
+pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
 
 use record::Link;

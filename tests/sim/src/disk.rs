@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use palinurus_agent::engine::{Engine, Health, Inspection, Snapshot, SnapshotOrder};
-use palinurus_agent::source::{Totals, Tree};
+use palinurus_agent::source::{SourceListWriter, Totals, Tree};
 use palinurus_agent::warning::Warnings;
 use palinurus_repository::{Clock, Error, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -121,8 +121,10 @@ impl Engine for SimEngine {
         Ok(())
     }
 
-    async fn snapshot(&self, operation: &str, _: SnapshotOrder) -> Result<Snapshot> {
+    async fn snapshot(&self, operation: &str, order: SnapshotOrder) -> Result<Snapshot> {
         self.work("snapshot").await?;
+        // What is listed is the disk's to say; the task looks into the file all the same.
+        SourceListWriter::create(&order.list, Timestamp(1))?.finish(&Warnings::default())?;
         let totals = self.disk(|disk| {
             if disk.frozen.as_deref() != Some(operation) {
                 return Err(Error::conflict("the freeze did not last"));
@@ -172,6 +174,10 @@ impl Engine for SimEngine {
 
     async fn probe(&self) -> Result<Health> {
         Ok(Health { data_empty: self.disk(|disk| disk.files.is_empty()) })
+    }
+
+    async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
+        self.work("check").await.map(|()| "in use".to_owned())
     }
 
     async fn close(&self) -> Result<()> {

@@ -86,7 +86,7 @@ pub(crate) async fn coordinator(world: Arc<World>, host: HostId, chance: Chance)
         name: world.hosts[host].clone(),
         listen: network::address(host).to_string(),
         state: state_of(&world, host),
-        keys: vec![world.directory.join("key")],
+        keys: vec![world.directory.join("key").into()],
         patience: Duration::from_secs(8),
         heartbeat: Duration::from_secs(2),
         freeze_limit: Duration::from_secs(20),
@@ -126,7 +126,7 @@ pub(crate) async fn agent(
         node: node.clone(),
         coordinator: coordinators.iter().map(|id| format!("http://{}", network::address(*id))).collect(),
         state: state_of(&world, host),
-        keys: vec![world.directory.join("key")],
+        keys: vec![world.directory.join("key").into()],
         session: palinurus_agent::config::Session {
             connect_timeout: Duration::from_secs(2),
             keep_alive: Duration::from_secs(3),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use palinurus_agent::mover::Mover;
-use palinurus_agent::pipeline::{ClaimStream, Claims, Context, PackJournal, Verdict, put_new};
+use palinurus_agent::pipeline::{ClaimStream, Claims, Context, How, PackJournal, Verdict, put_new};
 use palinurus_agent::restore::{Request, RestoreResult};
 use palinurus_agent::warning::Warnings;
 use palinurus_proto::v1;
@@ -41,6 +41,11 @@ pub(crate) struct SimMover {
 #[async_trait]
 impl Mover for SimMover {
     async fn upload(&self, context: Context, cancel: CancellationToken) -> Result<v1::UploadResult> {
+        until(&cancel, self.uploaded(&context)).await
+    }
+
+    /// Asked again, what the lost node had claimed is free.
+    async fn take_over(&self, context: Context, cancel: CancellationToken) -> Result<v1::UploadResult> {
         until(&cancel, self.uploaded(&context)).await
     }
 
@@ -87,7 +92,7 @@ impl SimMover {
         asking(context, async |claims| {
             let mut mine = Vec::new();
             for some in ids.chunks(ASKED) {
-                for (id, verdict) in some.iter().zip(claims.asked(some.to_vec(), false).await?) {
+                for (id, verdict) in some.iter().zip(claims.asked(some.to_vec(), How::Claim).await?) {
                     match verdict {
                         Verdict::Yours => mine.push(*id),
                         Verdict::Another => borrowed += 1,
@@ -144,7 +149,7 @@ impl SimMover {
             asking(context, async |claims| {
                 let mut mine = Vec::new();
                 for some in missing.chunks(ASKED) {
-                    for (id, verdict) in some.iter().zip(claims.asked(some.to_vec(), true).await?) {
+                    for (id, verdict) in some.iter().zip(claims.asked(some.to_vec(), How::Settle).await?) {
                         match verdict {
                             Verdict::Stored(at) => drop(places.insert(*id, at)),
                             _ => mine.push(*id),

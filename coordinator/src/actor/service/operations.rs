@@ -11,7 +11,7 @@ use super::sessions::owes_release;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
-use crate::operation::{Detail, finished, record};
+use crate::operation::{Detail, finished, is_missing, record};
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
@@ -21,10 +21,12 @@ const FAILURES_MAX: u32 = 3;
 /// What runs, and what is to run after it: after a start, the operations that were not finished.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    waiting: VecDeque<Versioned<v1::Operation>>,
+    pub(super) waiting: VecDeque<Versioned<v1::Operation>>,
     running: Option<Run>,
+    /// Begun, and whether it is stored is not known: nothing else may begin before it is.
+    pub(super) unsure: Option<v1::Operation>,
     /// Of the operation in the slot, over all of its actors.
-    failures: u32,
+    pub(super) failures: u32,
 }
 
 #[derive(Debug)]
@@ -49,9 +51,8 @@ impl Slot {
         if let Some(run) = &self.running {
             return Some(Current { id: &run.id, kind: run.kind });
         }
-        self.waiting
-            .front()
-            .map(|operation| Current { id: &operation.value.id, kind: operation.value.kind() })
+        let next = self.unsure.as_ref().or(self.waiting.front().map(|operation| &operation.value));
+        next.map(|operation| Current { id: &operation.id, kind: operation.kind() })
     }
 
     pub(super) fn running(&self) -> Option<(&str, &ActorRef<OperationMsg>)> {
@@ -61,7 +62,8 @@ impl Slot {
     /// Runs, or is to run.
     pub(super) fn knows(&self, id: &str) -> bool {
         let runs = self.running.as_ref().is_some_and(|run| run.id == id);
-        runs || self.waiting.iter().any(|operation| operation.value.id == id)
+        let waits = self.waiting.iter().map(|operation| &operation.value).chain(&self.unsure);
+        runs || waits.into_iter().any(|operation| operation.id == id)
     }
 }
 
@@ -73,14 +75,8 @@ impl Service {
         nodes: Vec<String>,
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        let beside = matches!(detail, Detail::Delete(_)) && mutant::on(Mutant::SweepIgnoresOpen);
-        if let Some(current) = self.slot.current().filter(|_| !beside) {
-            let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
-            return Err(Error::conflict(format!(
-                "operation {id} ({kind}) is running on service {}",
-                self.name()
-            ))
-            .with_hint(format!("watch it: palinurus operation watch {id}")));
+        if !matches!(detail, Detail::Delete(_)) || !mutant::on(Mutant::SweepIgnoresOpen) {
+            self.slot_free()?;
         }
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
@@ -88,7 +84,15 @@ impl Service {
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
-                nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
+                let members = self.record.value.nodes.iter().filter(|node| !node.spare);
+                nodes = members.clone().map(|node| node.name.clone()).collect();
+                let taken = members.filter(|node| !node.succeeds.is_empty());
+                backup.successions = taken
+                    .map(|node| v1::Succession { node: node.name.clone(), succeeds: node.succeeds.clone() })
+                    .collect();
+                // Kept with the record, so that whoever takes over decides the same.
+                let partial = self.record.value.settings.get("partial");
+                backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
             }
             Detail::Verify(verify) if verify.read_data => {
                 verify.node = self.reader()?;
@@ -96,57 +100,54 @@ impl Service {
             }
             Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
         }
-        let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
-        let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
-        let revision = match self.shared.records.put_operation(&operation, Expect::Absent).await {
-            // Perhaps it is stored: then it must run, although whoever asked was not told.
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                me.send_after(RESTART_AFTER, move || ServiceMsg::Settle(Box::new(operation)));
-                return Err(e.with_hint("it may begin all the same: see `palinurus operation list`"));
-            }
-            stored => stored?,
-        };
-        self.shared.board.publish(&operation);
-        tracing::info!(
-            service = self.name(),
-            operation = operation.id,
-            kind = operation.kind().as_str_name(),
-            "begins"
-        );
-        self.slot.failures = 0;
-        self.run(me, vault, Versioned { value: operation.clone(), revision }).await;
-        Ok(operation)
+        self.begin_new(me, vault, nodes, detail, &[]).await
     }
 
-    /// An operation of which it is not known whether it is stored: it is now, and waits for its turn.
-    pub(super) async fn settle(&mut self, me: &ActorRef<ServiceMsg>, operation: Box<v1::Operation>) {
-        let records = &self.shared.records;
-        let stored = match records.put_operation(&operation, Expect::Absent).await {
-            Err(e) if e.kind() == ErrorKind::Conflict => records.operation(self.name(), &operation.id).await,
-            stored => stored.map(|revision| Versioned { value: v1::Operation::clone(&operation), revision }),
-        };
-        match stored {
-            Ok(record) => {
-                self.shared.board.publish(&record.value);
-                self.slot.wait(record);
-                let _ = me.cast(ServiceMsg::Resume);
+    pub(super) fn slot_free(&self) -> Result<()> {
+        let Some(current) = self.slot.current() else { return Ok(()) };
+        let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
+        Err(Error::conflict(format!("operation {id} ({kind}) is running on service {}", self.name()))
+            .with_hint(format!("watch it: palinurus operation watch {id}")))
+    }
+
+    /// `notes`: why, for the operation's log.
+    pub(super) async fn begin_new(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        vault: Arc<Vault>,
+        nodes: Vec<String>,
+        detail: Detail,
+        notes: &[String],
+    ) -> Result<v1::Operation> {
+        let id = format!("{:016x}", u64::from_be_bytes(self.shared.world.entropy.array()?));
+        let now = self.shared.now();
+        let mut operation = record::create(id, self.name(), nodes, self.epoch, now, detail);
+        for text in notes {
+            record::note(&mut operation, now, text);
+        }
+        match self.shared.records.put_operation(&operation, Expect::Absent).await {
+            Ok(revision) => {
+                self.begin(me, vault, Versioned { value: operation.clone(), revision }).await;
+                Ok(operation)
             }
             Err(e) if e.kind() == ErrorKind::Unavailable => {
-                me.send_after(RESTART_AFTER, move || ServiceMsg::Settle(operation));
+                let id = operation.id.clone();
+                self.slot.unsure = Some(operation);
+                me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+                Err(Error::unavailable(format!("operation {id} may have begun"))
+                    .with_source(e.chain())
+                    .with_hint(format!(
+                        "`palinurus operation watch {id}` finds it once the state can be reached again"
+                    )))
             }
-            // Whoever leads next finds it, if it is there.
-            Err(e) => tracing::warn!(operation = operation.id, error = e.chain(), "cannot be settled"),
+            Err(e) => Err(e),
         }
     }
 
     /// The node whose agent reads the data for a check.
     fn reader(&self) -> Result<String> {
-        let spec = self
-            .record
-            .value
-            .nodes
-            .iter()
-            .find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        let mut members = self.record.value.nodes.iter().filter(|node| !node.spare);
+        let spec = members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
             Error::unavailable(format!(
                 "no agent of service {} is connected, and one is to read the data",
@@ -157,7 +158,12 @@ impl Service {
     }
 
     /// An operation whose actor cannot be had waits for the next try.
-    async fn run(&mut self, me: &ActorRef<ServiceMsg>, vault: Arc<Vault>, record: Versioned<v1::Operation>) {
+    pub(super) async fn run(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        vault: Arc<Vault>,
+        record: Versioned<v1::Operation>,
+    ) {
         let (id, kind) = (record.value.id.clone(), record.value.kind());
         let mut nodes = std::collections::BTreeMap::new();
         for node in &record.value.nodes {
@@ -170,6 +176,7 @@ impl Service {
         let args = OperationArgs {
             shared: self.shared.clone(),
             vault,
+            places: Arc::new(super::failover::Seats(me.clone())),
             repository: self.record.value.repository.clone(),
             limits: self.shared.limits(patience),
             record: record.clone(),
@@ -190,7 +197,9 @@ impl Service {
         if self.slot.running.is_some() {
             return;
         }
-        if let Some(operation) = self.slot.waiting.pop_front() {
+        if let Some(operation) = self.slot.unsure.take() {
+            self.make_sure(me, vault, operation).await;
+        } else if let Some(operation) = self.slot.waiting.pop_front() {
             tracing::info!(
                 service = self.name(),
                 operation = operation.value.id,
@@ -211,7 +220,7 @@ impl Service {
         if self.slot.running.as_ref().is_some_and(|run| run.actor.get_id() == child) {
             self.operation_ended(me, why, failed).await;
         } else {
-            self.session_ended(child, &why).await;
+            self.session_ended(me, child, &why).await;
         }
     }
 
@@ -229,10 +238,14 @@ impl Service {
             }
         };
         self.slot.running = None;
+        if self.shared.cancel.is_cancelled() {
+            return; // the next leader goes on from the record
+        }
         if finished(operation.value.state()) {
             self.retire(operation).await;
             self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
+            let _ = me.cast(ServiceMsg::Reconsider);
             return;
         }
         self.slot.failures += 1;
@@ -267,7 +280,7 @@ impl Service {
                     error = e.chain(),
                     "cannot give the operation up, trying again"
                 );
-                self.slot.waiting.push_front(operation);
+                self.slot.waiting.push_front(self.newest(operation).await);
             }
         }
         me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
@@ -297,17 +310,11 @@ impl Service {
             let _ = actor.cast(OperationMsg::Cancel(to));
             return;
         }
-        let now = self.shared.now();
-        let answer = match self.slot.waiting.iter_mut().find(|operation| operation.value.id == id) {
-            Some(waiting) => {
-                let mut next = waiting.value.clone();
-                record::cancel(&mut next, now);
-                let stored = self.shared.records.put_operation(&next, Expect::At(waiting.revision)).await;
-                stored.map(|revision| {
-                    self.shared.board.publish(&next);
-                    *waiting = Versioned { value: next.clone(), revision };
-                    next
-                })
+        let at = self.slot.waiting.iter().position(|operation| operation.value.id == id);
+        let answer = match at {
+            Some(at) => self.cancel_waiting(at).await,
+            None if self.slot.knows(id) => {
+                Err(Error::unavailable(format!("operation {id} is being begun")).with_hint("try again"))
             }
             None => Err(match self.history.get(id) {
                 Some(ended) => Error::conflict(format!(
@@ -347,6 +354,12 @@ impl Service {
             return Err(Error::not_found(format!(
                 "node {:?} has no part in operation {}",
                 open.node, open.operation
+            )));
+        }
+        if is_missing(&operation, &open.node) {
+            return Err(Error::conflict(format!(
+                "operation {} goes on without node {}, which was away for too long",
+                open.operation, open.node
             )));
         }
         match self.seats.get(&open.node).and_then(|seat| seat.instance()) {
