@@ -33,14 +33,23 @@ pub(crate) struct Registry {
     records: BTreeMap<String, Record>,
     revision: u64,
     holder: Option<(Leader, u64)>,
+    /// Counts the losses: no lease outlives one.
+    era: u64,
     given: Vec<Given>,
+}
+
+/// What a lease gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Right {
+    epoch: Epoch,
+    era: u64,
 }
 
 /// A lease that was given out, until it is given back or its holder's process is gone.
 #[derive(Debug)]
 struct Given {
     host: HostId,
-    epoch: Epoch,
+    right: Right,
     over: CancellationToken,
     since: Option<u64>,
 }
@@ -50,7 +59,7 @@ impl Registry {
         self.holder.as_ref().filter(|(_, until)| *until > world::now()).map(|(leader, _)| leader)
     }
 
-    fn take(&mut self, name: &str, address: &str) -> Option<Epoch> {
+    fn take(&mut self, name: &str, address: &str) -> Option<Right> {
         if self.holder().is_some() {
             return None;
         }
@@ -58,20 +67,24 @@ impl Registry {
         let epoch = Epoch(self.revision);
         let leader = Leader { name: name.to_owned(), address: address.to_owned(), epoch };
         self.holder = Some((leader, world::now() + TTL));
-        Some(epoch)
+        Some(Right { epoch, era: self.era })
     }
 
-    fn renew(&mut self, epoch: Epoch) -> bool {
-        let holds = self.holder().is_some_and(|leader| leader.epoch == epoch);
+    fn holds(&self, right: Right) -> bool {
+        right.era == self.era && self.holder().is_some_and(|leader| leader.epoch == right.epoch)
+    }
+
+    fn renew(&mut self, right: Right) -> bool {
+        let holds = self.holds(right);
         if holds && let Some((_, until)) = &mut self.holder {
             *until = world::now() + TTL;
         }
         holds
     }
 
-    fn write(&mut self, epoch: Epoch, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
-        if self.holder().is_none_or(|leader| leader.epoch != epoch) {
-            return Err(Error::fenced(format!("write {key}: epoch {epoch} leads no longer")));
+    fn write(&mut self, right: Right, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
+        if !self.holds(right) {
+            return Err(Error::fenced(format!("write {key}: epoch {} leads no longer", right.epoch)));
         }
         let found = self.records.get(key).map(|record| record.revision);
         let holds = match expect {
@@ -107,6 +120,7 @@ impl Registry {
     /// Everything, the count of revisions included.
     pub(crate) fn lose(&mut self) {
         (self.records, self.revision, self.holder) = (BTreeMap::new(), 0, None);
+        self.era += 1;
     }
 
     /// That process is gone, with what it held.
@@ -125,7 +139,11 @@ impl Registry {
             let since = *given.since.get_or_insert(now);
             if now - since > STEP_DOWN {
                 given.since = Some(now);
-                return Some(format!("epoch {} leads on, {} ms after its lease", given.epoch, now - since));
+                return Some(format!(
+                    "epoch {} leads on, {} ms after its lease",
+                    given.right.epoch,
+                    now - since
+                ));
             }
         }
         None
@@ -196,15 +214,15 @@ impl Election for SimElection {
         loop {
             let began = Instant::now();
             let taken = self.link.call("campaign", |registry| registry.take(&self.name, address)).await;
-            if let Ok(Some(epoch)) = taken {
-                world::trace(&format!("state: {} leads with {epoch}", self.name));
+            if let Ok(Some(right)) = taken {
+                world::trace(&format!("state: {} leads with {}", self.name, right.epoch));
                 let over = CancellationToken::new();
-                let given = Given { host: self.link.host, epoch, over: over.clone(), since: None };
+                let given = Given { host: self.link.host, right, over: over.clone(), since: None };
                 lock(&self.link.world.registry).given.push(given);
-                let keeping = keep(self.link.clone(), epoch, began, over.clone());
+                let keeping = keep(self.link.clone(), right, began, over.clone());
                 let keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
-                let state = SimState { link: self.link.clone(), epoch, over: over.clone() };
-                let resign = Box::new(Held { link: self.link.clone(), epoch, keeping });
+                let state = SimState { link: self.link.clone(), right, over: over.clone() };
+                let resign = Box::new(Held { link: self.link.clone(), right, keeping });
                 return Ok(Lease { state: Arc::new(state), over, resign });
             }
             world::pause(LOOK).await;
@@ -225,12 +243,12 @@ impl Election for SimElection {
 }
 
 /// Renews the lease, and ends it before it can be another's: by this host's clock, which may be wrong.
-async fn keep(link: Link, epoch: Epoch, began: Instant, over: CancellationToken) {
+async fn keep(link: Link, right: Right, began: Instant, over: CancellationToken) {
     let mut until = began + Duration::from_millis(USABLE);
     while Instant::now() < until {
         let sent = Instant::now();
         let renewed =
-            tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(epoch))).await;
+            tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(right))).await;
         match renewed {
             Ok(Ok(true)) => until = sent + Duration::from_millis(USABLE),
             Ok(Ok(false)) => break,
@@ -251,18 +269,18 @@ async fn keep(link: Link, epoch: Epoch, began: Instant, over: CancellationToken)
 #[derive(Debug)]
 struct Held {
     link: Link,
-    epoch: Epoch,
+    right: Right,
     keeping: AbortOnDropHandle<()>,
 }
 
 #[async_trait]
 impl Resign for Held {
     async fn resign(self: Box<Self>) {
-        let Self { link, epoch, keeping } = *self;
+        let Self { link, right, keeping } = *self;
         drop(keeping);
-        lock(&link.world.registry).given.retain(|given| (given.host, given.epoch) != (link.host, epoch));
+        lock(&link.world.registry).given.retain(|given| (given.host, given.right) != (link.host, right));
         let give = link.call("resign", |registry| {
-            if registry.holder.as_ref().is_some_and(|(leader, _)| leader.epoch == epoch) {
+            if registry.holds(right) {
                 registry.holder = None;
                 registry.revision += 1;
             }
@@ -302,7 +320,7 @@ impl Reader for Link {
 #[derive(Debug)]
 struct SimState {
     link: Link,
-    epoch: Epoch,
+    right: Right,
     over: CancellationToken,
 }
 
@@ -310,11 +328,11 @@ impl SimState {
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
         let size = value.as_ref().map(Bytes::len);
         let written =
-            self.link.call("write a record", |registry| registry.write(self.epoch, key, value, expect));
+            self.link.call("write a record", |registry| registry.write(self.right, key, value, expect));
         let written = written.await?;
         match &written {
             Ok(revision) => {
-                world::trace(&format!("state: {key} = {size:?} bytes at {revision} by {}", self.epoch));
+                world::trace(&format!("state: {key} = {size:?} bytes at {revision} by {}", self.right.epoch));
             }
             Err(e) => {
                 world::trace(&format!("state: {}", e.what()));
@@ -345,7 +363,7 @@ impl Reader for SimState {
 #[async_trait]
 impl State for SimState {
     fn epoch(&self) -> Epoch {
-        self.epoch
+        self.right.epoch
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64> {

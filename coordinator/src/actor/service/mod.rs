@@ -192,6 +192,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
+                service.clean_later(&me);
             }
             ServiceMsg::Beat { node, from, data_empty, permit } => {
                 service.beat(&me, &node, from, data_empty).await;

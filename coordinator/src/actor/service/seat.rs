@@ -23,9 +23,23 @@ pub(super) struct Seat {
     pub(super) gone_since: Timestamp,
     /// What its agent's Hello said of operations that do not run yet.
     pub(super) said: Vec<v1::TaskReport>,
+    /// Releases that failed, of operations that nobody here knows: which attempt is next.
+    pub(super) unreleased: BTreeMap<String, u32>,
 }
 
+/// More such operations wait for the next session.
+const UNRELEASED_MAX: usize = 100;
+
 impl Seat {
+    /// How a release ended of an operation that nobody here knows.
+    pub(super) fn stray(&mut self, report: &v1::TaskReport) {
+        if report.state() == v1::TaskState::TaskDone {
+            self.unreleased.remove(&report.operation);
+        } else if self.unreleased.len() < UNRELEASED_MAX {
+            self.unreleased.insert(report.operation.clone(), report.attempt.saturating_add(1));
+        }
+    }
+
     fn new(mut node: v1::Node, now: Timestamp) -> Self {
         node.connected = false;
         node.node_epoch = node.node_epoch.max(FIRST_NODE_EPOCH);
@@ -36,7 +50,7 @@ impl Seat {
         for gone in [&mut node.gone_ms, &mut node.holder_gone_ms] {
             *gone = if *gone == 0 { node.last_seen_ms } else { *gone };
         }
-        Self { node, session: None, gone_since: now, said: Vec::new() }
+        Self { node, session: None, gone_since: now, said: Vec::new(), unreleased: BTreeMap::new() }
     }
 
     pub(super) fn shown(&self) -> v1::Node {

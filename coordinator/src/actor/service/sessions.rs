@@ -69,6 +69,9 @@ impl Service {
         let seen = node.clone();
         tracing::info!(service = self.name(), node = seen.name, instance = seen.instance, "connected");
         self.store_seen(&seen).await;
+        if let Some(seat) = self.seats.get_mut(&hello.node) {
+            seat.unreleased.clear();
+        }
         self.heard_hello(&hello.node, hello.tasks);
         self.clean_later(me);
         self.reconsider(me);
@@ -121,6 +124,9 @@ impl Service {
                 releases.entry(id).or_insert(attempt);
             }
         }
+        for (operation, attempt) in &seat.unreleased {
+            releases.entry(operation).or_insert(*attempt);
+        }
         for (operation, attempt) in releases {
             seat.send(Message::Task(v1::Task {
                 operation: operation.to_owned(),
@@ -145,7 +151,8 @@ impl Service {
     pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
         let here = self.seats.iter().filter(|(_, seat)| seat.connected());
         let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
-        if !self.cleaning && owes.any(|(node, operation)| owes_release(&operation.value, node)) {
+        let strays = self.seats.values().any(|seat| seat.connected() && !seat.unreleased.is_empty());
+        if !self.cleaning && (strays || owes.any(|(node, operation)| owes_release(&operation.value, node))) {
             self.cleaning = true;
             me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
         }
@@ -180,6 +187,13 @@ impl Service {
         }
         if !ended(report.state()) {
             return;
+        }
+        let release = report.task == Work::Release.name();
+        if let Some(seat) = self.seats.get_mut(node)
+            && release
+            && !self.history.contains_key(&report.operation)
+        {
+            seat.stray(&report);
         }
         if self.released(node, &report).await {
             seat_send(&self.seats, node, acknowledge(&report));
