@@ -183,13 +183,15 @@ impl Runner {
         self.0.running.spawn(async move { blocking.run(write).await });
     }
 
-    /// For a new session: what runs, what was interrupted, what ended unacknowledged, and of every operation that
-    /// is not released at least one task, so that the coordinator learns of it.
+    /// For a new session: what runs, what was interrupted, what ended unacknowledged, releases that failed, and of
+    /// every operation that is not released at least one task, so that the coordinator learns of it.
     pub(crate) fn hello(&self) -> Vec<v1::TaskReport> {
         let entries = self.0.entries();
         let mut told = BTreeSet::new();
         let mut reports = Vec::new();
-        for (key, entry) in entries.iter().filter(|(_, entry)| !entry.is_acknowledged()) {
+        // One that was released is not known any more.
+        let failed = |entry: &Entry| matches!(entry.task.work, Some(Work::Release(_)));
+        for (key, entry) in entries.iter().filter(|(_, entry)| !entry.is_acknowledged() || failed(entry)) {
             told.insert(key.operation.as_str());
             reports.push(entry.report(key));
         }

@@ -169,6 +169,14 @@ impl Running {
             let now = self.shared.now();
             let view = View { operation: &self.record.value, seen: &self.seen, limits: self.limits, now };
             let step = decide(view);
+            if let Step::Do(actions) = &step {
+                // Known of an attempt before, perhaps: of this one not before it is sent.
+                for action in actions {
+                    if let Action::Assign { node, work, .. } = action {
+                        self.seen.told.remove(&(node.clone(), *work));
+                    }
+                }
+            }
             let mut next = self.record.value.clone();
             if record::apply(&mut next, &step, now) && !self.store(next).await? {
                 self.wake_after(me, STORE_AGAIN_AFTER);

@@ -23,6 +23,9 @@ const ANSWER: Duration = Duration::from_secs(4);
 /// What a fleet that is well has for ending whatever it does.
 const SETTLED: u64 = 240_000;
 
+/// What an operation that needs a node which is gone for good may take.
+const FORSAKEN: u64 = 90_000;
+
 pub(crate) struct Operator {
     pub(crate) world: Arc<World>,
     pub(crate) fleet: Arc<Fleet>,
@@ -221,8 +224,29 @@ impl Operator {
         if !self.world.broken() {
             crate::check::all(&self.world, &self.fleet);
         }
-        if !self.world.broken() && self.chance.percent(30) {
+        let last = self.chance.below(100);
+        if !self.world.broken() && last < 30 {
             self.damaged(until).await;
+        } else if !self.world.broken() && last < 50 {
+            self.forsaken().await;
+        }
+    }
+
+    /// A node goes for good: what needs it ends all the same, and says so (I4).
+    async fn forsaken(&mut self) {
+        let agents = self.fleet.agents();
+        let Some(host) = self.chance.pick(&agents).copied() else { return };
+        let Some(service) = self.world.hosts[host].split('.').next().map(str::to_owned) else { return };
+        *lock(&self.world.doomed) = Some(host);
+        pause(1000).await;
+        let until = world::now() + FORSAKEN;
+        let ended = match self.backup(&service, false).await {
+            Ok(started) => self.ended(&started.id, until).await,
+            // With more luck than needed: it is known to be gone.
+            Err(_) => return,
+        };
+        if let Err(what) = ended {
+            self.world.violate(Invariant::I4Ends, format!("{service}, without a node: {what}"));
         }
     }
 

@@ -166,6 +166,10 @@ impl<'a> Run<'a> {
             }
             self.one(id, self.now);
         }
+        if let Some(doomed) = world::lock(&self.world.doomed).take() {
+            self.hosts[doomed].kill(self.world, true);
+            self.hosts[doomed].down_until = None;
+        }
         let stands: Vec<bool> = self.hosts.iter().map(Host::stands).collect();
         let leads_on = world::lock(&self.world.registry).watch(|host| stands[host]);
         if let Some(what) = leads_on {

@@ -38,6 +38,8 @@ pub(crate) struct World {
     pub(crate) faults: Mutex<BTreeMap<HostId, Faults>>,
     /// Buffers for packs, each of many MiB.
     pub(crate) buffers: Mutex<Vec<Vec<u8>>>,
+    /// Who is to lose its power, never to come back.
+    pub(crate) doomed: Mutex<Option<HostId>>,
     trace: Mutex<Trace>,
     now: Mutex<u64>,
     /// The last that each agent obeyed.
@@ -107,6 +109,7 @@ impl World {
             disks: Mutex::default(),
             faults: Mutex::default(),
             buffers: Mutex::new(buffers),
+            doomed: Mutex::default(),
             trace: Mutex::new(Trace { tell, ..Trace::default() }),
             now: Mutex::new(0),
             epochs: Mutex::default(),
