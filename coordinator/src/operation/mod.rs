@@ -14,6 +14,7 @@ mod delete;
 mod failover;
 mod lost;
 pub(crate) mod own;
+mod progress;
 pub(crate) mod record;
 mod release;
 mod restore;
