@@ -16,27 +16,32 @@ mod epoch;
 mod host;
 mod identity;
 mod journal;
-mod pipeline;
+pub mod mover;
+mod node_epoch;
+pub mod pipeline;
 pub mod progress;
 mod repositories;
 pub mod restore;
 mod runner;
 mod session;
 pub mod source;
+mod stand_down;
 mod state;
 mod task;
 mod walk;
 pub mod warning;
 
 pub use config::Config;
-pub use host::Seams;
+pub use host::{Dial, Seams};
 
 use epoch::Epochs;
 use host::Host;
 use journal::Journal;
+use node_epoch::NodeEpoch;
 use repositories::Repositories;
 use runner::Runner;
 use session::Session;
+use stand_down::StandDown;
 use state::StateDirectory;
 
 /// For running tasks to stop when the agent ends.
@@ -47,27 +52,37 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     run_with(config, Seams::default(), cancel).await
 }
 
-/// The same, with time and chance from the caller.
+/// The same, with time, chance and all that lies outside from the caller.
 pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -> Result<()> {
     config.check()?;
     let state = StateDirectory::open(&config.state)?;
-    let engine = engine::open(
-        config.engine.clone(),
-        engine::Parts {
-            service: config.service.clone(),
-            node: config.node.clone(),
-            state: config.state.clone(),
-            clock: Arc::clone(&seams.clock),
-        },
-    )?;
+    let engine = match &seams.engine {
+        Some(engine) => Arc::clone(engine),
+        None => engine::open(
+            config.engine.clone(),
+            engine::Parts {
+                service: config.service.clone(),
+                node: config.node.clone(),
+                state: config.state.clone(),
+                clock: Arc::clone(&seams.clock),
+            },
+        )?,
+    };
     let (journal, found) = Journal::open(&state.journal())?;
     let known: std::collections::HashSet<String> =
         found.iter().map(|(key, _)| key.operation.clone()).collect();
-    // First of all: a database may stand frozen.
-    engine.recover(&|operation| known.contains(operation)).await?;
+    let stand_down = StandDown::open(state.path())?;
+    let stood_down = stand_down.instance();
+    // First of all: a database may stand frozen. Who has stood down takes nothing out of the data directory.
+    let keeps_all = stood_down.is_some();
+    engine.recover(&|operation| keeps_all || known.contains(operation)).await?;
     state.sweep_spools(|operation| known.contains(operation))?;
     let epochs = Arc::new(Epochs::open(state.path())?);
-    let instance = identity::instance(state.path(), &*seams.entropy)?;
+    let instance = match stood_down {
+        Some(instance) => instance,
+        None => identity::instance(state.path(), &*seams.entropy)?,
+    };
+    let node_epoch = NodeEpoch::open(state.path(), &config.service, &config.node)?;
     let keys = Keyring::load(config.keys.clone()).await?;
     tracing::info!(
         service = config.service,
@@ -89,7 +104,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         leader,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
-    let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+    let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
     let ended = session.run(cancel).await;
     if tokio::time::timeout(END, runner.end()).await.is_err() {
         tracing::warn!("tasks did not stop in time: they will be done again");

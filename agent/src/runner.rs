@@ -5,6 +5,7 @@
 //! acknowledged, because until then something may be held for it.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use palinurus_proto::v1::{self, TaskState, task::Work, task_result::Result as Outcome};
 use palinurus_repository::{Error, Result};
@@ -16,6 +17,9 @@ use crate::host::Host;
 use crate::journal::{Journal, Record, TaskKey};
 use crate::progress::Counters;
 use crate::task::{self, Call};
+
+/// For tasks to stop when the agent has lost its place.
+const STAND_DOWN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Runner(Arc<Inner>);
@@ -158,7 +162,7 @@ impl Runner {
         }
         let (inner, key) = (Arc::clone(&self.0), key.clone());
         // Lost, it is told and acknowledged once more: no harm.
-        self.0.running.spawn_blocking(move || {
+        let write = move || {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             // Looked at again: messages came between.
             let (known, others) = {
@@ -173,7 +177,10 @@ impl Runner {
             if let Err(error) = written {
                 tracing::warn!(task = %key, error = %error.chain(), "an acknowledgement was not journaled");
             }
-        });
+            Ok(())
+        };
+        let blocking = self.0.host.seams.blocking;
+        self.0.running.spawn(async move { blocking.run(write).await });
     }
 
     /// For a new session: what runs, what was interrupted, what ended unacknowledged, and of every operation that
@@ -200,6 +207,39 @@ impl Runner {
 
     pub(crate) fn unacknowledged(&self) -> Vec<v1::TaskReport> {
         self.0.reports(|entry| matches!(entry.status, Status::Ended { acknowledged: false, .. }))
+    }
+
+    /// Ends all that runs and forgets every operation, for an agent that has lost its place. What is given back is
+    /// the agent's own and the engine's standstill; nothing in the data directory is touched, snapshots' links
+    /// included.
+    pub(crate) async fn stand_down(&self) {
+        let stopped: Vec<CancellationToken> = self.0.entries().values().filter_map(Entry::stop).collect();
+        let all = async {
+            for done in &stopped {
+                done.cancelled().await;
+            }
+        };
+        if tokio::time::timeout(STAND_DOWN, all).await.is_err() {
+            tracing::error!("a task does not stop, and goes on without a place");
+        }
+        let operations: BTreeSet<String> = self.0.entries().keys().map(|key| key.operation.clone()).collect();
+        for operation in &operations {
+            if let Err(error) = self.0.host.engine.thaw(operation).await {
+                tracing::error!(operation, error = %error.chain(), "standing down: the data may still be frozen");
+            }
+        }
+        let inner = Arc::clone(&self.0);
+        let forgotten = self.0.host.seams.blocking.run(move || {
+            let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
+            operations.iter().try_for_each(|operation| {
+                inner.host.state.remove_spool(operation)?;
+                inner.journal.forget_operation(operation)
+            })
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(error = %error.chain(), "standing down: something of an operation stays in the state directory");
+        }
+        self.0.entries().retain(|_, entry| matches!(entry.status, Status::Running { .. }));
     }
 
     /// Stops what runs, so that the next agent is told to do it again, and waits for it.
@@ -312,9 +352,7 @@ impl Inner {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             inner.journal.write(&key, &record)
         };
-        tokio::task::spawn_blocking(write)
-            .await
-            .map_err(|e| Error::internal("write the journal").with_source(e))?
+        self.host.seams.blocking.run(write).await
     }
 }
 

@@ -10,9 +10,11 @@ mod claim;
 mod config;
 mod door;
 mod election;
+mod failover;
 mod fleet;
 mod index;
 mod leadership;
+mod listen;
 mod operation;
 mod plan;
 mod segment;
@@ -23,5 +25,6 @@ pub mod state;
 mod vault;
 
 pub use config::{Config, EtcdConfig};
+pub use listen::{Duplex, Incoming, Listen, Wire};
 pub use server::Server;
 pub use shared::World;

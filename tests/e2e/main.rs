@@ -11,6 +11,7 @@ mod classes;
 mod crash;
 mod damage;
 mod demo;
+mod failover;
 mod freeze;
 mod full_disk;
 mod keys;

@@ -1,12 +1,13 @@
 //! Faults drawn from a seed, round after round, while a backup runs and now and then a deletion or a restore.
 //! `TEST_ROUNDS=100 TEST_SEED=7` runs more and others.
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use palinurus_proto::v1::{Operation, OperationState};
 use palinurus_repository::ledger::Body;
 use palinurus_tests::faults;
-use palinurus_tests::fleet::{Fleet, NODES, on_a_network};
+use palinurus_tests::fleet::{COORDINATORS, Fleet, NODES, on_a_network};
 use palinurus_tests::operator::Operator;
 use palinurus_tests::seeded::Random;
 use palinurus_tests::tree::{self, Tree};
@@ -30,13 +31,13 @@ fn whatever_befalls_it_every_listed_backup_restores() {
         }
         // After all that everything dies at once, and a backup goes as ever.
         NODES.iter().for_each(|name| fleet.kill(name));
-        palinurus_tests::fleet::COORDINATORS.iter().for_each(|name| fleet.kill(name));
+        COORDINATORS.iter().for_each(|name| fleet.kill(name));
         fleet.heal();
         sound::settled(fleet).await;
         let ended = backup(&fleet.operator).await;
         assert!(good(&ended), "a backup without faults: {ended:?}");
         sound::settled(fleet).await;
-        assert_eq!(sound::temporaries(fleet), Vec::<std::path::PathBuf>::new());
+        assert_eq!(sound::temporaries(fleet), Vec::<PathBuf>::new());
         let records = sound::ledger(fleet).await;
         let count = |is: fn(&Body) -> bool| records.iter().filter(|record| is(&record.body)).count();
         eprintln!(

@@ -42,7 +42,7 @@ struct Machine {
 }
 
 /// Runs `test` on the operator's host of a new fleet in which everything has started and joined. One at a time: a fleet
-/// is ten processes, and leases are not kept on a machine that is busy with another one.
+/// is nine processes, and leases are not kept on a machine that is busy with another one.
 pub fn on_a_network(test: impl AsyncFnOnce(&mut Fleet) + Send) {
     static TURN: Mutex<()> = Mutex::new(());
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -50,10 +50,8 @@ pub fn on_a_network(test: impl AsyncFnOnce(&mut Fleet) + Send) {
     if !netns::possible() {
         return;
     }
-    for (program, package) in [("etcd", "etcd-server"), ("etcdctl", "etcd-client")] {
-        let there = Command::new(program).arg("--version").output().is_ok();
-        assert!(there, "{program} is missing: install {package} (tests/run does)");
-    }
+    let there = Command::new("etcd").arg("--version").output().is_ok();
+    assert!(there, "etcd is missing: install etcd-server (tests/run does)");
     crate::process::binary();
     let names = [&MEMBERS[..], &COORDINATORS, &NODES, &[OPERATOR]].concat();
     let net = Net::new(&names, NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -266,10 +264,6 @@ impl Fleet {
         for process in self.machines.values_mut().filter_map(|machine| machine.process.as_mut()) {
             process.check();
         }
-    }
-
-    pub fn runs(&self, name: &str) -> bool {
-        self.machines[name].process.is_some()
     }
 
     /// Of the processes that run.

@@ -29,6 +29,8 @@ pub struct World {
     pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
+    /// Which of the nodes hold no data.
+    pub spares: Vec<&'static str>,
     /// The operator keys of all of them, as TOML.
     pub keys: String,
     repository: PathBuf,
@@ -54,6 +56,7 @@ impl World {
             engine: String::new(),
             service: BTreeMap::new(),
             settings: String::new(),
+            spares: Vec::new(),
             keys: format!("[{:?}]", dir.path().join("key")),
             repository,
             dir,
@@ -136,7 +139,11 @@ impl World {
             nodes: self
                 .nodes
                 .iter()
-                .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
+                .map(|name| v1::NodeSpec {
+                    name: name.clone(),
+                    spare: self.spares.contains(&name.as_str()),
+                    ..Default::default()
+                })
                 .collect(),
             settings: self.service.clone().into_iter().collect(),
             ..Default::default()
@@ -173,6 +180,10 @@ impl World {
 
     pub fn kill_agent(&mut self, node: &str) {
         self.agents.remove(node).expect("it runs").kill();
+    }
+
+    pub async fn stop_agent(&mut self, node: &str) {
+        assert!(self.agents.remove(node).expect("it runs").terminate().await.success());
     }
 
     pub fn agent(&mut self, node: &str) -> &mut Process {
@@ -253,6 +264,17 @@ impl World {
             ended.then_some(operation)
         })
         .await
+    }
+
+    pub async fn failovers(&self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.into(), running: false };
+        let all = self.client().await.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The only failover, once it has begun.
+    pub async fn failover(&self) -> v1::Operation {
+        wait_async("a failover begins", async || self.failovers().await.pop()).await
     }
 
     pub async fn operation(&self, id: &str) -> v1::Operation {

@@ -69,7 +69,8 @@ impl Engine for Puppet {
         Ok(Snapshot { totals: Totals::default(), warnings: Warnings::default(), taken: Timestamp(1) })
     }
 
-    async fn thaw(&self, _: &str) -> Result<()> {
+    async fn thaw(&self, operation: &str) -> Result<()> {
+        self.note(format!("thaw {operation}"));
         Err(Error::denied("it will not thaw").with_hint("ask nicely"))
     }
 
@@ -94,6 +95,10 @@ impl Engine for Puppet {
         Ok(Health { data_empty: true })
     }
 
+    async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
+        Ok("it is".to_owned())
+    }
+
     async fn close(&self) -> Result<()> {
         Ok(())
     }
@@ -106,6 +111,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         seams: Seams {
             clock: Arc::new(ManualClock::at(Timestamp(1))),
             entropy: Arc::new(SeededEntropy::new(1)),
+            ..Seams::default()
         },
         state: StateDirectory::open(state).unwrap(),
         engine: Arc::clone(&puppet) as Arc<dyn Engine>,

@@ -19,8 +19,6 @@ use crate::engine::Health;
 use crate::journal::TaskKey;
 
 const MESSAGE_MAX: usize = 64 << 20;
-/// Metadata of a standby's answer: where the leader is, empty when nobody leads.
-const LEADER: &str = "palinurus-leader";
 /// Messages on their way out. Progress that finds no room is dropped: the next tick has newer.
 const QUEUE: usize = 64;
 /// An end that was told and not acknowledged is told again.
@@ -72,7 +70,7 @@ impl Stream {
         let error = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return End::Goodbye;
             }
             ended = self.exchange(session, health, &welcome) => match ended {
@@ -88,7 +86,7 @@ impl Stream {
         let next = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return Err(End::Goodbye);
             }
             next = tokio::time::timeout(self.timeout, self.next(session)) => next,
@@ -99,7 +97,15 @@ impl Stream {
             false => broken(error),
         });
         match next? {
-            In::Welcome(welcome) => Ok(welcome),
+            // Asked to work after all, by one who cannot know: it is for the operator to say.
+            In::Welcome(_) if session.stand_down.why().is_some() => {
+                self.goodbye("it has stood down").await;
+                Err(End::Replaced { error: Error::fenced("this agent has stood down and wants no place") })
+            }
+            In::Welcome(welcome) => {
+                session.node_epoch.observe(welcome.node_epoch).map_err(broken)?;
+                Ok(welcome)
+            }
             In::Refused(refused) => Err(refusal(refused)),
             _ => Err(broken(Error::internal("the first message is no welcome"))),
         }
@@ -142,13 +148,15 @@ impl Stream {
     async fn next(&mut self, session: &Session) -> Result<In> {
         loop {
             let next = self.incoming.message().await.map_err(|status| {
-                self.leaderless = status.metadata().get(LEADER).is_some_and(|leader| leader.is_empty());
+                self.leaderless =
+                    status.metadata().get(palinurus_proto::LEADER).is_some_and(|leader| leader.is_empty());
                 palinurus_proto::from_status(status)
             })?;
             let Some(next) = next else {
                 return Err(Error::unavailable("the coordinator ended the session"));
             };
-            if !matches!(next.message, Some(In::Refused(_))) {
+            // A refusal says nothing about who leads, but nobody whose time is over sends an agent away for good.
+            if !matches!(&next.message, Some(In::Refused(refused)) if !refused.stand_down) {
                 session.epochs.observe(&session.host.config.service, Epoch(next.epoch))?;
             }
             // A kind that a later version knows.
@@ -174,7 +182,12 @@ impl Stream {
                 self.told.remove(&key);
                 session.runner.acknowledge(&key);
             }
-            In::Welcome(_) | In::Refused(_) => {}
+            In::Welcome(welcome) => {
+                if let Err(error) = session.node_epoch.observe(welcome.node_epoch) {
+                    tracing::error!(error = %error.chain(), "a node epoch was not taken");
+                }
+            }
+            In::Refused(_) => {}
         }
     }
 
@@ -210,8 +223,8 @@ impl Stream {
     }
 
     /// A clean end: without it the coordinator takes the agent for lost.
-    async fn goodbye(&mut self) {
-        let bye = message(Out::Goodbye(v1::Goodbye { reason: "the agent was stopped".to_owned() }));
+    async fn goodbye(&mut self, why: &str) {
+        let bye = message(Out::Goodbye(v1::Goodbye { reason: why.to_owned() }));
         let said = async {
             if self.out.send(bye).await.is_err() {
                 return;
@@ -229,6 +242,9 @@ fn refusal(refused: v1::Refused) -> End {
         .failure
         .as_ref()
         .map_or_else(|| Error::unavailable("it does not say why"), palinurus_proto::from_failure);
+    if refused.stand_down {
+        return End::Replaced { error };
+    }
     End::Refused { error, leader: refused.leader }
 }
 

@@ -31,7 +31,7 @@ impl Two {
                 keys: vec![key.clone().into()],
                 ..Config::default()
             };
-            let election = Arc::new(MemoryElection::new(&store, name, Duration::from_secs(2)));
+            let election = Arc::new(MemoryElection::new(&store, name, Duration::from_secs(5)));
             links.push(election.link());
             let world = World { election: Some(election), ..World::default() };
             let server = Server::start_in(world, config, cancel.clone()).await.unwrap();

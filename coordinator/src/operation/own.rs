@@ -6,11 +6,13 @@ use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::list_all;
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::fence::{Places, fence};
 use super::record::{self, Patch};
 use super::{Work, taking_part};
 use crate::vault::Vault;
@@ -27,6 +29,7 @@ pub(crate) async fn persevere(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     patience: Duration,
     stop: &CancellationToken,
     progress: OnProgress<'_>,
@@ -34,7 +37,7 @@ pub(crate) async fn persevere(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match perform(work, operation, vault, progress).await {
+        let error = match perform(work, operation, vault, places, progress).await {
             Ok(patch) => return Ok(patch),
             Err(e) => e,
         };
@@ -56,6 +59,7 @@ async fn perform(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     progress: OnProgress<'_>,
 ) -> Result<Patch> {
     match work {
@@ -65,6 +69,7 @@ async fn perform(
         Work::Forget => forget(operation, vault).await,
         Work::Sweep => swept(vault).await,
         Work::Check => check(vault, progress).await,
+        Work::Fence => fence(operation, places).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
     }
 }
@@ -83,15 +88,16 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     }
     let (_, warnings) = vault.claims(transaction).await?;
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
-    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, &operation.nodes)).await };
+    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
     Ok(Patch::Begun { bases, warnings })
 }
 
-/// For each node, its manifest in the newest backup that has the node.
-fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
-    let newest = |node: &String| {
+/// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.
+fn bases(state: &State, operation: &v1::Operation) -> Vec<v1::NodeManifest> {
+    let successions = operation.backup.iter().flat_map(|backup| &backup.successions);
+    let newest = |node: &String, name: &String| {
         state.backups().rev().find_map(|backup| {
-            let commit = backup.nodes.iter().find(|commit| commit.node == *node)?;
+            let commit = backup.nodes.iter().find(|commit| commit.node == *name)?;
             Some(v1::NodeManifest {
                 node: node.clone(),
                 backup_id: backup.id.to_string(),
@@ -99,7 +105,11 @@ fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
             })
         })
     };
-    nodes.iter().filter_map(newest).collect()
+    let base = |node: &String| {
+        let before = successions.clone().filter(|each| each.node == *node).flat_map(|each| &each.succeeds);
+        std::iter::once(node).chain(before).find_map(|name| newest(node, name))
+    };
+    operation.nodes.iter().filter_map(base).collect()
 }
 
 /// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
@@ -238,7 +248,9 @@ async fn forget(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
 }
 
 async fn swept(vault: &Vault) -> Result<Patch> {
-    close_others(vault, None).await?;
+    if !mutant::on(Mutant::SweepIgnoresOpen) {
+        close_others(vault, None).await?;
+    }
     let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
     vault.prune_index().await?;
     Ok(Patch::Swept { condemned: swept.condemned, swept: swept.packs, objects: swept.deleted.objects })
@@ -250,7 +262,10 @@ async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
     let tell = |at: verify::Progress| {
         progress(v1::Progress { files_done: at.done, files_total: at.total, ..Default::default() });
     };
-    let report = verify::check(&vault.repository, false, &tell).await?;
+    let mut report = verify::check(&vault.repository, false, &tell).await?;
+    if mutant::on(Mutant::BlindCheck) {
+        report.damages.clear();
+    }
     let damages: Vec<v1::Damage> = report
         .damages
         .iter()

@@ -108,6 +108,23 @@ impl World {
         }
     }
 
+    /// Some of the nodes are spares.
+    pub(crate) fn service_with(
+        &self,
+        nodes: &[&str],
+        spares: &[&str],
+        settings: &[(&str, &str)],
+    ) -> v1::Service {
+        let all: Vec<&str> = nodes.iter().chain(spares).copied().collect();
+        let mut service = self.service(&all);
+        for spec in &mut service.nodes {
+            spec.spare = spares.contains(&spec.name.as_str());
+        }
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        service.settings = settings.collect();
+        service
+    }
+
     pub(crate) async fn apply_with(&self, nodes: &[&str], settings: &[(&str, &str)]) -> Operator {
         let mut operator = self.operator().await;
         let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -192,6 +209,24 @@ impl Operator {
 
     pub(crate) async fn finished(&mut self, id: &str) -> v1::Operation {
         self.until(id, |operation| operation.finished_ms > 0).await
+    }
+
+    pub(crate) async fn failovers(&mut self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.to_owned(), running: false };
+        let all = self.0.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The failover of this number, from the first on, once it has begun.
+    pub(crate) async fn failover(&mut self, number: usize) -> v1::Operation {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(found) = self.failovers().await.into_iter().nth(number) {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no failover begins");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn backups(&mut self) -> Vec<v1::Backup> {

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
@@ -10,6 +11,7 @@ use super::sessions::owes_release;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
+use crate::operation::record::ATTEMPT;
 use crate::operation::{Detail, finished, is_missing, record};
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
@@ -74,13 +76,8 @@ impl Service {
         nodes: Vec<String>,
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        if let Some(current) = self.slot.current() {
-            let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
-            return Err(Error::conflict(format!(
-                "operation {id} ({kind}) is running on service {}",
-                self.name()
-            ))
-            .with_hint(format!("watch it: palinurus operation watch {id}")));
+        if !(matches!(detail, Detail::Delete(_)) && mutant::on(Mutant::SweepIgnoresOpen)) {
+            self.slot_free()?;
         }
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
@@ -88,10 +85,15 @@ impl Service {
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
+                let members = self.record.value.nodes.iter().filter(|node| !node.spare);
+                nodes = members.clone().map(|node| node.name.clone()).collect();
+                let taken = members.filter(|node| !node.succeeds.is_empty());
+                backup.successions = taken
+                    .map(|node| v1::Succession { node: node.name.clone(), succeeds: node.succeeds.clone() })
+                    .collect();
                 // Kept with the record, so that whoever takes over decides the same.
                 let partial = self.record.value.settings.get("partial");
                 backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
-                nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
             }
             Detail::Verify(verify) if verify.read_data => {
                 verify.node = self.reader()?;
@@ -99,8 +101,31 @@ impl Service {
             }
             Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
         }
-        let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
-        let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
+        self.begin_new(me, vault, nodes, detail, &[]).await
+    }
+
+    pub(super) fn slot_free(&self) -> Result<()> {
+        let Some(current) = self.slot.current() else { return Ok(()) };
+        let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
+        Err(Error::conflict(format!("operation {id} ({kind}) is running on service {}", self.name()))
+            .with_hint(format!("watch it: palinurus operation watch {id}")))
+    }
+
+    /// `notes`: why, for the operation's log.
+    pub(super) async fn begin_new(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        vault: Arc<Vault>,
+        nodes: Vec<String>,
+        detail: Detail,
+        notes: &[String],
+    ) -> Result<v1::Operation> {
+        let id = format!("{:016x}", u64::from_be_bytes(self.shared.world.entropy.array()?));
+        let now = self.shared.now();
+        let mut operation = record::create(id, self.name(), nodes, self.epoch, now, detail);
+        for text in notes {
+            record::note(&mut operation, now, text);
+        }
         match self.shared.records.put_operation(&operation, Expect::Absent).await {
             Ok(revision) => {
                 self.begin(me, vault, Versioned { value: operation.clone(), revision }).await;
@@ -122,12 +147,8 @@ impl Service {
 
     /// The node whose agent reads the data for a check.
     fn reader(&self) -> Result<String> {
-        let spec = self
-            .record
-            .value
-            .nodes
-            .iter()
-            .find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        let mut members = self.record.value.nodes.iter().filter(|node| !node.spare);
+        let spec = members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
             Error::unavailable(format!(
                 "no agent of service {} is connected, and one is to read the data",
@@ -156,6 +177,7 @@ impl Service {
         let args = OperationArgs {
             shared: self.shared.clone(),
             vault,
+            places: Arc::new(super::failover::Seats(me.clone())),
             repository: self.record.value.repository.clone(),
             limits: self.shared.limits(patience),
             record: record.clone(),
@@ -199,7 +221,7 @@ impl Service {
         if self.slot.running.as_ref().is_some_and(|run| run.actor.get_id() == child) {
             self.operation_ended(me, why, failed).await;
         } else {
-            self.session_ended(child, &why).await;
+            self.session_ended(me, child, &why).await;
         }
     }
 
@@ -209,6 +231,10 @@ impl Service {
         let loaded = self.shared.records.operation(self.name(), &id).await;
         let operation = match loaded {
             Ok(operation) => operation,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                tracing::error!(operation = id, "the record of the operation is gone: it is given up");
+                return self.lost_record(me, &id);
+            }
             Err(e) => {
                 // Until the record can be read nothing else may begin.
                 tracing::warn!(operation = id, error = e.chain(), "cannot load the operation, trying again");
@@ -222,7 +248,9 @@ impl Service {
         }
         if finished(operation.value.state()) {
             self.retire(operation).await;
+            self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
+            let _ = me.cast(ServiceMsg::Reconsider);
             return;
         }
         self.slot.failures += 1;
@@ -249,6 +277,7 @@ impl Service {
                 self.shared.board.publish(&next);
                 self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
+                self.clean_later(me);
             }
             Err(e) => {
                 tracing::error!(
@@ -260,6 +289,19 @@ impl Service {
             }
         }
         me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+    }
+
+    /// The state was lost under it: nobody will end it, so every node is asked to let go of it.
+    fn lost_record(&mut self, me: &ActorRef<ServiceMsg>, id: &str) {
+        self.slot.running = None;
+        self.slot.failures = 0;
+        self.shared.board.remove(id);
+        for node in self.seats.keys() {
+            self.strays.entry((node.clone(), id.to_owned())).or_insert(ATTEMPT);
+        }
+        self.clean_all();
+        self.clean_later(me);
+        let _ = me.cast(ServiceMsg::Resume);
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.
