@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
-use crate::operation::record::{self, ATTEMPT};
+use crate::operation::record;
 use crate::operation::{
     Action, Limits, OWN, Patch, Places, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
 };
@@ -197,11 +197,11 @@ impl Running {
                     }
                 }
                 Step::Without(missing) => {
-                    let (operation, node) = (&self.record.value.id, &missing.node);
-                    tracing::warn!(operation, node, reason = missing.reason, "goes on without a node");
+                    let operation = &self.record.value.id;
+                    tracing::warn!(operation, reason = missing.reason, "goes on without a node");
                     // Not awaited: the claims may be busy with opening the index.
-                    let (vault, node) = (self.vault.clone(), node.clone());
-                    tokio::spawn(async move { vault.part(&node).await });
+                    let vault = self.vault.clone();
+                    tokio::spawn(async move { vault.part(&missing.node).await });
                 }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");
@@ -257,17 +257,13 @@ impl Running {
                 let stop = v1::CancelTask {
                     operation: self.record.value.id.clone(),
                     task: work.name().to_owned(),
-                    attempt: self.attempt(&node, work),
+                    attempt: record::attempt(&self.record.value, &node, work),
                 };
                 self.send(&node, Message::Cancel(stop));
                 self.seen.stopped.insert((node, work));
             }
         }
         Ok(())
-    }
-
-    fn attempt(&self, node: &str, work: Work) -> u32 {
-        record::find(&self.record.value, node, work).map_or(ATTEMPT, |record| record.attempt)
     }
 
     fn send(&self, node: &str, message: Message) {
@@ -285,7 +281,7 @@ impl Running {
     ) -> Result<(), ActorProcessingErr> {
         let mut report = v1::TaskReport {
             task: work.name().to_owned(),
-            attempt: self.attempt(node, work),
+            attempt: record::attempt(&self.record.value, node, work),
             failure: Some(palinurus_proto::failure(error)),
             ..Default::default()
         };

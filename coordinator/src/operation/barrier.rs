@@ -5,8 +5,7 @@ use palinurus_proto::v1::{Failure, TaskRecord, TaskState};
 use palinurus_repository::Timestamp;
 
 use super::lost::takes_over;
-use super::record::ATTEMPT;
-use super::{Action, Phase, Presence, Sighting, Step, View, Work};
+use super::{Action, Phase, Presence, Sighting, Step, View, Work, record};
 
 /// How often a task may fail for a store or a coordinator that is away.
 const TRIES: usize = 3;
@@ -107,7 +106,7 @@ fn stand(view: View<'_>, node: &str, work: Work) -> Stand {
             _ => Stand::Runs,
         },
         Sighting::Absent | Sighting::Unknown => {
-            let attempt = view.record(node, work).map_or(ATTEMPT, |record| record.attempt);
+            let attempt = record::attempt(view.operation, node, work);
             Stand::Open { attempt, after: Timestamp(0) }
         }
     }

@@ -3,7 +3,7 @@
 use palinurus_proto::v1::{self, TaskState, task_result};
 
 use super::barrier::lost;
-use super::{Action, Phase, Presence, Sighting, Step, View, Work, ended};
+use super::{Action, Phase, Presence, Sighting, Step, View, Work, ended, record};
 
 /// Of the paths that a node tells.
 const PATHS_MAX: usize = 8;
@@ -56,7 +56,7 @@ fn home(view: View<'_>, node: &str) -> Vec<Action> {
     let running: Vec<Work> =
         works.iter().copied().filter(|work| *work != Work::Release && runs(*work)).collect();
     if running.is_empty() {
-        let attempt = view.record(node, Work::Release).map_or(1, |record| record.attempt);
+        let attempt = record::attempt(view.operation, node, Work::Release);
         let known = matches!(view.sighting(node, Work::Release), Sighting::At(_));
         let release = Action::Assign { node: node.to_owned(), work: Work::Release, attempt };
         return if known || works.is_empty() { Vec::new() } else { vec![release] };

@@ -15,6 +15,7 @@ mod failover;
 mod fence;
 mod lost;
 pub(crate) mod own;
+mod progress;
 pub(crate) mod record;
 mod release;
 mod restore;

@@ -5,6 +5,7 @@ use palinurus_proto::v1::{
 };
 use palinurus_repository::{Epoch, Timestamp};
 
+use super::progress::sum;
 use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
 
 /// Warnings and damages kept; the counts have them all.
@@ -116,6 +117,11 @@ pub(crate) fn note(operation: &mut v1::Operation, now: Timestamp, text: impl Int
 pub(crate) fn find<'a>(operation: &'a v1::Operation, node: &str, work: Work) -> Option<&'a TaskRecord> {
     let same = |record: &&TaskRecord| record.node == node && record.name == work.name();
     operation.tasks.iter().filter(same).max_by_key(|record| record.attempt)
+}
+
+/// Of the task as it stands, or will first be asked for.
+pub(crate) fn attempt(operation: &v1::Operation, node: &str, work: Work) -> u32 {
+    find(operation, node, work).map_or(ATTEMPT, |record| record.attempt)
 }
 
 /// What the record says once `step` is taken; to be stored before the step's actions. False when it says nothing new.
@@ -424,35 +430,6 @@ fn warn(operation: &mut v1::Operation, node: &str, warnings: Vec<v1::Warning>, c
         }
         operation.warnings.push(warning);
     }
-}
-
-/// Over all nodes. What is to be done is the same for each of a node's tasks; what was moved adds up.
-fn sum(tasks: &[TaskRecord]) -> v1::Progress {
-    let mut nodes: std::collections::BTreeMap<&str, v1::Progress> = std::collections::BTreeMap::new();
-    for (node, progress) in tasks.iter().filter_map(|record| Some((record.node.as_str(), record.progress?))) {
-        let sum = nodes.entry(node).or_default();
-        sum.files_total = sum.files_total.max(progress.files_total);
-        sum.files_done = sum.files_done.max(progress.files_done);
-        sum.bytes_total = sum.bytes_total.max(progress.bytes_total);
-        sum.bytes_done = sum.bytes_done.max(progress.bytes_done);
-        sum.bytes_read += progress.bytes_read;
-        sum.bytes_new += progress.bytes_new;
-        sum.bytes_stored += progress.bytes_stored;
-        sum.puts += progress.puts;
-        sum.gets += progress.gets;
-    }
-    nodes.values().fold(v1::Progress::default(), |mut all, node| {
-        all.files_total += node.files_total;
-        all.files_done += node.files_done;
-        all.bytes_total += node.bytes_total;
-        all.bytes_done += node.bytes_done;
-        all.bytes_read += node.bytes_read;
-        all.bytes_new += node.bytes_new;
-        all.bytes_stored += node.bytes_stored;
-        all.puts += node.puts;
-        all.gets += node.gets;
-        all
-    })
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 //! Taken after success, failure and cancellation alike, so that nothing borrowed stays behind (I5).
 use palinurus_proto::v1::{self, OperationState, TaskState};
 
-use super::record::ATTEMPT;
-use super::{Action, OWN, Outcome, Presence, Sighting, Step, View, Work, ended};
+use super::{Action, OWN, Outcome, Presence, Sighting, Step, View, Work, ended, record};
 
 /// `closing` is the coordinator's own part of the clean-up; `fulfilled` says that what was asked for has happened,
 /// whatever came after.
@@ -25,7 +24,7 @@ pub(super) fn release(view: View<'_>, closing: Option<Work>, fulfilled: bool) ->
                 _ => waiting = true,
             },
             (_, Presence::Connected) => {
-                let attempt = view.record(node, work).map_or(ATTEMPT, |record| record.attempt);
+                let attempt = record::attempt(view.operation, node, work);
                 assign.push(Action::Assign { node: node.to_owned(), work, attempt });
             }
             (_, Presence::Gone(since)) => {

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use palinurus_proto::v1::{self, TaskState, task};
 use palinurus_repository::{Error, Result, TransactionId};
 
-use super::Work;
-use super::record::{self, ATTEMPT};
+use super::{Work, record};
 
 pub(crate) fn task(
     operation: &v1::Operation,
@@ -50,7 +49,7 @@ pub(crate) fn task(
     Ok(v1::Task {
         operation: operation.id.clone(),
         task: work.name().to_owned(),
-        attempt: record::find(operation, node, work).map_or(ATTEMPT, |record| record.attempt),
+        attempt: record::attempt(operation, node, work),
         service: operation.service.clone(),
         node: node.to_owned(),
         repository: repository.to_owned(),
