@@ -8,15 +8,26 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
+mod address;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod counted;
 mod local;
+mod mark;
 mod memory;
+#[cfg(any(feature = "s3", feature = "cloud"))]
+mod remote;
+mod retry;
+#[cfg(feature = "s3")]
+mod s3;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
 pub use counted::{Counted, Requests};
 pub use local::LocalStorage;
+pub use mark::Mark;
 pub use memory::MemoryStorage;
+pub use retry::Retried;
 
 /// A flat store of named objects. Names are `/`-separated parts of `[A-Za-z0-9._-]`; see [`check_key`].
 ///
@@ -27,6 +38,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// of racing creators succeeds, and what it wrote stays. Never leaves a part of an object under its name, and
     /// keeps no hold of `body` once it has returned: callers pool their buffers.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()>;
+
+    /// `put_new` for a caller that may have to ask again: what an earlier try with the same mark created is no conflict.
+    /// A store whose calls end with a known outcome needs no marks.
+    async fn put_marked(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        let _ = mark;
+        self.put_new(key, body).await
+    }
 
     /// Creates or replaces; for `keys/*` only.
     async fn put(&self, key: &str, body: Bytes) -> Result<()>;
@@ -48,6 +66,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn tidy(&self) -> Result<u64> {
         Ok(0)
     }
+
+    /// The requests that went over the network since the store was opened, by all its users and with every retry. None
+    /// where there is no network.
+    fn sent(&self) -> Option<Requests> {
+        None
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,13 +80,23 @@ pub struct Object {
     pub size: u64,
 }
 
-/// Opens the store that a URL names: `file:///absolute/path` or `memory:`.
+/// Opens the store that a URL names. Nothing is asked of it yet. See docs/operations/stores.md.
 pub fn open(url: &str) -> Result<Arc<dyn Storage>> {
-    match url.split_once(':') {
-        Some(("file", rest)) => Ok(Arc::new(LocalStorage::open(rest)?)),
-        Some(("memory", "")) => Ok(Arc::new(MemoryStorage::default())),
-        _ => Err(Error::invalid(format!("repository {url:?} is of no kind that is known"))
-            .with_hint("use file:///absolute/path")),
+    let (scheme, rest) = url.split_once(':').unwrap_or_default();
+    match (scheme, rest) {
+        ("file", rest) => Ok(Arc::new(LocalStorage::open(rest)?)),
+        ("memory", "") => Ok(Arc::new(MemoryStorage::default())),
+        #[cfg(feature = "s3")]
+        ("s3", rest) => Ok(remote::patient(s3::S3Storage::open(rest)?)),
+        #[cfg(feature = "cloud")]
+        ("gs", rest) => Ok(remote::patient(cloud::CloudStorage::google(rest)?)),
+        #[cfg(feature = "cloud")]
+        ("az", rest) => Ok(remote::patient(cloud::CloudStorage::azure(rest)?)),
+        (scheme, _) if ["s3", "gs", "az"].contains(&scheme) => Err(Error::invalid(format!("this build knows no {scheme}: stores"))
+            .with_hint("build with the features `s3` and `cloud`, which are on by default")),
+        // The rest of an unknown URL may hold a password.
+        _ => Err(Error::invalid(format!("repository {scheme:?} is of no kind that is known"))
+            .with_hint("use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")),
     }
 }
 
