@@ -11,6 +11,7 @@ pub mod compare;
 pub mod oddities;
 pub mod process;
 pub mod seeded;
+pub mod store;
 pub mod tmpfs;
 pub mod world;
 

@@ -32,8 +32,10 @@ impl Address {
         }
         let prefix = prefix.trim_end_matches('/');
         if !prefix.is_empty() && check_key(prefix).is_err() {
-            return Err(Error::invalid(format!("the prefix in a {scheme}: URL cannot begin an object's name"))
-                .with_hint("parts of letters, digits and ._- with / between them"));
+            return Err(Error::invalid(format!(
+                "the prefix in a {scheme}: URL cannot begin an object's name"
+            ))
+            .with_hint("parts of letters, digits and ._- with / between them"));
         }
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let mut settings = BTreeMap::new();
@@ -80,8 +82,9 @@ impl Address {
                 return Ok(Some(endpoint));
             }
             "http" => {
-                return Err(Error::invalid(format!("endpoint {endpoint} is plain http"))
-                    .with_hint("use https://, or add allow_http=true when nobody can listen on that network"));
+                return Err(Error::invalid(format!("endpoint {endpoint} is plain http")).with_hint(
+                    "use https://, or add allow_http=true when nobody can listen on that network",
+                ));
             }
             _ => {}
         }
@@ -154,7 +157,8 @@ mod tests {
         assert_eq!(address.endpoint().unwrap(), Some("http://127.0.0.1:83"));
         assert_eq!(address.name(), "s3://bucket/a/b at http://127.0.0.1:83");
         assert_eq!(parse("//bucket").unwrap().prefix, "");
-        for bad in ["", "//", "/bucket", "///x", "//b c", "//b/../c", "//b/-", "//b?region", "//b?region=%zz"] {
+        for bad in ["", "//", "/bucket", "///x", "//b c", "//b/../c", "//b/-", "//b?region", "//b?region=%zz"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(parse("//b?region=a&region=b").is_err());
@@ -186,7 +190,8 @@ mod tests {
         for good in ["http://localhost:1", "http://[::1]:1/path", "http://127.9.0.1", "https://example.org"] {
             assert!(parse(&format!("//b?endpoint={good}")).unwrap().endpoint().is_ok(), "{good}");
         }
-        for bad in ["http://127.0.0.1.example.org", "http://10.0.0.1", "ftp://127.0.0.1", "127.0.0.1:1", "http://"]
+        for bad in
+            ["http://127.0.0.1.example.org", "http://10.0.0.1", "ftp://127.0.0.1", "127.0.0.1:1", "http://"]
         {
             assert!(parse(&format!("//b?endpoint={bad}")).unwrap().endpoint().is_err(), "{bad}");
         }

@@ -12,8 +12,8 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
-    Attribute, Attributes, Certificate, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
-    RetryConfig,
+    Attribute, Attributes, Certificate, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt,
+    PutMode, PutOptions, RetryConfig,
 };
 
 use self::error::Call;
@@ -21,7 +21,7 @@ use super::address::Address;
 use super::counted::Counts;
 use super::remote::{CONNECT, IDLE, LARGEST, collect, in_time, read_ca};
 use super::{Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
-use crate::entropy::{Entropy, SystemEntropy};
+use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 
 mod error;
@@ -53,7 +53,7 @@ impl fmt::Debug for CloudStorage {
 
 impl CloudStorage {
     /// Credentials: the service account's key file that the URL names, or what Google's own tools would take.
-    pub(super) fn google(rest: &str) -> Result<Self> {
+    pub(super) fn google(rest: &str, entropy: Arc<dyn Entropy>) -> Result<Self> {
         let address = Address::parse("gs", rest, &KNOWN_GOOGLE)?;
         let mut builder = GoogleCloudStorageBuilder::from_env()
             .with_bucket_name(&address.container)
@@ -71,11 +71,11 @@ impl CloudStorage {
             None => {}
         }
         let store = builder.build().map_err(|e| error::unfit("gs", &e))?;
-        Ok(Self::new(Box::new(store), &address))
+        Ok(Self::new(Box::new(store), &address, entropy))
     }
 
     /// Credentials: the settings in the file that the URL names, or in the environment, or the machine's identity.
-    pub(super) fn azure(rest: &str) -> Result<Self> {
+    pub(super) fn azure(rest: &str, entropy: Arc<dyn Entropy>) -> Result<Self> {
         let address = Address::parse("az", rest, &KNOWN_AZURE)?;
         let mut builder = MicrosoftAzureBuilder::from_env()
             .with_container_name(&address.container)
@@ -93,17 +93,11 @@ impl CloudStorage {
             }
         }
         let store = builder.build().map_err(|e| error::unfit("az", &e))?;
-        Ok(Self::new(Box::new(store), &address))
+        Ok(Self::new(Box::new(store), &address, entropy))
     }
 
-    fn new(store: Box<dyn Both>, address: &Address) -> Self {
-        Self {
-            store,
-            name: address.name(),
-            prefix: address.prefix.clone(),
-            entropy: Arc::new(SystemEntropy::new()),
-            sent: Counts::default(),
-        }
+    fn new(store: Box<dyn Both>, address: &Address, entropy: Arc<dyn Entropy>) -> Self {
+        Self { store, name: address.name(), prefix: address.prefix.clone(), entropy, sent: Counts::default() }
     }
 
     fn path(&self, key: &str) -> Path {
@@ -147,8 +141,11 @@ impl CloudStorage {
         self.sent.sizes.add(1);
         let options = GetOptions { head: true, ..GetOptions::default() };
         in_time(&call, 0, async {
-            let found =
-                self.store.get_opts(&self.path(key), options).await.map_err(|e| error::translated(&call, &e))?;
+            let found = self
+                .store
+                .get_opts(&self.path(key), options)
+                .await
+                .map_err(|e| error::translated(&call, &e))?;
             Ok((found.meta.size, found.attributes.get(&MARK).map(|mark| mark.as_ref().to_owned())))
         })
         .await
@@ -179,9 +176,12 @@ impl CloudStorage {
     async fn get_some(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
         let call = self.call("read", key);
         self.sent.gets.add(1);
-        let options =
-            GetOptions { range: range.map(|range| GetRange::Bounded(range.clone())), ..GetOptions::default() };
-        let found = in_time(&call, 0, async { Ok(self.store.get_opts(&self.path(key), options).await) }).await?;
+        let options = GetOptions {
+            range: range.map(|range| GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
+        let found =
+            in_time(&call, 0, async { Ok(self.store.get_opts(&self.path(key), options).await) }).await?;
         let found = match (found, range) {
             (Ok(found), _) => found,
             (Err(e), Some(range)) if !matches!(e, object_store::Error::NotFound { .. }) => {
@@ -233,7 +233,8 @@ fn client(address: &Address) -> Result<ClientOptions> {
 }
 
 fn readable(path: &str) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|e| Error::io(format!("cannot read the credentials file {path}"), e))
+    std::fs::read_to_string(path)
+        .map_err(|e| Error::io(format!("cannot read the credentials file {path}"), e))
 }
 
 /// Lines `name=value`, by the names that the environment has too.
@@ -248,8 +249,9 @@ fn settings(path: &str) -> Result<Vec<(AzureConfigKey, String)>> {
             Some((name.trim().to_ascii_lowercase().parse().ok()?, value.trim().to_owned()))
         });
         found.push(parsed.ok_or_else(|| {
-            Error::invalid(format!("line {number} of the credentials file {path} is no setting"))
-                .with_hint("write azure_storage_account_key=..., azure_storage_sas_key=... or azure_client_id=...")
+            Error::invalid(format!("line {number} of the credentials file {path} is no setting")).with_hint(
+                "write azure_storage_account_key=..., azure_storage_sas_key=... or azure_client_id=...",
+            )
         })?);
     }
     Ok(found)
@@ -324,14 +326,19 @@ impl Storage for CloudStorage {
                 ..PaginatedListOptions::default()
             };
             let page = in_time(&call, 0, async {
-                let page = self.store.list_paginated(Some(&names).filter(|names| !names.is_empty()).map(|x| x.as_str()), options);
+                let page = self.store.list_paginated(
+                    Some(&names).filter(|names| !names.is_empty()).map(|x| x.as_str()),
+                    options,
+                );
                 page.await.map_err(|e| error::translated(&call, &e))
             });
             let page = page.await?;
             for object in page.result.objects {
-                let key = object.location.as_ref().strip_prefix(&self.prefix).filter(|key| check_key(key).is_ok());
+                let key =
+                    object.location.as_ref().strip_prefix(&self.prefix).filter(|key| check_key(key).is_ok());
                 // Not every store that speaks the language knows offsets.
-                let Some(key) = key.filter(|_| after.as_deref().is_none_or(|after| object.location.as_ref() > after))
+                let Some(key) =
+                    key.filter(|_| after.as_deref().is_none_or(|after| object.location.as_ref() > after))
                 else {
                     continue;
                 };

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
 
 mod address;
@@ -82,21 +84,36 @@ pub struct Object {
 
 /// Opens the store that a URL names. Nothing is asked of it yet. See docs/operations/stores.md.
 pub fn open(url: &str) -> Result<Arc<dyn Storage>> {
+    open_with(url, Arc::new(SystemClock), Arc::new(SystemEntropy::new()))
+}
+
+/// `open` in a world of the caller's.
+pub fn open_with(url: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Arc<dyn Storage>> {
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
+    let _ = (&clock, &entropy); // a build without networks needs neither
     match (scheme, rest) {
         ("file", rest) => Ok(Arc::new(LocalStorage::open(rest)?)),
         ("memory", "") => Ok(Arc::new(MemoryStorage::default())),
         #[cfg(feature = "s3")]
-        ("s3", rest) => Ok(remote::patient(s3::S3Storage::open(rest)?)),
+        ("s3", rest) => {
+            Ok(Arc::new(Retried::new(s3::S3Storage::open(rest, clock, entropy.clone())?, entropy)))
+        }
         #[cfg(feature = "cloud")]
-        ("gs", rest) => Ok(remote::patient(cloud::CloudStorage::google(rest)?)),
+        ("gs", rest) => {
+            Ok(Arc::new(Retried::new(cloud::CloudStorage::google(rest, entropy.clone())?, entropy)))
+        }
         #[cfg(feature = "cloud")]
-        ("az", rest) => Ok(remote::patient(cloud::CloudStorage::azure(rest)?)),
-        (scheme, _) if ["s3", "gs", "az"].contains(&scheme) => Err(Error::invalid(format!("this build knows no {scheme}: stores"))
-            .with_hint("build with the features `s3` and `cloud`, which are on by default")),
+        ("az", rest) => {
+            Ok(Arc::new(Retried::new(cloud::CloudStorage::azure(rest, entropy.clone())?, entropy)))
+        }
+        (scheme, _) if ["s3", "gs", "az"].contains(&scheme) => {
+            Err(Error::invalid(format!("this build knows no {scheme}: stores"))
+                .with_hint("build with the features `s3` and `cloud`, which are on by default"))
+        }
         // The rest of an unknown URL may hold a password.
-        _ => Err(Error::invalid(format!("repository {scheme:?} is of no kind that is known"))
-            .with_hint("use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")),
+        _ => Err(Error::invalid(format!("repository {scheme:?} is of no kind that is known")).with_hint(
+            "use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+        )),
     }
 }
 

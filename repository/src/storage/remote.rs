@@ -2,7 +2,6 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,9 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Storage;
-use super::retry::{Retried, slowest};
-use crate::entropy::SystemEntropy;
+use super::retry::slowest;
 use crate::error::{Error, Result};
 
 /// How long a connection may take to come about.
@@ -30,12 +27,12 @@ pub(super) const LARGEST: u64 = 1 << 32;
 /// Taken at once for a body; more is taken as it comes.
 const TAKEN: u64 = 64 << 20;
 
-pub(super) fn patient(storage: impl Storage + 'static) -> Arc<dyn Storage> {
-    Arc::new(Retried::new(storage, Arc::new(SystemEntropy::new())))
-}
-
 /// Ends a request whose answer does not come, with `bytes` to move on the way. Its outcome is then unknown.
-pub(super) async fn in_time<T>(what: &impl Display, bytes: u64, request: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn in_time<T>(
+    what: &impl Display,
+    bytes: u64,
+    request: impl Future<Output = Result<T>>,
+) -> Result<T> {
     timeout(ANSWER + slowest(bytes), request)
         .await
         .unwrap_or_else(|_| Err(Error::unavailable(format!("{what}: no answer in time"))))
@@ -51,7 +48,8 @@ pub(super) async fn collect<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         return Err(Error::corrupt(format!("{what}: {length} bytes are more than any object of ours has")));
     }
     let deadline = Instant::now() + ANSWER + slowest(length);
-    let broken = |why: &str, have: usize| Error::unavailable(format!("{what}: {why} after {have} of {length} bytes"));
+    let broken =
+        |why: &str, have: usize| Error::unavailable(format!("{what}: {why} after {have} of {length} bytes"));
     let mut body = std::pin::pin!(body);
     let mut whole = BytesMut::new();
     loop {
@@ -78,10 +76,12 @@ pub(super) async fn collect<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 /// The certificates in a PEM file, proven to be some.
 pub(super) fn read_ca(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
-    let pem = std::fs::read(path).map_err(|e| Error::io(format!("cannot read the CA certificates in {name}"), e))?;
+    let pem = std::fs::read(path)
+        .map_err(|e| Error::io(format!("cannot read the CA certificates in {name}"), e))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.map_err(|e| e.to_string()).and_then(|one| roots.add(one).map_err(|e| e.to_string()));
+        let added =
+            certificate.map_err(|e| e.to_string()).and_then(|one| roots.add(one).map_err(|e| e.to_string()));
         added.map_err(|e| Error::invalid(format!("{name} holds a certificate that cannot be read: {e}")))?;
     }
     if roots.is_empty() {

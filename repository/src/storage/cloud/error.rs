@@ -29,9 +29,11 @@ pub(super) fn translated(call: &Call<'_>, error: &object_store::Error) -> Error 
             Some("make it, or mend its name in the URL".to_owned()),
         ),
         E::NotFound { .. } => (ErrorKind::NotFound, "it does not exist", None),
-        E::PermissionDenied { .. } => {
-            (ErrorKind::Denied, "permission denied", Some(format!("allow these credentials to {}", call.action)))
-        }
+        E::PermissionDenied { .. } => (
+            ErrorKind::Denied,
+            "permission denied",
+            Some(format!("allow these credentials to {}", call.action)),
+        ),
         E::Unauthenticated { .. } => (
             ErrorKind::Denied,
             "the store does not know these credentials",
@@ -55,7 +57,9 @@ fn generic(why: &str) -> (ErrorKind, &'static str, Option<String>) {
     let status = lower.split_once("status code: ").and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
     let network = || Some("check the endpoint in the URL, and the network to it".to_owned());
     match status {
-        Some(408 | 409 | 425 | 429 | 500 | 502..=599) => (ErrorKind::Unavailable, "the store is not able to now", None),
+        Some(408 | 409 | 425 | 429 | 500 | 502..=599) => {
+            (ErrorKind::Unavailable, "the store is not able to now", None)
+        }
         Some(400..=499 | 501) => (ErrorKind::Invalid, "the store refuses the request", None),
         Some(_) => (ErrorKind::Unavailable, "the answer cannot be read", None),
         None if lower.contains("certificate") || lower.contains("unknownissuer") => (
@@ -63,11 +67,16 @@ fn generic(why: &str) -> (ErrorKind, &'static str, Option<String>) {
             "the store's certificate is not trusted",
             Some("name the CA that signed it with ca=/path".to_owned()),
         ),
-        None if ["token", "credential", "metadata server", "identity"].iter().any(|word| lower.contains(word)) => (
-            ErrorKind::Denied,
-            "there are no credentials for the store",
-            Some("name a file with credentials=/path in the URL, or give the machine a role".to_owned()),
-        ),
+        None if ["token", "credential", "metadata server", "identity"]
+            .iter()
+            .any(|word| lower.contains(word)) =>
+        {
+            (
+                ErrorKind::Denied,
+                "there are no credentials for the store",
+                Some("name a file with credentials=/path in the URL, or give the machine a role".to_owned()),
+            )
+        }
         None if lower.contains("refused") => {
             (ErrorKind::Unavailable, "the endpoint refuses connections", network())
         }

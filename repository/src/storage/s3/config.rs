@@ -1,17 +1,17 @@
 //! From a URL to a client: address, credentials, TLS.
 use std::path::PathBuf;
 
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
-use aws_config::environment::region::EnvironmentVariableRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
-    SharedHttpClient, StalledStreamProtectionConfig,
+    BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::types::ChecksumAlgorithm;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -21,9 +21,8 @@ use crate::error::{Error, Result};
 use crate::storage::address::Address;
 use crate::storage::remote::{CONNECT, IDLE, read_ca};
 
-pub(super) const KNOWN: [&str; 8] = [
-    "endpoint", "region", "path_style", "credentials", "profile", "ca", "allow_http", "checksum",
-];
+pub(super) const KNOWN: [&str; 8] =
+    ["endpoint", "region", "path_style", "credentials", "profile", "ca", "allow_http", "checksum"];
 /// Where no region counts, signatures still want one.
 const ANY_REGION: &str = "us-east-1";
 
@@ -127,13 +126,18 @@ impl Settings {
     }
 
     /// From the file that the URL names, before whatever the environment says.
-    fn credentials(&self, http: &SharedHttpClient, region: &Region) -> Result<Option<SharedCredentialsProvider>> {
+    fn credentials(
+        &self,
+        http: &SharedHttpClient,
+        region: &Region,
+    ) -> Result<Option<SharedCredentialsProvider>> {
         let Some(path) = &self.credentials else { return Ok(None) };
         if let Err(e) = std::fs::metadata(path) {
             return Err(Error::io(format!("cannot read the credentials file {}", path.display()), e));
         }
         let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, path).build();
-        let context = ProviderConfig::default().with_http_client(http.clone()).with_region(Some(region.clone()));
+        let context =
+            ProviderConfig::default().with_http_client(http.clone()).with_region(Some(region.clone()));
         let mut provider = ProfileFileCredentialsProvider::builder().configure(&context).profile_files(files);
         if let Some(name) = &self.profile {
             provider = provider.profile_name(name);

@@ -32,7 +32,11 @@ pub(super) fn answer<E: ProvideErrorMetadata>(error: &SdkError<E>) -> Option<(u1
 pub(super) fn is_stale(code: &str) -> bool {
     matches!(
         code,
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "InvalidToken" | "InvalidAccessKeyId"
+        "ExpiredToken"
+            | "ExpiredTokenException"
+            | "TokenRefreshRequired"
+            | "InvalidToken"
+            | "InvalidAccessKeyId"
     )
 }
 
@@ -82,8 +86,10 @@ pub(super) fn of_one(call: &Call<'_>, code: Option<&str>, said: Option<&str>) ->
 }
 
 fn is_elsewhere(status: u16, code: &str) -> bool {
-    matches!(code, "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException")
-        || status == 301
+    matches!(
+        code,
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException"
+    ) || status == 301
 }
 
 /// "... the region 'a' is wrong; expecting 'b'".
@@ -98,16 +104,20 @@ fn meaning(call: &Call<'_>, status: u16, code: &str) -> (ErrorKind, Option<Strin
         "NoSuchBucket" | "InvalidBucketName" => {
             (Invalid, format!("make the bucket {}, or mend its name in the URL", call.bucket))
         }
-        _ if is_elsewhere(status, code) => (Invalid, "write the bucket's region into the URL: region=...".to_owned()),
+        _ if is_elsewhere(status, code) => {
+            (Invalid, "write the bucket's region into the URL: region=...".to_owned())
+        }
         "RequestTimeTooSkewed" => {
             (Invalid, "this machine's clock or the store's is wrong: set it (NTP), then try again".to_owned())
         }
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => {
-            (Denied, "the credentials have expired: renew them; files are read again by themselves".to_owned())
-        }
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidClientTokenId" => {
-            (Denied, "the store does not know these credentials: check key id, secret and endpoint".to_owned())
-        }
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => (
+            Denied,
+            "the credentials have expired: renew them; files are read again by themselves".to_owned(),
+        ),
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidClientTokenId" => (
+            Denied,
+            "the store does not know these credentials: check key id, secret and endpoint".to_owned(),
+        ),
         "InvalidObjectState" => {
             (Denied, "the object is archived: bring it back to a class that can be read".to_owned())
         }
@@ -116,10 +126,15 @@ fn meaning(call: &Call<'_>, status: u16, code: &str) -> (ErrorKind, Option<Strin
         }
         "InvalidRequest" => (
             Invalid,
-            "a bucket with Object Lock wants checksum=crc32c in the URL; otherwise the store says why".to_owned(),
+            "a bucket with Object Lock wants checksum=crc32c in the URL; otherwise the store says why"
+                .to_owned(),
         ),
-        "RequestTimeout" | "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch"
-        | "ConditionalRequestConflict" | "OperationAborted" => return (Unavailable, None),
+        "RequestTimeout"
+        | "BadDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
+        | "ConditionalRequestConflict"
+        | "OperationAborted" => return (Unavailable, None),
         _ => match status {
             401 | 403 => (Denied, allow(call)),
             404 => return (NotFound, None),

@@ -19,8 +19,8 @@ use self::error::{Call, answer, is_stale};
 use super::counted::Counts;
 use super::remote::{LARGEST, collect, in_time};
 use super::{Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
-use crate::clock::{Clock, SystemClock};
-use crate::entropy::{Entropy, SystemEntropy};
+use crate::clock::Clock;
+use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 
 mod config;
@@ -56,12 +56,12 @@ impl fmt::Debug for S3Storage {
 }
 
 impl S3Storage {
-    pub(super) fn open(rest: &str) -> Result<Self> {
+    pub(super) fn open(rest: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self> {
         Ok(Self {
             settings: Settings::parse(rest)?,
             client: RwLock::default(),
-            entropy: Arc::new(SystemEntropy::new()),
-            clock: Arc::new(SystemClock),
+            entropy,
+            clock,
             sent: Counts::default(),
         })
     }
@@ -196,7 +196,8 @@ impl S3Storage {
         let call = self.call("s3:GetObject", key);
         self.sent.gets.add(1);
         let request = self.client().await?.get_object().bucket(&self.settings.bucket).key(self.name(key));
-        let request = request.set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)));
+        let request =
+            request.set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)));
         let found = match (self.answer(&call, 0, request.send()).await?, range) {
             (Ok(found), _) => found,
             (Err(e), Some(range)) if answer_is(&e, 416) => {
@@ -207,9 +208,11 @@ impl S3Storage {
         let length: Option<u64> = found.content_length.and_then(|length| length.try_into().ok());
         let mut length = length.ok_or_else(|| Error::unavailable(format!("{call}: no length came")))?;
         if let Some(range) = range {
-            let (first, size) = found.content_range.as_deref().and_then(parse_range).ok_or_else(|| {
-                Error::invalid(format!("{call}: the store does not read ranges"))
-            })?;
+            let (first, size) = found
+                .content_range
+                .as_deref()
+                .and_then(parse_range)
+                .ok_or_else(|| Error::invalid(format!("{call}: the store does not read ranges")))?;
             if size < range.end {
                 return Err(ends_early(key, range, size));
             }
@@ -218,13 +221,19 @@ impl S3Storage {
             }
             length = range.end - range.start;
         }
-        let body = stream::unfold(found.body, |mut body| async move { body.next().await.map(|some| (some, body)) });
+        let body =
+            stream::unfold(found.body, |mut body| async move { body.next().await.map(|some| (some, body)) });
         let body = collect(&call, length, body).await?;
         self.sent.bytes_got.add(body.len() as u64);
         Ok(body)
     }
 
-    async fn page(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<(Vec<Object>, Option<String>)> {
+    async fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Object>, Option<String>)> {
         let call = self.call("s3:ListBucket", prefix);
         self.sent.lists.add(1);
         let request = self.client().await?.list_objects_v2().bucket(&self.settings.bucket);

@@ -129,9 +129,11 @@ impl S3Storage {
                 .set_upload_id_marker(id_marker.take());
             let page = self.ask(&call, 0, request.send()).await?;
             for upload in page.uploads() {
-                let begun = upload.initiated().and_then(|at| at.to_millis().ok()).and_then(|at| at.try_into().ok());
+                let begun =
+                    upload.initiated().and_then(|at| at.to_millis().ok()).and_then(|at| at.try_into().ok());
                 let old = begun.is_some_and(|at| now.since(Timestamp(at)) > ABANDONED);
-                if let (true, Some(key), Some(id)) = (old, upload.key().and_then(|key| self.ours(key)), upload.upload_id())
+                if let (true, Some(key), Some(id)) =
+                    (old, upload.key().and_then(|key| self.ours(key)), upload.upload_id())
                 {
                     self.abort(key, id).await?;
                     ended += 1;

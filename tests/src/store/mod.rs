@@ -1,0 +1,121 @@
+//! Object stores as real servers on loopback, in a directory that goes when the test ends. `tests/run` installs them in
+//! `target/tools`; a test without its server fails and says so.
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::process::Process;
+
+mod azurite;
+mod moto;
+pub mod proxy;
+mod rclone;
+mod weed;
+
+pub use proxy::{Faults, Proxy};
+
+/// How long a server may take to begin.
+const START: Duration = Duration::from_secs(60);
+pub const BUCKET: &str = "lab";
+
+/// A running store. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    pub address: SocketAddr,
+    scheme: &'static str,
+    container: &'static str,
+    /// Behind the `?` of URLs; `ENDPOINT` in it becomes the endpoint's address.
+    settings: String,
+    process: Process,
+    // Last: processes end before their directory goes.
+    dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub fn url(&self, prefix: &str) -> String {
+        self.url_through(self.address, prefix)
+    }
+
+    /// By way of a proxy.
+    pub fn url_through(&self, address: SocketAddr, prefix: &str) -> String {
+        let settings = self.settings.replace("ENDPOINT", &format!("http://{address}"));
+        format!("{}://{}/{prefix}?{settings}", self.scheme, self.container)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Polls `path` until the server answers with `status`.
+    async fn answers(&mut self, method: &str, path: &str, status: &str) {
+        let deadline = tokio::time::Instant::now() + START;
+        loop {
+            self.process.check();
+            match ask(self.address, method, path).await {
+                Ok(answer) if answer.split(' ').nth(1) == Some(status) => return,
+                answer => assert!(
+                    tokio::time::Instant::now() < deadline,
+                    "{} does not begin: {answer:?}\n{}",
+                    self.process.name,
+                    self.process.log_text()
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// One request of HTTP by hand; the answer's head and as much else as comes.
+async fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<String> {
+    let request = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = vec![0; 1024];
+        let length = stream.read(&mut answer).await?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    tokio::time::timeout(Duration::from_secs(5), request).await.unwrap_or_else(|e| Err(e.into()))
+}
+
+/// What `tests/run` installed.
+fn tool(path: &str) -> PathBuf {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/tools").join(path);
+    assert!(tool.exists(), "{} is missing: tests/run installs it", tool.display());
+    tool
+}
+
+/// Nothing of ours reaches it, such as the keys of whoever runs the tests.
+fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).stdin(Stdio::null());
+    command
+}
+
+/// Ports nobody has now. They are taken at once, so that they differ.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("s").tempdir().unwrap()
+}
+
+/// A credentials file as the AWS tools write it.
+fn aws_credentials(dir: &Path, id: &str, secret: &str) -> PathBuf {
+    let path = dir.join("credentials");
+    std::fs::write(&path, format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = {secret}\n"))
+        .unwrap();
+    path
+}
