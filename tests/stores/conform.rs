@@ -1,11 +1,12 @@
-use palinurus_repository::storage::{self, suite};
+use palinurus_repository::storage;
+use palinurus_repository::storage::suite::{self, Order};
 use palinurus_repository::{ErrorKind, KeyFile, Repository, SystemClock, SystemEntropy};
 use palinurus_tests::store::Server;
 
 /// The suite, and a repository that is made, opened and written to there.
-async fn conforms(server: &Server) {
+async fn conforms(server: &Server, order: Order) {
     let storage = storage::open(&server.url("suite")).unwrap();
-    suite::run(storage.clone(), "conform").await;
+    suite::run_sorted(storage.clone(), "conform", order).await;
     println!("the suite sent {:?}", storage.sent().unwrap());
     let key = KeyFile::generate(&SystemEntropy::new()).unwrap();
     let url = server.url("deep/repository");
@@ -33,17 +34,17 @@ async fn create(url: &str, key: &KeyFile) -> palinurus_repository::Result<Reposi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn seaweedfs_conforms() {
-    conforms(&Server::weed().await).await;
+    conforms(&Server::weed().await, Order::Parts).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn moto_conforms() {
-    conforms(&Server::moto().await).await;
+    conforms(&Server::moto().await, Order::Names).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn azurite_conforms() {
-    conforms(&Server::azurite().await).await;
+    conforms(&Server::azurite().await, Order::Names).await;
 }
 
 /// It answers both creators with yes.

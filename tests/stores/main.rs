@@ -10,3 +10,4 @@ mod conform;
 mod faults;
 mod large;
 mod refusals;
+mod tls;

@@ -27,7 +27,9 @@ async fn a_wrong_place_or_key() {
         let storage = storage::open(&url).unwrap();
         storage.put_new("repo", Bytes::from_static(b"x")).await.unwrap_err()
     };
-    let bucket = put(format!("s3://nobodys/x?{right}")).await;
+    // SeaweedFS makes buckets as they are written to, if the user may.
+    let moto = Server::moto().await;
+    let bucket = put(moto.url("x").replace("s3://lab/", "s3://nobodys/")).await;
     told(&bucket, ErrorKind::Invalid, "NoSuchBucket", "make the bucket nobodys");
     let absent = storage::open(&format!("s3://nobodys/x?{right}")).unwrap();
     told(&absent.get("repo", None).await.unwrap_err(), ErrorKind::Invalid, "NoSuchBucket", "make the bucket");
@@ -67,6 +69,11 @@ async fn nobody_listens() {
     );
     let error = storage::open(&url).unwrap().size("repo").await.unwrap_err();
     told(&error, ErrorKind::Unavailable, "refuses connections", "check the endpoint");
+    let url = format!("gs://{BUCKET}/x?endpoint=http://{address}&credentials=none");
+    let error = storage::open(&url).unwrap().size("repo").await.unwrap_err();
+    told(&error, ErrorKind::Unavailable, "refuses connections", "check the endpoint");
+    let error = storage::open(&url.replace("none", "/none")).unwrap_err();
+    told(&error, ErrorKind::NotFound, "/none", "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,6 +131,25 @@ async fn a_missing_permission_is_named() {
     let error = storage("nowrite").delete(&["there".to_owned()]).await.unwrap_err();
     told(&error, ErrorKind::Denied, "AccessDenied", "allow s3:DeleteObject");
     assert_eq!(storage("all").get("there", None).await.unwrap(), "x", "nothing was lost by it");
+}
+
+/// Keys are renewed by replacing the file: a client that read the old ones goes on with the new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewed_credentials_are_read_again() {
+    let server = Server::weed().await;
+    let url = format!("s3://{BUCKET}/x?{}", credentials(&server, "expired", "hunter2"));
+    let storage = storage::open(&url).unwrap();
+    let error = storage.size("there").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+    let right = server.path("labkey-labsecret");
+    credentials(&server, "labkey", "labsecret");
+    std::fs::rename(right, server.path("expired-hunter2")).unwrap();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    while let Err(error) = storage.put_new("there", Bytes::from_static(b"x")).await {
+        assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
+        assert!(tokio::time::Instant::now() < deadline, "{error:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
 }
 
 /// Two repositories, one below the other: neither touches what is not its own.

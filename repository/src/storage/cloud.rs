@@ -38,6 +38,8 @@ pub(super) struct CloudStorage {
     store: Box<dyn Both>,
     name: String,
     prefix: String,
+    /// Azure's client lists no object whose name is the very prefix.
+    omits: bool,
     entropy: Arc<dyn Entropy>,
     sent: Counts,
 }
@@ -93,11 +95,12 @@ impl CloudStorage {
             }
         }
         let store = builder.build().map_err(|e| error::unfit("az", &e))?;
-        Ok(Self::new(Box::new(store), &address, entropy))
+        Ok(Self { omits: true, ..Self::new(Box::new(store), &address, entropy) })
     }
 
     fn new(store: Box<dyn Both>, address: &Address, entropy: Arc<dyn Entropy>) -> Self {
-        Self { store, name: address.name(), prefix: address.prefix.clone(), entropy, sent: Counts::default() }
+        let (name, prefix) = (address.name(), address.prefix.clone());
+        Self { store, name, prefix, omits: false, entropy, sent: Counts::default() }
     }
 
     fn path(&self, key: &str) -> Path {
@@ -316,6 +319,17 @@ impl Storage for CloudStorage {
         let names = format!("{}{prefix}", self.prefix);
         let after = after.map(|after| format!("{}{after}", self.prefix));
         let mut found: Vec<Object> = Vec::new();
+        if self.omits
+            && limit > 0
+            && check_key(prefix).is_ok()
+            && after.as_ref().is_none_or(|after| *after < names)
+        {
+            match self.head(prefix).await {
+                Ok((size, _)) => found.push(Object { key: prefix.to_owned(), size }),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
         let mut token = None;
         while found.len() < limit {
             self.sent.lists.add(1);

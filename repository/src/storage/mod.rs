@@ -58,7 +58,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn size(&self, key: &str) -> Result<u64>;
 
     /// The first `limit` objects whose names begin with `prefix` and are greater than `after`, in the order of names;
-    /// fewer only when there are no more.
+    /// fewer only when there are no more. Some stores sort part by part, `a/x` before `a-b`; that will do, for no part
+    /// of a name of ours is another with `-` or `.` behind it.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>>;
 
     /// Removes the objects; one that is absent is no error.

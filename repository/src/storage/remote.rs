@@ -96,3 +96,50 @@ pub(super) fn quoted(text: &str) -> String {
     clean.truncate(clean.trim_end().len());
     clean
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn parts(parts: &[&'static str]) -> impl Stream<Item = Result<Bytes, std::io::Error>> + use<> {
+        stream::iter(parts.iter().map(|part| Ok(Bytes::from_static(part.as_bytes()))).collect::<Vec<_>>())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_whole_or_none() {
+        for whole in [&["abcdef"][..], &["ab", "", "cdef"], &["a", "b", "c", "d", "e", "f"]] {
+            assert_eq!(collect(&"x", 6, parts(whole)).await.unwrap(), "abcdef");
+        }
+        assert_eq!(collect(&"x", 0, parts(&[])).await.unwrap(), "");
+        for wrong in [&["abcde"][..], &["abcdef", "g"], &["abcdefg"], &[]] {
+            assert_eq!(collect(&"x", 6, parts(wrong)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        let broken = parts(&["abc"]).chain(stream::iter([Err(std::io::Error::other("gone"))]));
+        assert_eq!(collect(&"x", 6, broken).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(collect(&"x", LARGEST + 1, parts(&[])).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_or_crawls_ends() {
+        let began = Instant::now();
+        let stalled = parts(&["abc"]).chain(stream::pending());
+        assert_eq!(collect(&"x", 6, stalled).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(began.elapsed(), STALL);
+        let crawls = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"a")), ()))
+        });
+        let began = Instant::now();
+        assert_eq!(collect(&"x", 1000, crawls).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(began.elapsed(), ANSWER);
+    }
+
+    #[test]
+    fn what_servers_say_is_cut_to_a_line() {
+        assert_eq!(quoted("a\u{1b}[2Jb\n"), "a [2Jb");
+        assert_eq!(quoted(&"x".repeat(1000)).len(), 300);
+    }
+}

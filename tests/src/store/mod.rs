@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use palinurus_repository::ErrorKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,9 +15,11 @@ mod azurite;
 mod moto;
 pub mod proxy;
 mod rclone;
+pub mod tls;
 mod weed;
 
 pub use proxy::{Faults, Proxy};
+pub use tls::Ca;
 
 /// How long a server may take to begin.
 const START: Duration = Duration::from_secs(60);
@@ -26,12 +29,14 @@ pub const BUCKET: &str = "lab";
 #[derive(Debug)]
 pub struct Server {
     pub address: SocketAddr,
+    https: Option<SocketAddr>,
     scheme: &'static str,
     container: &'static str,
     /// Behind the `?` of URLs; `ENDPOINT` in it becomes the endpoint's address.
     settings: String,
     process: Process,
-    // Last: processes end before their directory goes.
+    // Last: processes end before what they wrote goes.
+    _left: Left,
     dir: tempfile::TempDir,
 }
 
@@ -46,8 +51,47 @@ impl Server {
         format!("{}://{}/{prefix}?{settings}", self.scheme, self.container)
     }
 
+    /// The same by TLS, with more settings.
+    pub fn https_url(&self, prefix: &str, more: &str) -> String {
+        let address = self.https.expect("started with TLS");
+        let settings = self.settings.replace("ENDPOINT", &format!("https://{address}"));
+        format!("{}://{}/{prefix}?{settings}{more}", self.scheme, self.container)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Polls with a real client until an object can be put: until then a server that answers may still say no.
+    async fn takes_objects(&mut self) {
+        let deadline = tokio::time::Instant::now() + START;
+        let storage = palinurus_repository::storage::open(&self.url("begin")).unwrap();
+        let key = ["probe".to_owned()];
+        loop {
+            self.process.check();
+            let absent = storage.size("absent").await.unwrap_err();
+            let tried = match absent.kind() {
+                ErrorKind::NotFound => storage.put(&key[0], bytes::Bytes::new()).await,
+                _ => Err(absent),
+            };
+            match tried {
+                Ok(()) => return storage.delete(&key).await.unwrap(),
+                Err(e) => {
+                    assert!(tokio::time::Instant::now() < deadline, "{e:?}\n{}", self.process.log_text())
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Polls until somebody accepts connections.
+    async fn listens(&mut self) {
+        let deadline = tokio::time::Instant::now() + START;
+        while let Err(e) = TcpStream::connect(self.address).await {
+            self.process.check();
+            assert!(tokio::time::Instant::now() < deadline, "{e}\n{}", self.process.log_text());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Polls `path` until the server answers with `status`.
@@ -66,6 +110,16 @@ impl Server {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+}
+
+/// Files that a server leaves outside of its directory.
+#[derive(Debug, Default)]
+struct Left(Vec<PathBuf>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|path| drop(std::fs::remove_file(path)));
     }
 }
 

@@ -1,5 +1,5 @@
 //! moto: a second S3, in memory. It believes any credentials, but keeps conditions.
-use super::{BUCKET, Server, aws_credentials, command, directory, free_ports, local, tool};
+use super::{BUCKET, Left, Server, aws_credentials, command, directory, free_ports, local, tool};
 use crate::process::Process;
 
 impl Server {
@@ -11,8 +11,16 @@ impl Server {
         let process = Process::start("moto", moto, &dir.path().join("log"));
         let credentials = aws_credentials(dir.path(), "any", "any");
         let settings = format!("endpoint=ENDPOINT&credentials={}", credentials.display());
-        let mut server =
-            Self { address: local(port), scheme: "s3", container: BUCKET, settings, process, dir };
+        let mut server = Self {
+            address: local(port),
+            https: None,
+            scheme: "s3",
+            container: BUCKET,
+            settings,
+            process,
+            _left: Left::default(),
+            dir,
+        };
         server.answers("GET", "/moto-api/", "200").await;
         server.answers("PUT", &format!("/{BUCKET}"), "200").await;
         server

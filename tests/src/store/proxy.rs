@@ -22,7 +22,7 @@ pub enum Fault {
     /// Carried out; the connection is reset instead of an answer.
     Lost,
     /// Carried out; 500 is the answer.
-    Denied,
+    Disowned,
     /// Carried out twice; the second answer is given.
     Twice,
     /// The answer ends in the middle.
@@ -39,7 +39,7 @@ impl Fault {
         Fault::Broken,
         Fault::Reset,
         Fault::Lost,
-        Fault::Denied,
+        Fault::Disowned,
         Fault::Twice,
         Fault::Truncated,
         Fault::Slow,
@@ -158,7 +158,7 @@ impl Shared {
         let mut answer = self.deliver(&request).await?;
         match fault {
             Some(Fault::Lost) => return reset(client),
-            Some(Fault::Denied) => return client.write_all(&plain("500 Internal Server Error", "")).await,
+            Some(Fault::Disowned) => return client.write_all(&plain("500 Internal Server Error", "")).await,
             Some(Fault::Twice) => answer = self.deliver(&request).await?,
             _ => {}
         }

@@ -1,5 +1,5 @@
 //! `rclone serve s3`: a store that lets two creators of one object both win.
-use super::{BUCKET, Server, aws_credentials, command, directory, free_ports, local, tool};
+use super::{BUCKET, Left, Server, aws_credentials, command, directory, free_ports, local, tool};
 use crate::process::Process;
 
 impl Server {
@@ -16,9 +16,17 @@ impl Server {
         let process = Process::start("rclone", rclone, &dir.path().join("log"));
         let credentials = aws_credentials(dir.path(), "labkey", "labsecret");
         let settings = format!("endpoint=ENDPOINT&credentials={}", credentials.display());
-        let mut server =
-            Self { address: local(port), scheme: "s3", container: BUCKET, settings, process, dir };
-        server.answers("GET", "/", "403").await;
+        let mut server = Self {
+            address: local(port),
+            https: None,
+            scheme: "s3",
+            container: BUCKET,
+            settings,
+            process,
+            _left: Left::default(),
+            dir,
+        };
+        server.answers("GET", "/", "400").await;
         server
     }
 }

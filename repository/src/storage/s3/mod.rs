@@ -34,7 +34,7 @@ const ONE_PUT: usize = 64 << 20;
 /// As many objects as one DELETE or LIST takes.
 const BATCH: usize = 1000;
 /// Credentials that were read so recently are not read again.
-const FRESH: Duration = Duration::from_secs(30);
+const FRESH: Duration = Duration::from_secs(5);
 
 pub(super) struct S3Storage {
     settings: Settings,
@@ -343,10 +343,22 @@ impl Storage for S3Storage {
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
         check_prefix(prefix)?;
         let mut found: Vec<Object> = Vec::new();
+        let first = after;
         let mut after = after.map(str::to_owned);
         while found.len() < limit {
             let (page, more) = self.page(prefix, after.as_deref(), limit - found.len()).await?;
-            found.extend(page);
+            for object in page {
+                // A page that begins behind the wrong name would leave others out.
+                let last = found.last().map(|last| last.key.as_str()).or(first);
+                if let Some(last) = last.filter(|last| *last >= object.key.as_str()) {
+                    return Err(Error::invalid(format!(
+                        "{}: {} comes behind {last}",
+                        self.settings.name, object.key
+                    ))
+                    .with_hint("the store sorts names part by part: remove what is not palinurus's there"));
+                }
+                found.push(object);
+            }
             match more {
                 Some(last) => after = Some(last),
                 None => break,
