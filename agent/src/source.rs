@@ -15,9 +15,11 @@ use prost::Message;
 
 use crate::warning::{Warning, Warnings};
 
+mod largest;
 mod tree;
 pub(crate) mod wire;
 
+use largest::Largest;
 pub use tree::Tree;
 pub(crate) use tree::{link_name, open_root, resolve_beneath};
 
@@ -88,6 +90,7 @@ pub struct SourceListWriter {
     at: u64,
     offsets: Vec<u64>,
     totals: Totals,
+    largest: Largest,
     record: Vec<u8>,
 }
 
@@ -103,6 +106,7 @@ impl SourceListWriter {
             at: 0,
             offsets: Vec::new(),
             totals: Totals { scan_started, ..Totals::default() },
+            largest: Largest::default(),
             record: Vec::new(),
         };
         writer.write(&MAGIC)?;
@@ -117,6 +121,7 @@ impl SourceListWriter {
         if let SourceKind::File { size, .. } = entry.kind {
             self.totals.files += 1;
             self.totals.bytes = self.totals.bytes.saturating_add(size);
+            self.largest.push(size, &entry.path);
         }
         self.write_record(&wire::Entry::from(entry))
     }
@@ -147,6 +152,7 @@ impl SourceListWriter {
             warnings_kept: warnings.kept().len() as u64,
             warnings_count: warnings.count(),
             index_at,
+            largest: self.largest.paths(),
         }
         .encode_to_vec();
         self.write(&trailer)?;
@@ -220,6 +226,11 @@ impl SourceListReader {
             bytes: self.trailer.bytes,
             scan_started: self.scan_started(),
         }
+    }
+
+    /// Paths of a few of the largest files, the largest first.
+    pub fn largest(&self) -> Vec<Vec<u8>> {
+        self.trailer.largest.clone()
     }
 
     /// The number of the entry that `next_entry` reads.

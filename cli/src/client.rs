@@ -1,40 +1,203 @@
-//! Dialling the coordinator.
-use std::net::IpAddr;
+//! Dialling the coordinators, and finding the one that leads.
 use std::time::Duration;
 
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
-use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Error, Result};
-use tonic::transport::{Channel, Endpoint, Uri};
+use palinurus_proto::{from_status, to_status, v1};
+use palinurus_repository::{Error, ErrorKind, Result};
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status, Streaming};
 
 use crate::Global;
+use crate::output::Output;
+
+mod address;
+
+use address::Address;
 
 const MESSAGE_MAX: usize = 64 << 20;
+const CONNECT: Duration = Duration::from_secs(5);
+/// Finds a connection whose other end is gone, or is paused.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+/// Of a refusal that was certainly not begun: where the leader is, or nothing when nobody leads.
+const LEADER: &str = "palinurus-leader";
+/// One coordinator names the next; they may disagree for a moment.
+const HOPS: u32 = 3;
+/// For an election to end.
+const PATIENCE: Duration = Duration::from_secs(15);
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-pub(crate) type Client = CoordinatorClient<Channel>;
+/// Whether asking again is safe when it is not known what became of the first time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Safe,
+    Unsafe,
+}
+
+/// Speaks to one of the coordinators, and goes over to the leader when it must.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    servers: Vec<Address>,
+    insecure_plaintext: bool,
+    output: Output,
+    at: Address,
+    inner: CoordinatorClient<Channel>,
+}
 
 /// Connects now, so that a wrong address is said before anything else is done.
 pub(crate) async fn connect(global: &Global) -> Result<Client> {
-    dial(&global.server, global.insecure_plaintext).await
+    let output = Output::new(global.json, global.no_progress);
+    Client::open(&global.server, global.insecure_plaintext, output).await
 }
 
 pub(crate) async fn dial(server: &str, insecure_plaintext: bool) -> Result<Client> {
-    let uri: Uri = server.parse().map_err(|error| {
-        Error::invalid(format!("{server:?} is not an address of a coordinator"))
-            .with_source(error)
-            .with_hint("write it as http://127.0.0.1:7410")
-    })?;
-    if uri.scheme_str() != Some("http") || uri.host().is_none() {
-        return Err(Error::invalid(format!("{server:?} is not an address of a coordinator"))
-            .with_hint("write it as http://127.0.0.1:7410"));
+    Client::open(server, insecure_plaintext, Output::new(true, true)).await
+}
+
+/// All that the service offers, each to whoever leads.
+macro_rules! calls {
+    ($($again:ident $call:ident($request:ident) -> $reply:ty;)*) => {
+        #[allow(dead_code)] // what no command asks for yet
+        impl Client { $(
+            pub(crate) async fn $call(&mut self, request: v1::$request) -> Result<Response<$reply>, Status> {
+                self.call(Again::$again, request, async |mut client, request| client.$call(request).await).await
+            }
+        )* }
+    };
+}
+
+calls! {
+    Safe apply_service(ApplyServiceRequest) -> v1::Service;
+    Safe list_services(ListServicesRequest) -> v1::ListServicesReply;
+    Safe get_service(GetServiceRequest) -> v1::Service;
+    Safe list_nodes(ListNodesRequest) -> v1::ListNodesReply;
+    Unsafe start_backup(StartBackupRequest) -> v1::Operation;
+    Safe list_backups(ListBackupsRequest) -> v1::ListBackupsReply;
+    Safe get_backup(GetBackupRequest) -> v1::Backup;
+    Unsafe delete_backup(DeleteBackupRequest) -> v1::Operation;
+    Safe plan_restore(RestoreRequest) -> v1::RestorePlan;
+    Unsafe apply_restore(RestoreRequest) -> v1::Operation;
+    Safe plan_failover(FailoverRequest) -> v1::FailoverPlan;
+    Unsafe apply_failover(FailoverRequest) -> v1::Operation;
+    Unsafe check_repository(CheckRepositoryRequest) -> v1::Operation;
+    Safe list_operations(ListOperationsRequest) -> v1::ListOperationsReply;
+    Safe get_operation(GetOperationRequest) -> v1::Operation;
+    Safe watch_operation(GetOperationRequest) -> Streaming<v1::Operation>;
+    Safe cancel_operation(GetOperationRequest) -> v1::Operation;
+    Safe get_cluster(GetClusterRequest) -> v1::Cluster;
+}
+
+impl Client {
+    async fn open(servers: &str, insecure_plaintext: bool, output: Output) -> Result<Self> {
+        let servers = Address::list(servers, insecure_plaintext)?;
+        let (at, inner) = first(&servers).await?;
+        Ok(Self { servers, insecure_plaintext, output, at, inner })
     }
-    if !insecure_plaintext && !is_loopback(&uri) {
-        return Err(Error::denied(format!("{server} is another machine and nothing would be encrypted"))
-            .with_hint("run the command there, or say --insecure-plaintext on a network that you trust"));
+
+    async fn call<Q: Clone, A>(
+        &mut self,
+        again: Again,
+        request: Q,
+        send: impl AsyncFn(CoordinatorClient<Channel>, Q) -> Result<Response<A>, Status>,
+    ) -> Result<Response<A>, Status> {
+        let mut hops = 0;
+        let mut until = None;
+        loop {
+            let status = match send(self.inner.clone(), request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            let leader =
+                status.metadata().get(LEADER).map(|named| named.to_str().unwrap_or_default().to_owned());
+            match leader.as_deref() {
+                Some(named) if !named.is_empty() && hops < HOPS => {
+                    hops += 1;
+                    let leader = self.at.leader(named, self.insecure_plaintext).map_err(|e| to_status(&e))?;
+                    if let Ok(inner) = reach(&leader).await {
+                        (self.at, self.inner) = (leader, inner);
+                        continue;
+                    }
+                }
+                Some(_) => {}
+                None if !is_broken(&status) => return Err(status),
+                None if again == Again::Unsafe => return Err(in_doubt(status)),
+                None => {}
+            }
+            // Nobody leads, or the leader is only just gone: whoever is next will say so.
+            let until = *until.get_or_insert_with(|| {
+                self.output.note("waiting for a coordinator that leads");
+                Instant::now() + PATIENCE
+            });
+            if Instant::now() >= until {
+                return Err(status);
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+            hops = 0;
+            self.next().await;
+        }
     }
-    let channel = Endpoint::from(uri)
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(20))
+
+    /// Another one of those that the operator named, or the same if no other answers.
+    async fn next(&mut self) {
+        let at = self.servers.iter().position(|server| *server == self.at);
+        let turn = at.map_or(0, |at| (at + 1) % self.servers.len());
+        self.servers.rotate_left(turn);
+        if let Ok((at, inner)) = first(&self.servers).await {
+            (self.at, self.inner) = (at, inner);
+        }
+    }
+
+    /// Goes over to the leader where that can be reached: others see less of what runs.
+    pub(crate) async fn find_leader(&mut self) -> Result<()> {
+        let cluster = self.get_cluster(v1::GetClusterRequest {}).await.map_err(from_status)?.into_inner();
+        if cluster.leader == cluster.answered_by || cluster.address.is_empty() {
+            return Ok(());
+        }
+        let leader = self.at.leader(&cluster.address, self.insecure_plaintext)?;
+        let inner = reach(&leader).await?;
+        (self.at, self.inner) = (leader, inner);
+        Ok(())
+    }
+}
+
+/// The connection broke, whatever became of the call.
+fn is_broken(status: &Status) -> bool {
+    status.metadata().get("palinurus-kind").is_none()
+        && from_status(status.clone()).kind() == ErrorKind::Unavailable
+}
+
+/// What was asked for may have begun: asking again is the operator's to decide.
+fn in_doubt(status: Status) -> Status {
+    let error = Error::unavailable("no answer came, and it may have begun all the same")
+        .with_source(from_status(status).chain())
+        .with_hint("see `palinurus operation list` before you ask again");
+    to_status(&error)
+}
+
+/// The first that answers.
+async fn first(servers: &[Address]) -> Result<(Address, CoordinatorClient<Channel>)> {
+    let mut last = None;
+    for server in servers {
+        match reach(server).await {
+            Ok(client) => return Ok((server.clone(), client)),
+            Err(e) => last = Some(e),
+        }
+    }
+    match (servers, last) {
+        ([_], Some(e)) => Err(e),
+        (all, _) => {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            Err(Error::unavailable(format!("no coordinator answers at {}", all.join(", ")))
+                .with_hint("see whether they run, or name others with --server"))
+        }
+    }
+}
+
+async fn reach(server: &Address) -> Result<CoordinatorClient<Channel>> {
+    let channel = Endpoint::from(server.uri.clone())
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
         .connect()
         .await
         .map_err(|error| {
@@ -42,12 +205,8 @@ pub(crate) async fn dial(server: &str, insecure_plaintext: bool) -> Result<Clien
                 .with_source(error)
                 .with_hint("start one with `palinurus up --data DIR`, or name another with --server")
         })?;
-    Ok(Client::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let client = CoordinatorClient::new(channel);
+    Ok(client.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
 }
 
 /// The named service, or the only one there is.
@@ -67,19 +226,4 @@ pub(crate) async fn service(client: &mut Client, named: Option<String>) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        for (uri, loopback) in [
-            ("http://127.0.0.1:7410", true),
-            ("http://localhost:1", true),
-            ("http://[::1]:7410", true),
-            ("http://10.0.0.1:7410", false),
-            ("http://localhost.example:7410", false),
-        ] {
-            assert_eq!(is_loopback(&uri.parse().unwrap()), loopback, "{uri}");
-        }
-    }
-}
+mod tests;

@@ -34,12 +34,12 @@ pub(crate) fn coordinator(file: &Path) -> Result<Coordinator> {
     lay_over(Coordinator::load(file)?, &environment())
 }
 
-/// The coordinator has no sections. A name that is no setting may be somebody else's: Kubernetes makes such.
+/// A name that is no setting may be somebody else's: Kubernetes makes such.
 fn lay_over(config: Coordinator, environment: &Environment) -> Result<Coordinator> {
     let mut table = to_table(&config)?;
     for (name, text) in environment {
-        let key = name[PREFIX.len()..].to_lowercase();
-        if let Some(value) = table.get_mut(&key) {
+        let path = name[PREFIX.len()..].to_lowercase();
+        if let Some(value) = setting(&mut table, &path) {
             *value = value_like(text, value);
         }
     }
@@ -49,6 +49,14 @@ fn lay_over(config: Coordinator, environment: &Environment) -> Result<Coordinato
     })?;
     config.check()?;
     Ok(config)
+}
+
+/// `key` or `section__key`; not a whole section.
+fn setting<'a>(table: &'a mut Table, path: &str) -> Option<&'a mut Value> {
+    match path.split_once("__") {
+        Some((section, rest)) => setting(table.get_mut(section)?.as_table_mut()?, rest),
+        None => table.get_mut(path).filter(|value| !value.is_table()),
+    }
 }
 
 fn value_like(text: &str, like: &Value) -> Value {
@@ -169,6 +177,31 @@ mod tests {
         assert_eq!(source("name"), file.display().to_string());
         assert_eq!(source("history"), "PALINURUS_HISTORY");
         assert_eq!(source("listen"), "default");
+        assert_eq!(source("etcd.lease"), "default");
         assert!(lay_over(Coordinator::default(), &vec![set("PALINURUS_PATIENCE", "soon")]).is_err());
+    }
+
+    #[test]
+    fn the_environment_goes_over_a_section_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "[etcd]\nprefix = 'a/'\nlease = '20s'\n").unwrap();
+        let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = vec![
+            set("PALINURUS_ETCD__ENDPOINTS", "http://a:2379, http://b:2379"),
+            set("PALINURUS_ETCD__LEASE", "30s"),
+            set("PALINURUS_ETCD", "not a setting"),
+            set("PALINURUS_ETCD__PORT", "not a setting"),
+            set("PALINURUS_NAME__X", "not a setting"),
+        ];
+        let config = lay_over(Coordinator::load(&file).unwrap(), &environment).unwrap();
+        assert_eq!(config.etcd.endpoints, ["http://a:2379", "http://b:2379"]);
+        assert_eq!((config.etcd.prefix.as_str(), config.etcd.lease.as_secs()), ("a/", 30));
+        let settings = settings(&file, &config, &environment).unwrap();
+        let source =
+            |name: &str| settings.iter().find(|setting| setting.name == name).unwrap().source.clone();
+        assert_eq!(source("etcd.lease"), "PALINURUS_ETCD__LEASE");
+        assert_eq!(source("etcd.prefix"), file.display().to_string());
+        assert!(lay_over(Coordinator::default(), &vec![set("PALINURUS_ETCD__LEASE", "1s")]).is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Watching an operation until it ends: a moving bar on a terminal, JSON lines under `--json`.
-//! Watching is only looking: a broken connection is dialled again, and leaving does not stop the operation.
+//! Watching is only looking: when the connection breaks or another coordinator leads, it is taken up again there, and
+//! leaving does not stop the operation.
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -36,6 +37,8 @@ async fn until_end(global: &Global, output: &Output, id: &str) -> Result<v1::Ope
             Ok(Some(operation)) => return Ok(operation),
             Ok(None) => Error::unavailable("the coordinator ended the stream"),
             Err(error) if error.kind() == ErrorKind::Unavailable => error,
+            // Seen already: who answers now is only behind.
+            Err(error) if error.kind() == ErrorKind::NotFound && shown.any => error,
             Err(error) => return Err(error),
         };
         if heard.elapsed() > PATIENCE {
@@ -56,6 +59,8 @@ async fn watch_once(
     heard: &mut Instant,
 ) -> Result<Option<v1::Operation>> {
     let mut client: Client = client::connect(global).await?;
+    // Only the leader knows of progress. Where it cannot be reached, the others know the phases.
+    let _ = client.find_leader().await;
     let request = v1::GetOperationRequest { id: id.to_owned() };
     let mut stream = client.watch_operation(request).await.map_err(from_status)?.into_inner();
     while let Some(operation) = stream.message().await.map_err(from_status)? {
@@ -93,7 +98,9 @@ pub(crate) fn outcome(operation: &v1::Operation) -> Result<Outcome> {
 /// Warnings go to stderr whatever the output, so that none is overlooked.
 pub(crate) fn say_warnings(output: &Output, operation: &v1::Operation) {
     for warning in &operation.warnings {
-        output.warn(format!("{}: {}: {}", warning.node, human::name(&warning.path), warning.message));
+        let (path, message) = (human::name(&warning.path), human::name(warning.message.as_bytes()));
+        let said = [warning.node.as_str(), &path, &message];
+        output.warn(said.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": "));
     }
     let more = operation.warning_count.saturating_sub(operation.warnings.len() as u64);
     if more > 0 {
@@ -103,6 +110,7 @@ pub(crate) fn say_warnings(output: &Output, operation: &v1::Operation) {
 
 struct Shown<'a> {
     output: &'a Output,
+    any: bool,
     bar: Option<ProgressBar>,
 }
 
@@ -116,10 +124,11 @@ impl<'a> Shown<'a> {
             bar.set_style(style.progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Self { output, bar }
+        Self { output, any: false, bar }
     }
 
     fn update(&mut self, operation: &v1::Operation) {
+        self.any = true;
         let progress = operation.progress.unwrap_or_default();
         if let Some(bar) = &self.bar {
             if progress.bytes_total > 0 {

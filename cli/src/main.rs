@@ -31,7 +31,8 @@ struct Arguments {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
-    /// The coordinator to talk to.
+    /// The coordinator to talk to; of several, separated by commas, the first that answers. The leader is found from
+    /// any of them.
     #[arg(long, global = true, env = "PALINURUS_SERVER", default_value = "http://127.0.0.1:7410")]
     server: String,
     /// Print one JSON object on stdout; progress and errors as JSON lines on stderr.

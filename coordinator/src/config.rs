@@ -5,6 +5,10 @@ use std::time::Duration;
 use palinurus_repository::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod etcd;
+
+pub use etcd::EtcdConfig;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -37,6 +41,8 @@ pub struct Config {
     pub history: usize,
     /// Memory for one service's chunk index, in MiB.
     pub index_cache_mib: usize,
+    /// The state of several coordinators; without endpoints it is a file in `state`.
+    pub etcd: EtcdConfig,
 }
 
 impl Default for Config {
@@ -54,6 +60,7 @@ impl Default for Config {
             store_patience: Duration::from_secs(60),
             history: 1000,
             index_cache_mib: 64,
+            etcd: EtcdConfig::default(),
         }
     }
 }
@@ -84,7 +91,7 @@ impl Config {
                 return Err(Error::invalid(format!("{name} is zero")));
             }
         }
-        Ok(())
+        self.etcd.check()
     }
 
     pub(crate) fn reached_at(&self, listener: &tokio::net::TcpListener) -> Result<String> {
@@ -146,6 +153,28 @@ mod tests {
             ..Config::default()
         };
         assert_eq!(config, expected);
+        for bad in [
+            "etcd = 1",
+            "[etcd]\nlaese = \"5s\"",
+            "[etcd]\nlease = \"1s\"",
+            "[etcd]\nlease = \"3s\"\ntimeout = \"1s\"",
+            "[etcd]\nprefix = \"\"",
+            "[etcd]\nprefix = \"palinurus\"",
+            "[etcd]\ncluster = \"a/b\"",
+            "[etcd]\nendpoints = [\"10.0.0.1:2379\"]",
+            "[etcd]\nendpoints = [\"http://\"]",
+            "[etcd]\nendpoints = [\"http://root:secret@a:2379\"]",
+            "[etcd]\nendpoints = [\"https://a:2379\"]",
+            "[etcd]\nendpoints = [\"http://a:2379\", \"https://b:2379\"]\nca = \"ca.pem\"",
+            "[etcd]\nendpoints = [\"http://a:2379\"]\nca = \"ca.pem\"",
+            "[etcd]\nendpoints = [\"https://a:2379\"]\nca = \"ca.pem\"\ncertificate = \"c.pem\"",
+            "[etcd]\nuser = \"palinurus\"",
+            "[etcd]\npassword_file = \"/p\"",
+        ] {
+            let error = Config::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), palinurus_repository::ErrorKind::Invalid, "{bad}");
+            assert!(!error.chain().contains("secret"), "{error:?}");
+        }
         for bad in ["nmae = \"c1\"", "patience = 60", "patience = \"0s\"", "keys = []", "name = \"../x\""] {
             let error = Config::parse(bad).unwrap_err();
             assert_eq!(error.kind(), palinurus_repository::ErrorKind::Invalid, "{bad}");

@@ -1,7 +1,7 @@
 //! What callers find: the coordinator that leads, or one that stands by and knows who does.
 use std::sync::Arc;
 
-use palinurus_proto::to_status;
+use palinurus_proto::{to_status, v1};
 use palinurus_repository::Error;
 use ractor::ActorRef;
 use tokio::sync::watch;
@@ -9,10 +9,12 @@ use tonic::Status;
 use tonic::metadata::AsciiMetadataValue;
 
 use crate::actor::coordinator::CoordinatorMsg;
-use crate::shared::Shared;
-use crate::state::Leader;
+use crate::api::Reads;
+use crate::shared::{Base, Shared};
+use crate::standby::Standby;
+use crate::state::{Election, Leader};
 
-/// Metadata of a refusal: where the leader is reached.
+/// Metadata of a refusal: where the leader is reached, empty when nobody leads. What is refused with it was not begun.
 pub(crate) const LEADER: &str = "palinurus-leader";
 
 /// A coordinator while it leads.
@@ -24,19 +26,59 @@ pub(crate) struct Lead {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
+    base: Arc<Base>,
     lead: watch::Receiver<Option<Lead>>,
     leader: watch::Receiver<Option<Leader>>,
+    standby: Arc<Standby>,
+    /// Where the state lies.
+    kind: &'static str,
 }
 
 impl Door {
-    pub(crate) fn new(lead: watch::Receiver<Option<Lead>>, leader: watch::Receiver<Option<Leader>>) -> Self {
-        Self { lead, leader }
+    pub(crate) fn new(
+        base: &Arc<Base>,
+        election: &dyn Election,
+        lead: watch::Receiver<Option<Lead>>,
+    ) -> Self {
+        let standby = Arc::new(Standby::new(base.clone()));
+        Self { base: base.clone(), lead, leader: election.leader(), standby, kind: election.kind() }
+    }
+
+    pub(crate) fn standby(&self) -> Arc<Standby> {
+        self.standby.clone()
     }
 
     pub(crate) fn lead(&self) -> Result<Lead, Elsewhere> {
         let lead = self.lead.borrow().clone();
         lead.filter(|lead| !lead.shared.cancel.is_cancelled())
             .ok_or_else(|| Elsewhere { leader: self.leader() })
+    }
+
+    /// For what every coordinator answers.
+    pub(crate) fn reads(&self) -> Result<Box<dyn Reads>, Status> {
+        match self.lead() {
+            Ok(lead) => Ok(Box::new(lead)),
+            Err(elsewhere) => match self.standby.view(elsewhere.leader.is_some()) {
+                Ok(view) => Ok(Box::new(view)),
+                Err(e) => Err(elsewhere.refuse(&e)),
+            },
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> v1::Cluster {
+        let leader = self.leader().unwrap_or_default();
+        v1::Cluster {
+            name: if self.base.config.etcd.in_use() {
+                self.base.config.etcd.cluster.clone()
+            } else {
+                String::new()
+            },
+            leader: leader.name,
+            address: leader.address,
+            epoch: leader.epoch.0,
+            answered_by: self.base.config.name.clone(),
+            state: self.kind.to_owned(),
+        }
     }
 
     /// As far as is known here.
@@ -65,14 +107,20 @@ impl Elsewhere {
     }
 }
 
-impl From<Elsewhere> for Status {
-    fn from(elsewhere: Elsewhere) -> Self {
-        let mut status = to_status(&elsewhere.error());
-        if let Some(leader) = elsewhere.leader
-            && let Ok(address) = AsciiMetadataValue::try_from(leader.address)
-        {
+impl Elsewhere {
+    /// As a refusal for that reason.
+    fn refuse(&self, error: &Error) -> Status {
+        let mut status = to_status(error);
+        let address = self.leader.as_ref().map_or("", |leader| &leader.address);
+        if let Ok(address) = AsciiMetadataValue::try_from(address) {
             status.metadata_mut().insert(LEADER, address);
         }
         status
+    }
+}
+
+impl From<Elsewhere> for Status {
+    fn from(elsewhere: Elsewhere) -> Self {
+        elsewhere.refuse(&elsewhere.error())
     }
 }

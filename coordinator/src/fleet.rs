@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use palinurus_proto::v1::fleet_server::Fleet;
 use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message};
-use palinurus_proto::{failure, from_status, to_status};
+use palinurus_proto::{PROTOCOL, failure, from_status, to_status};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::ActorRef;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::actor::agent::{AgentMsg, OUTBOUND, Outbound};
+use crate::actor::agent::{AgentMsg, IN_FLIGHT, OUTBOUND, Outbound};
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::{Connect, ServiceMsg};
+use crate::bound;
 use crate::claim::stream;
 use crate::door::{Door, Elsewhere, Lead};
-use crate::shared::Base;
 
 /// Who has connected says at once who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -28,7 +28,6 @@ const REPLIES: usize = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct FleetService {
     pub(crate) door: Door,
-    pub(crate) base: Arc<Base>,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -96,15 +95,25 @@ impl FleetService {
             }
         };
         drop(outbound); // the actor's is the last: when it ends, so does the stream
+        let room = Arc::new(Semaphore::new(IN_FLIGHT));
         loop {
-            let heard = tokio::select! {
+            let next = async {
+                // What is being handled comes first: an agent that says more than is taken in has to wait.
+                let permit = room.clone().acquire_owned().await;
+                (permit, inbound.message().await)
+            };
+            let (permit, heard) = tokio::select! {
                 biased;
                 () = lead.shared.cancel.cancelled() => return,
                 () = over.cancelled() => return,
-                heard = inbound.message() => heard,
+                next = next => next,
             };
+            let Ok(permit) = permit else { return };
             let message = match heard {
-                Ok(Some(message)) => AgentMsg::Heard(message),
+                Ok(Some(mut message)) => match bound::message(&mut message) {
+                    Ok(()) => AgentMsg::Heard(message, permit),
+                    Err(e) => AgentMsg::Ended(format!("it does not keep to the protocol: {}", e.chain())),
+                },
                 // Not a goodbye: a broken connection may end like this too.
                 Ok(None) => AgentMsg::Ended("its stream ended".to_owned()),
                 Err(e) => AgentMsg::Ended(format!("its stream broke: {}", from_status(e).chain())),
@@ -176,7 +185,22 @@ async fn hello(inbound: &mut Streaming<v1::AgentMessage>) -> Result<v1::Hello> {
     let first = tokio::time::timeout(HELLO_WITHIN, inbound.message()).await;
     let first = first.map_err(|_| Error::unavailable("it did not say who it is in time"))?;
     match first.map_err(from_status)?.and_then(|first| first.message) {
-        Some(agent_message::Message::Hello(hello)) => Ok(hello),
+        Some(agent_message::Message::Hello(mut hello)) => {
+            bound::hello(&mut hello)?;
+            speaks(&hello)?;
+            Ok(hello)
+        }
         _ => Err(Error::invalid("a session begins with `hello`")),
     }
+}
+
+fn speaks(hello: &v1::Hello) -> Result<()> {
+    if hello.protocol >= PROTOCOL {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "agent {} of version {:?} speaks version {} of the protocol, and this coordinator needs {PROTOCOL}",
+        hello.instance, hello.version, hello.protocol
+    ))
+    .with_hint("install the agent of the coordinator's version on this node"))
 }

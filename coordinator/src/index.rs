@@ -19,6 +19,8 @@ type Place = &'static [u8; PLACE_LEN];
 const CHUNKS: TableDefinition<'_, Id, Place> = TableDefinition::new("chunks");
 /// Of packs that the open transaction's nodes have stored.
 const OPEN: TableDefinition<'_, Id, Place> = TableDefinition::new("open");
+/// The packs that `OPEN` is made of.
+const PACKS: TableDefinition<'_, &str, ()> = TableDefinition::new("packs");
 /// Which transaction `OPEN` is about; which are in `CHUNKS` as a whole.
 const TRANSACTIONS: TableDefinition<'_, &[u8; TransactionId::LEN], bool> =
     TableDefinition::new("transactions");
@@ -84,6 +86,7 @@ impl Index {
         {
             transaction.open_table(CHUNKS)?;
             transaction.open_table(OPEN)?;
+            transaction.open_table(PACKS)?;
             transaction.open_table(TRANSACTIONS)?;
             let mut owner = transaction.open_table(REPOSITORY)?;
             let found = owner.get(())?.map(|found| *found.value());
@@ -119,10 +122,10 @@ impl Index {
         for pack in packs {
             entries.extend(pack.chunks().map(|(id, at)| (id.0, place(&at))));
             if entries.len() >= BATCH {
-                self.insert(CHUNKS, std::mem::take(&mut entries), Durability::None, || ())?;
+                self.insert(CHUNKS, None, std::mem::take(&mut entries), Durability::None, || ())?;
             }
         }
-        self.insert(CHUNKS, entries, Durability::None, || ())
+        self.insert(CHUNKS, None, entries, Durability::None, || ())
     }
 
     pub(crate) fn fold_done(&self, transaction: TransactionId) -> Result<()> {
@@ -151,6 +154,8 @@ impl Index {
                 transactions.insert(&transaction.0, false)?;
                 write.delete_table(OPEN)?;
                 write.open_table(OPEN)?;
+                write.delete_table(PACKS)?;
+                write.open_table(PACKS)?;
             }
             write.commit()?;
             Ok(())
@@ -164,12 +169,28 @@ impl Index {
         let count = self.unsynced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let durability =
             if count % UNSYNCED == UNSYNCED - 1 { Durability::Immediate } else { Durability::None };
-        self.insert(OPEN, entries, durability, gate)
+        self.insert(OPEN, Some(pack.pack), entries, durability, gate)
+    }
+
+    /// Those of the open transaction's packs that it has not taken in.
+    pub(crate) fn lacks(&self, packs: Vec<PackId>) -> Result<Vec<PackId>> {
+        let look = || -> Result<_, redb::Error> {
+            let known = self.database.begin_read()?.open_table(PACKS)?;
+            let mut lacking = Vec::new();
+            for pack in packs {
+                if known.get(pack.key().as_str())?.is_none() {
+                    lacking.push(pack);
+                }
+            }
+            Ok(lacking)
+        };
+        look().map_err(failed)
     }
 
     fn insert<G>(
         &self,
         table: TableDefinition<'_, Id, Place>,
+        pack: Option<PackId>,
         mut entries: Vec<([u8; 32], [u8; PLACE_LEN])>,
         durability: Durability,
         gate: impl FnOnce() -> G,
@@ -183,6 +204,9 @@ impl Index {
                 let mut table = write.open_table(table)?;
                 for (id, at) in &entries {
                     table.insert(id, at)?;
+                }
+                if let Some(pack) = pack {
+                    write.open_table(PACKS)?.insert(pack.key().as_str(), ())?;
                 }
             }
             let passed = gate();
@@ -327,8 +351,10 @@ pub(crate) mod tests {
         assert_eq!(index.folded().unwrap(), BTreeSet::from([old.pack.transaction]));
 
         index.begin(new.pack.transaction).unwrap();
+        assert_eq!(index.lacks(vec![new.pack]).unwrap(), [new.pack]);
         index.stored(&new, || ()).unwrap();
         index.begin(new.pack.transaction).unwrap();
+        assert_eq!(index.lacks(vec![new.pack]).unwrap(), []);
         let places = |usable: bool| index.find(&[chunk(5), chunk(1200), chunk(9999)], |_| usable).unwrap();
         let packs = |usable| places(usable).iter().map(|at| at.map(|at| at.frame.pack)).collect::<Vec<_>>();
         assert_eq!(packs(true), [Some(old.pack), Some(new.pack), None]);
@@ -342,6 +368,7 @@ pub(crate) mod tests {
         }
 
         index.begin(TransactionId([3; 16])).unwrap();
+        assert_eq!(index.lacks(vec![new.pack]).unwrap(), [new.pack]);
         assert_eq!(packs(true), [Some(old.pack), None, None], "what another transaction stored is its own");
         assert_eq!(index.folded().unwrap().len(), 1);
         index.retain(|pack| *pack != old.pack).unwrap();

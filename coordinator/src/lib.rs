@@ -5,6 +5,7 @@
 mod actor;
 mod api;
 mod board;
+mod bound;
 mod claim;
 mod config;
 mod door;
@@ -16,9 +17,10 @@ mod operation;
 mod plan;
 mod server;
 mod shared;
+mod standby;
 pub mod state;
 mod vault;
 
-pub use config::Config;
+pub use config::{Config, EtcdConfig};
 pub use server::Server;
 pub use shared::World;

@@ -1,5 +1,6 @@
 //! Which node is restored from what, and why not. Pure: shown as a plan, and asked again when it is applied.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::ledger::{BackupRecord, NodeCommit};
@@ -12,12 +13,13 @@ pub(crate) struct Planned {
     pub(crate) manifests: Vec<v1::NodeManifest>,
 }
 
-/// `nodes` are the service's, as they are now. A plan with refusals is a plan, to be shown; a request that cannot be
+/// `nodes` are the service's, as they are now; `all` are the backups there are, the newest last. A plan with refusals is a plan, to be shown; a request that cannot be
 /// understood is an error.
 pub(crate) fn plan(
     service: &str,
     nodes: &[v1::Node],
     backup: &BackupRecord,
+    all: &[Arc<BackupRecord>],
     wanted: &[String],
     delta: bool,
 ) -> Result<Planned> {
@@ -33,6 +35,14 @@ pub(crate) fn plan(
         },
         manifests: Vec::new(),
     };
+    for missing in &backup.missing {
+        planned.plan.warnings.push(format!(
+            "the backup is partial, it goes without node {} ({}); {}",
+            missing.node,
+            missing.reason,
+            instead(all, &missing.node)
+        ));
+    }
     let pairs = match wanted {
         [] => onto_themselves(&targets, &sources, &mut planned.plan),
         wanted => wanted.iter().map(|text| pair(text)).collect::<Result<_>>()?,
@@ -44,7 +54,10 @@ pub(crate) fn plan(
     }
     for (node, source) in pairs {
         let (Some(target), Some(commit)) = (targets.get(node), sources.get(source)) else {
-            plan.refusals.push(if targets.contains_key(node) {
+            let missing = backup.missing.iter().any(|missing| missing.node == source);
+            plan.refusals.push(if missing && targets.contains_key(node) {
+                format!("the backup goes without node {source}: {}", instead(all, source))
+            } else if targets.contains_key(node) {
                 format!("the backup has no node {source:?}: it has {}", join(sources.keys()))
             } else {
                 format!("service {service} has no node {node:?}: it has {}", join(targets.keys()))
@@ -98,6 +111,15 @@ fn onto_themselves<'a>(
     targets.keys().filter(|target| sources.contains_key(*target)).map(|node| (*node, *node)).collect()
 }
 
+/// Of a node that the backup does not have.
+fn instead(all: &[Arc<BackupRecord>], node: &str) -> String {
+    let has = |backup: &&Arc<BackupRecord>| backup.nodes.iter().any(|commit| commit.node == node);
+    match all.iter().rev().find(has) {
+        Some(backup) => format!("the newest backup that has it is {}", backup.id),
+        None => "no backup has it".to_owned(),
+    }
+}
+
 fn pair(text: &str) -> Result<(&str, &str)> {
     let (node, source) = text.split_once('=').unwrap_or((text, text));
     if node.is_empty() || source.is_empty() {
@@ -112,7 +134,7 @@ fn join<'a>(names: impl Iterator<Item = &'a &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use palinurus_repository::ledger::PackSet;
+    use palinurus_repository::ledger::{MissingNode, PackSet};
     use palinurus_repository::manifest::ManifestRef;
     use palinurus_repository::{Timestamp, TransactionId, WriterId};
 
@@ -143,6 +165,7 @@ mod tests {
             started: Timestamp(1),
             committed: Timestamp(2),
             nodes: nodes.iter().map(commit).collect(),
+            missing: Vec::new(),
             packs: PackSet::new(),
         }
     }
@@ -153,7 +176,7 @@ mod tests {
 
     fn planned(nodes: &[v1::Node], wanted: &[&str], delta: bool) -> Planned {
         let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
-        plan("s", nodes, &backup(&["n1", "n2", "old"]), &wanted, delta).unwrap()
+        plan("s", nodes, &backup(&["n1", "n2", "old"]), &[], &wanted, delta).unwrap()
     }
 
     #[test]
@@ -188,7 +211,33 @@ mod tests {
         assert!(refusals(&["n9=n1"], false).contains("service s has no node \"n9\""));
         assert!(refusals(&["n1", "n1=n2"], false).contains("twice"));
         assert!(!planned(&[node("n7", true, true)], &[], false).plan.refusals.is_empty());
-        assert!(plan("s", &nodes, &backup(&["n1"]), &["=n1".to_owned()], false).is_err());
+        assert!(plan("s", &nodes, &backup(&["n1"]), &[], &["=n1".to_owned()], false).is_err());
         assert!(planned(&nodes, &["n3=n1"], true).plan.warnings[0].contains("n3"));
+    }
+
+    #[test]
+    fn a_partial_backup_says_whom_it_lacks_and_where_that_one_is() {
+        let nodes = [node("n1", true, true), node("n3", true, true)];
+        let missing = |node: &str| MissingNode {
+            node: node.to_owned(),
+            reason: "lost".to_owned(),
+            files: 1,
+            bytes: 1,
+            paths: Vec::new(),
+        };
+        let partial = BackupRecord { missing: vec![missing("n3")], ..backup(&["n1"]) };
+        let older = BackupRecord { id: TransactionId([7; 16]), ..backup(&["n1", "n3"]) };
+        let all = [Arc::new(older), Arc::new(partial.clone())];
+        let planned = |all: &[Arc<BackupRecord>], wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
+            plan("s", &nodes, &partial, all, &wanted, false).unwrap().plan
+        };
+        let whole = planned(&all, &[]);
+        assert_eq!((whole.nodes.len(), whole.refusals.len()), (1, 0));
+        assert!(whole.warnings[0].contains("partial, it goes without node n3 (lost)"), "{whole:?}");
+        assert!(whole.warnings[0].contains(&"07".repeat(16)), "{whole:?}");
+        let refused = planned(&all, &["n3"]);
+        assert!(refused.refusals[0].contains(&"07".repeat(16)), "{refused:?}");
+        assert!(planned(&all[1..], &["n3"]).refusals[0].contains("no backup has it"));
     }
 }

@@ -11,12 +11,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::server::{Router, TcpIncoming};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
 use crate::api::Api;
+use crate::bound::MESSAGE_MAX;
 use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::fleet::FleetService;
@@ -24,8 +26,8 @@ use crate::shared::{Base, World};
 use crate::state::{Election, EmbeddedState};
 use crate::{election, leadership};
 
-/// Questions of 8192 ids and answers with a place for each fit many times over.
-const MESSAGE_MAX: usize = 64 << 20;
+/// Of what operators are told.
+const ANSWER_MAX: usize = 64 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Claims are many and small: a window that never makes them wait for an acknowledgement.
 const STREAM_WINDOW: u32 = 2 << 20;
@@ -57,7 +59,7 @@ impl Server {
         let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
         tracing::info!(name = config.name, %address, state = election.kind(), "coordinator starts");
         let lead = watch::Sender::new(None);
-        let door = Door::new(lead.subscribe(), election.leader());
+        let door = Door::new(&base, &*election, lead.subscribe());
         let (alone, mut leads) = (file.is_some(), lead.subscribe());
         let running = tokio::spawn(run(base, election, file, lead, door, listener, cancel));
         // With a state of its own it leads at once: whoever started it may ask it right away.
@@ -88,9 +90,11 @@ async fn run(
     cancel: CancellationToken,
 ) -> Result<()> {
     let address = base.config.reached_at(&listener)?;
+    let (standby, reader, leads) = (door.standby(), election.reader(), lead.subscribe());
+    let following = AbortOnDropHandle::new(tokio::spawn(async move { standby.run(reader, leads).await }));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
-    let router = router(base.clone(), door, &health, health_service, cancel.clone()).await?;
+    let router = router(door, &health, health_service, cancel.clone()).await?;
     let mut serving =
         tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()));
     let outcome = {
@@ -117,7 +121,7 @@ async fn run(
         tracing::warn!("calls are still open: leaving them");
         serving.abort();
     }
-    drop((lead, election));
+    drop((lead, election, following));
     if let Some(file) = file
         && !file.close(DRAIN).await
     {
@@ -128,14 +132,13 @@ async fn run(
 }
 
 async fn router(
-    base: Arc<Base>,
     door: Door,
     health: &HealthReporter,
     health_service: HealthServer<impl Health>,
     cancel: CancellationToken,
 ) -> Result<Router> {
-    let api = Api { door: door.clone(), base: base.clone(), cancel: cancel.clone() };
-    let fleet = FleetService { door, base, cancel };
+    let api = Api { door: door.clone() };
+    let fleet = FleetService { door, cancel };
     let reflection = |e| Error::internal("reflection").with_source(e);
     let reflect = || {
         tonic_reflection::server::Builder::configure()
@@ -156,11 +159,11 @@ async fn router(
         .add_service(
             CoordinatorServer::new(api)
                 .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
+                .max_encoding_message_size(ANSWER_MAX),
         )
         .add_service(
             FleetServer::new(fleet)
                 .max_decoding_message_size(MESSAGE_MAX)
-                .max_encoding_message_size(MESSAGE_MAX),
+                .max_encoding_message_size(ANSWER_MAX),
         ))
 }

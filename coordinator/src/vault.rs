@@ -1,17 +1,23 @@
 //! One service's repository, with what the coordinator keeps beside it: the chunk index and the claims of the open
 //! transaction.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures::future::try_join_all;
 use palinurus_proto::v1;
 use palinurus_repository::index::IndexSegment;
+use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::{self, list_all};
+use palinurus_repository::verify::read_trailer;
 use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::{Shared, off_runtime};
+use crate::shared::{Base, Shared, off_runtime};
+
+/// Trailers read side by side.
+const AT_ONCE: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Vault {
@@ -24,17 +30,8 @@ pub(crate) struct Vault {
 impl Vault {
     /// Opens the service's repository and takes the lead in it: an earlier leader is fenced from here on.
     pub(crate) async fn open(shared: &Shared, service: &v1::Service, epoch: Epoch) -> Result<Self> {
-        let storage = storage::open(&service.repository)?;
-        let clock = shared.world.clock.clone();
-        let repository = Repository::open(storage, &shared.keys).await?.with_clock(clock);
+        let repository = reach(shared, service).await?;
         let id = repository.id();
-        if id.to_string() != service.repository_id {
-            return Err(Error::conflict(format!(
-                "{} holds repository {id}, and service {} was made with {}",
-                service.repository, service.name, service.repository_id
-            ))
-            .with_hint("bring the right store back to that place"));
-        }
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
@@ -58,14 +55,46 @@ impl Vault {
         let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
         let index = self.index.clone();
         let claims = Arc::new(off_runtime(move || Claims::open(transaction, state, index)).await?);
+        if let Err(e) = self.take_up(transaction).await {
+            tracing::warn!(%transaction, error = e.chain(), "what was stored before is not known: it is stored again");
+        }
         *slot = Some(claims.clone());
         Ok((claims, warnings))
     }
 
-    pub(crate) async fn close_claims(&self) {
-        if let Some(claims) = self.claims.lock().await.take() {
-            claims.close();
+    /// Packs that were stored under another leader: nodes that had done their upload by then do not tell of them again.
+    async fn take_up(&self, transaction: TransactionId) -> Result<()> {
+        let (storage, keys) = (self.repository.storage(), self.repository.keys());
+        let objects = list_all(&**storage, &format!("t/{transaction}/p/")).await?;
+        let sizes: BTreeMap<PackId, u64> = objects
+            .iter()
+            .filter_map(|object| Some((PackId::from_key(&object.key).ok()?, object.size)))
+            .collect();
+        let (index, packs) = (self.index.clone(), sizes.keys().copied().collect());
+        let lacking = off_runtime(move || index.lacks(packs)).await?;
+        for some in lacking.chunks(AT_ONCE) {
+            let read: Vec<_> =
+                some.iter().map(|pack| read_trailer(&**storage, keys, *pack, sizes[pack])).collect();
+            for (summary, _) in try_join_all(read).await? {
+                let index = self.index.clone();
+                off_runtime(move || index.stored(&summary, || ())).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// The backup goes on without that node: what it has claimed is free.
+    pub(crate) async fn part(&self, node: &str) {
+        if let Some(claims) = self.claims.lock().await.as_ref() {
+            claims.part(node);
+        }
+    }
+
+    /// How many chunks were moved, as far as this coordinator has seen.
+    pub(crate) async fn close_claims(&self) -> u64 {
+        let Some(claims) = self.claims.lock().await.take() else { return 0 };
+        claims.close();
+        claims.moved()
     }
 
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.
@@ -124,4 +153,19 @@ impl Vault {
         let index = self.index.clone();
         off_runtime(move || index.retain(|pack| committed.contains(pack))).await
     }
+}
+
+/// The service's repository, to look at: nobody is fenced by it.
+pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
+    let storage = storage::open(&service.repository)?;
+    let repository = Repository::open(storage, &base.keys).await?.with_clock(base.world.clock.clone());
+    let id = repository.id();
+    if id.to_string() != service.repository_id {
+        return Err(Error::conflict(format!(
+            "{} holds repository {id}, and service {} was made with {}",
+            service.repository, service.name, service.repository_id
+        ))
+        .with_hint("bring the right store back to that place"));
+    }
+    Ok(repository)
 }

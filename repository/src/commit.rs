@@ -45,7 +45,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Epoch, KeyId, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
-use crate::ledger::{BackupRecord, Body, Ledger, NodeCommit, PackSet, Purpose, Record, State};
+use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
 use crate::manifest::ManifestReader;
 use crate::pack::PackId;
 use crate::storage::{Storage, list_all};
@@ -221,22 +221,30 @@ impl Repository {
         ledger.append(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
     }
 
-    /// Step 5. `packs` are all that the manifests name, of whichever transaction. Asking again with the same content
-    /// answers the same: who does not know whether a commit got through commits again.
+    /// Step 5. `packs` are all that the manifests name, of whichever transaction. With nodes `missing` the backup is
+    /// partial, and says so for ever. Asking again with the same content answers the same: who does not know whether
+    /// a commit got through commits again.
     pub async fn commit(
         &self,
         epoch: Epoch,
         transaction: TransactionId,
         nodes: Vec<NodeCommit>,
+        missing: Vec<MissingNode>,
         packs: PackSet,
     ) -> Result<Arc<BackupRecord>> {
-        let record =
-            self.record(epoch, Body::Commit { transaction, nodes: nodes.clone(), packs: packs.clone() });
+        let body = Body::Commit {
+            transaction,
+            nodes: nodes.clone(),
+            missing: missing.clone(),
+            packs: packs.clone(),
+        };
+        let record = self.record(epoch, body);
+        let same = |backup: &Arc<BackupRecord>| same(backup, &nodes, &missing, &packs);
         {
             let mut ledger = self.ledger.lock().await;
             ledger.refresh().await?;
             if let Some(backup) = ledger.state().backup(transaction) {
-                return same(backup, &nodes, &packs);
+                return same(backup);
             }
             // Asked first, so that a stale leader is told so, and not of objects that are gone by now.
             ledger.state().check(&record)?;
@@ -248,7 +256,7 @@ impl Repository {
         let appended = ledger.append(record).await;
         match ledger.state().backup(transaction) {
             // Also when a second caller with the same commit was faster.
-            Some(backup) => same(backup, &nodes, &packs),
+            Some(backup) => same(backup),
             None => Err(appended.err().unwrap_or_else(|| {
                 Error::internal(format!("the COMMIT of {transaction} is in the ledger, but void"))
             })),
@@ -385,8 +393,13 @@ async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<(RootKey, Key
     Ok((root, keys))
 }
 
-fn same(backup: &Arc<BackupRecord>, nodes: &[NodeCommit], packs: &PackSet) -> Result<Arc<BackupRecord>> {
-    if backup.nodes == nodes && backup.packs == *packs {
+fn same(
+    backup: &Arc<BackupRecord>,
+    nodes: &[NodeCommit],
+    missing: &[MissingNode],
+    packs: &PackSet,
+) -> Result<Arc<BackupRecord>> {
+    if backup.nodes == nodes && backup.missing == missing && backup.packs == *packs {
         return Ok(backup.clone());
     }
     Err(Error::conflict(format!("transaction {} is committed already, with other content", backup.id)))

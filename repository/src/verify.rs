@@ -19,6 +19,7 @@ mod packs;
 mod trailers;
 
 use trailers::Trailers;
+pub use trailers::read_trailer;
 
 /// How many different things are said of one object; more are counted.
 const SAID_MAX: usize = 3;

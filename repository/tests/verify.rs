@@ -297,7 +297,7 @@ async fn what_contradicts_itself_is_found() {
         let transaction = TransactionId([number; 16]);
         repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
         let (commit, packs) = commit_of(&repository, transaction, &entries).await;
-        repository.commit(EPOCH, transaction, vec![commit], packs).await.unwrap();
+        repository.commit(EPOCH, transaction, vec![commit], Vec::new(), packs).await.unwrap();
         let report = verify(&repository, false).await;
         let [damage] = &report.damages[..] else { panic!("{said}: {:?}", report.damages) };
         assert_eq!((damage.kind, &damage.backups), (DamageKind::Inconsistent, &vec![transaction]));
@@ -309,7 +309,7 @@ async fn what_contradicts_itself_is_found() {
     repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
     let (mut commit, _) = commit_of(&repository, transaction, &entries).await;
     commit.files += 1;
-    let body = Body::Commit { transaction, nodes: vec![commit], packs: PackSet::new() };
+    let body = Body::Commit { transaction, nodes: vec![commit], missing: Vec::new(), packs: PackSet::new() };
     repository.append(EPOCH, body).await.unwrap();
     let report = verify(&repository, false).await;
     let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };

@@ -5,8 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use palinurus_proto::v1::OperationState;
+use palinurus_repository::index::IndexSegment;
+use palinurus_repository::pack::PackSummary;
+use palinurus_repository::storage::{self, list_all};
+use palinurus_repository::{KeyFile, Repository};
 use palinurus_tests::seeded::Random;
-use palinurus_tests::world::files_below;
+use palinurus_tests::world::{files_below, wait};
 use palinurus_tests::{World, compare};
 
 async fn filled_world(random: &mut Random) -> World {
@@ -101,6 +105,85 @@ async fn random_kills_during_backups() {
         world.restore(node, false).await;
         compare::assert_equal(&want, &world.data(node), &[]);
     }
+    world.stop().await;
+}
+
+/// The packs that an agent's journal names: what it knows to be durable.
+fn journaled(world: &World, node: &str) -> Vec<PackSummary> {
+    let spool = world.agent_state(node).join("spool");
+    let journals = files_below(&spool).into_iter().filter(|path| path.ends_with("packs"));
+    let mut packs = Vec::new();
+    for journal in journals {
+        let bytes = fs::read(journal).unwrap();
+        let mut rest = &bytes[..];
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            let Some(entry) = behind.get(32..32 + length) else { break };
+            packs.extend(PackSummary::decode(entry).ok());
+            rest = &behind[32 + length..];
+        }
+    }
+    packs
+}
+
+/// Agent and coordinator are killed in the middle of an upload, and the coordinator's index, where it had noted what
+/// is stored, is lost too. The second agent uploads what its journal does not name, and answers for the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_resumes_its_upload_from_its_journal() {
+    let mut random = Random::new(8);
+    let mut world = World::new(&["n1"]);
+    for i in 0..150 {
+        fs::write(world.data("n1").join(format!("{i:03}")), random.bytes(2_000_000)).unwrap();
+    }
+    world.start().await;
+    let operation = world.start_backup().await;
+    wait("three packs are durable", || (journaled(&world, "n1").len() >= 3).then_some(())).await;
+    world.kill_agent("n1");
+    world.kill_coordinator();
+    let before = journaled(&world, "n1");
+    let uploaded = files_below(&world.agent_state("n1")).iter().any(|path| path.ends_with("uploaded"));
+    assert!(!uploaded, "killed in the middle of it");
+    let indexes: Vec<PathBuf> = files_below(&world.path("coordinator"))
+        .into_iter()
+        .filter(|path| {
+            path.extension().is_some_and(|kind| kind == "redb") && path.to_string_lossy().contains("index-")
+        })
+        .collect();
+    assert_eq!(indexes.len(), 1);
+    fs::remove_file(&indexes[0]).unwrap();
+
+    world.start_coordinator().await;
+    world.start_agent("n1");
+    let ended = world.ended(&operation.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+    let upload: Vec<_> = ended.tasks.iter().filter(|task| task.name == "upload").collect();
+    assert_eq!((upload.len(), upload[0].attempt), (1, 1), "the same shard");
+
+    let key = KeyFile::read(&world.key()).unwrap().0;
+    let repository = Repository::open(storage::open(&world.repository_url()).unwrap(), &[key]).await.unwrap();
+    let backup = repository.backups().await[0].clone();
+    assert_eq!(backup.id.to_string(), operation.backup.unwrap().backup_id, "the same backup");
+    let durable: u64 = before.iter().map(|pack| pack.size).sum();
+    for pack in &before {
+        assert!(backup.packs.contains(&pack.pack), "{} was uploaded again", pack.pack);
+    }
+    // What the second agent put: all but what was durable.
+    let all: u64 = backup.nodes[0].bytes_stored;
+    let second = upload[0].progress.unwrap();
+    eprintln!("{} packs were durable, {durable} of {all} bytes; then {second:?}", before.len());
+    assert!(second.bytes_stored + durable <= all + (1 << 20), "{second:?}, and {durable} bytes were there");
+    let plain: u64 = before.iter().flat_map(|pack| &pack.frames).map(|frame| u64::from(frame.plain)).sum();
+    assert_eq!(backup.nodes[0].bytes_new, plain + second.bytes_new, "the packs of both, each once");
+    let mut listed = Vec::new();
+    for segment in list_all(&**repository.storage(), &format!("t/{}/x/", backup.id)).await.unwrap() {
+        let object = repository.storage().get(&segment.key, None).await.unwrap();
+        listed.extend(IndexSegment::open(repository.keys(), &segment.key, &object).unwrap());
+    }
+    for pack in &before {
+        assert!(listed.iter().any(|known| known.pack == pack.pack), "{} is in no index segment", pack.pack);
+    }
+    world.run(&["repository", "check", "--read-data"]).await.expect(0);
+    world.nothing_left_behind("n1").await;
     world.stop().await;
 }
 

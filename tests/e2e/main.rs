@@ -15,6 +15,7 @@ mod freeze;
 mod full_disk;
 mod odd_tree;
 mod offline;
+mod partial;
 mod refusals;
 mod replicas;
 mod up;

@@ -25,6 +25,8 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// More lines for an agent's [engine] table.
     pub engine: String,
+    /// Settings of the service, for when it is applied.
+    pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
     repository: PathBuf,
@@ -48,6 +50,7 @@ impl World {
             coordinator: None,
             agents: BTreeMap::new(),
             engine: String::new(),
+            service: BTreeMap::new(),
             settings: String::new(),
             repository,
             dir,
@@ -133,6 +136,7 @@ impl World {
                 .iter()
                 .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
                 .collect(),
+            settings: self.service.clone().into_iter().collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -247,6 +251,11 @@ impl World {
             ended.then_some(operation)
         })
         .await
+    }
+
+    pub async fn operation(&self, id: &str) -> v1::Operation {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        self.client().await.get_operation(request).await.unwrap().into_inner()
     }
 
     pub async fn backups(&self) -> Vec<v1::Backup> {

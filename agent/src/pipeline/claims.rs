@@ -32,13 +32,24 @@ pub(crate) enum Verdict {
     Stored(ChunkAt),
 }
 
+/// How a question is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// What is nobody's becomes ours.
+    Claim,
+    /// What is nobody's stays so: [`Verdict::Yours`] says no more than that it is free.
+    Look,
+    /// All nodes have uploaded: the answer is never [`Verdict::Another`].
+    Settle,
+}
+
 /// Where the question goes. Cheap to clone, used by all workers.
 #[derive(Clone, Debug)]
 pub(crate) struct Claims(mpsc::Sender<Request>);
 
 #[derive(Debug)]
 pub(crate) enum Request {
-    Ask { ids: Vec<ChunkId>, settle: bool, reply: std::sync::mpsc::SyncSender<Result<Vec<Verdict>>> },
+    Ask { ids: Vec<ChunkId>, how: How, reply: std::sync::mpsc::SyncSender<Result<Vec<Verdict>>> },
     Stored(Bytes),
 }
 
@@ -60,9 +71,9 @@ impl Claims {
     }
 
     /// From a thread outside the runtime.
-    pub(crate) fn ask(&self, ids: Vec<ChunkId>, settle: bool) -> Result<Answer> {
+    pub(crate) fn ask(&self, ids: Vec<ChunkId>, how: How) -> Result<Answer> {
         let (reply, answer) = std::sync::mpsc::sync_channel(1);
-        self.0.blocking_send(Request::Ask { ids, settle, reply }).map_err(|_| stopped())?;
+        self.0.blocking_send(Request::Ask { ids, how, reply }).map_err(|_| stopped())?;
         Ok(Answer(answer))
     }
 
@@ -83,7 +94,7 @@ pub(crate) struct ClaimStream {
 struct Waiting {
     sequence: u64,
     ids: Vec<ChunkId>,
-    settle: bool,
+    how: How,
     reply: std::sync::mpsc::SyncSender<Result<Vec<Verdict>>>,
 }
 
@@ -159,9 +170,9 @@ impl ClaimStream {
                 request = requests.recv() => match request {
                     None => break,
                     Some(Request::Stored(pack)) => send(Message::Stored(v1::ClaimStored { pack })).await?,
-                    Some(Request::Ask { ids, settle, reply }) => {
+                    Some(Request::Ask { ids, how, reply }) => {
                         *sequence += 1;
-                        waiting.push_back(Waiting { sequence: *sequence, ids, settle, reply });
+                        waiting.push_back(Waiting { sequence: *sequence, ids, how, reply });
                         if let Some(asked) = waiting.back() {
                             send(ask(asked)).await?;
                         }
@@ -195,7 +206,8 @@ impl ClaimStream {
 fn ask(asked: &Waiting) -> Message {
     let mut ids = Vec::with_capacity(asked.ids.len() * ChunkId::LEN);
     asked.ids.iter().for_each(|id| ids.extend_from_slice(id.as_bytes()));
-    Message::Ask(v1::ClaimAsk { sequence: asked.sequence, ids: ids.into(), settle: asked.settle })
+    let (settle, look) = (asked.how == How::Settle, asked.how == How::Look);
+    Message::Ask(v1::ClaimAsk { sequence: asked.sequence, ids: ids.into(), settle, look })
 }
 
 fn verdicts(reply: &v1::ClaimReply, asked: usize) -> Result<Vec<Verdict>> {

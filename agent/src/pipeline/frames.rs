@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use palinurus_repository::pack::{ChunkAt, FRAME_MAX, FrameAt};
 use palinurus_repository::{ChunkId, Error, Keys, Result};
 
-use super::claims::{ASK_MAX, Answer, Claims, Verdict};
+use super::claims::{ASK_MAX, Answer, Claims, How, Verdict};
 use super::draft::Ref;
 use super::packer::Packer;
 use crate::progress::Counters;
@@ -55,27 +55,20 @@ pub(crate) struct Frames {
     claims: Claims,
     packer: Packer,
     progress: Arc<Counters>,
-    /// Ask so that the answer is never "another node".
-    settle: bool,
+    how: How,
     buffers: Vec<Vec<u8>>,
     filling: Vec<Frame>,
     asked: VecDeque<(Answer, Vec<Frame>)>,
 }
 
 impl Frames {
-    pub(crate) fn new(
-        keys: Keys,
-        claims: Claims,
-        packer: Packer,
-        progress: Arc<Counters>,
-        settle: bool,
-    ) -> Self {
+    pub(crate) fn new(keys: Keys, claims: Claims, packer: Packer, progress: Arc<Counters>, how: How) -> Self {
         Self {
             keys,
             claims,
             packer,
             progress,
-            settle,
+            how,
             buffers: Vec::new(),
             filling: Vec::new(),
             asked: VecDeque::new(),
@@ -147,7 +140,7 @@ impl Frames {
             let places = frame.places.borrow();
             ids.extend(frame.chunks.iter().map(|(index, ..)| places.ids[*index]));
         }
-        let answer = self.claims.ask(ids, self.settle)?;
+        let answer = self.claims.ask(ids, self.how)?;
         self.asked.push_back((answer, frames));
         Ok(())
     }

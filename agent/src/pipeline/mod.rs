@@ -7,7 +7,8 @@
 //! ```
 //! A worker runs to completion, so a frame's bytes stay in its cache; pack buffers are the only queue, and their
 //! number bounds the memory. `upload` ends with a draft; `manifest`, when every node has uploaded, gives the
-//! chunks that others uploaded their places, reads again what changed, and writes the manifest.
+//! chunks that others uploaded their places, reads again what changed, and writes the manifest. In between, when
+//! another node is lost, `take_over` uploads what that one had claimed and not stored.
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ mod run;
 mod settle;
 mod spool;
 mod stop;
+mod take_over;
 mod unit;
 mod upload;
 mod uploader;
@@ -46,6 +48,7 @@ mod worker;
 mod tests;
 
 pub(crate) use settle::manifest;
+pub(crate) use take_over::take_over;
 pub(crate) use upload::upload;
 
 /// What bounds a run.

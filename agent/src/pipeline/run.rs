@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::claims::{ClaimStream, Claims};
+use super::claims::{ClaimStream, Claims, How};
 use super::fetch::ChunkFetch;
 use super::frames::Frames;
 use super::journal::PackJournal;
@@ -31,11 +31,11 @@ pub(crate) struct Run {
 
 impl Run {
     /// A worker's frames, with an open pack of their own.
-    pub(crate) fn frames(&self, settle: bool) -> Frames {
+    pub(crate) fn frames(&self, how: How) -> Frames {
         let packer =
             Packer::new(self.names.clone(), self.pool.clone(), self.stop.clone(), self.packs.clone());
         let Context { keys, progress, .. } = &self.context;
-        Frames::new(keys.clone(), self.claims.clone(), packer, progress.clone(), settle)
+        Frames::new(keys.clone(), self.claims.clone(), packer, progress.clone(), how)
     }
 
     pub(crate) fn claims(&self) -> &Claims {

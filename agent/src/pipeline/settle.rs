@@ -6,18 +6,18 @@ use std::sync::atomic::Ordering;
 use palinurus_proto::v1::{BackupNode, ManifestResult};
 use palinurus_repository::index::IndexSegment;
 use palinurus_repository::manifest::{ManifestRef, ManifestWriter, Warnings as ManifestWarnings};
-use palinurus_repository::pack::{ChunkAt, PackSummary};
+use palinurus_repository::pack::PackSummary;
 use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::claims::{ASK_MAX, Verdict};
+use super::claims::{ASK_MAX, How, Verdict};
 use super::draft::{Draft, DraftReader, DraftWriter};
 use super::frames::Frames;
 use super::journal::PackJournal;
 use super::reread::{Reread, read_again};
 use super::run::{Run, run};
-use super::spool::{DRAFT_HEAD, DRAFT_SETTLED, DRAFT_TAIL, Uploaded};
+use super::spool::{DRAFT_SETTLED, Uploaded};
 use super::upload::WARNINGS_TOLD;
 use super::uploader::put_new;
 use crate::source::SourceListReader;
@@ -48,26 +48,47 @@ pub(crate) async fn manifest(context: Context, cancel: CancellationToken) -> Res
     let mut warnings = uploaded.warnings();
     let progress = context.progress.clone();
     let before = progress.bytes_read.load(Ordering::Relaxed);
-    let drafts = if uploaded.borrowed > 0 || uploaded.torn > 0 {
-        warnings.append(run(context.clone(), cancel, |run| settle(&run)).await?);
-        vec![DRAFT_SETTLED]
-    } else {
-        vec![DRAFT_HEAD, DRAFT_TAIL]
-    };
+    let mut drafts = uploaded.drafts.clone();
+    if uploaded.borrowed > 0 || uploaded.torn > 0 {
+        warnings.append(run(context.clone(), cancel, move |run| settle(&run, &drafts)).await?);
+        drafts = vec![DRAFT_SETTLED.to_owned()];
+    }
     let read = uploaded.bytes_read + progress.bytes_read.load(Ordering::Relaxed) - before;
     let runtime = tokio::runtime::Handle::current();
     let work = move || write(&context, &runtime, &drafts, warnings, read);
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("manifest").with_source(e))?
 }
 
+/// What was answered, by chunk.
+pub(super) type Verdicts = HashMap<ChunkId, Verdict>;
+
 /// Rewrites the draft with every place known. What this packs is durable before the caller goes on.
-fn settle(run: &Run) -> Result<Warnings> {
-    let spool = &run.context.spool;
-    let mut frames = run.frames(true);
-    let mut settled = DraftWriter::create(spool.join(DRAFT_SETTLED))?;
+fn settle(run: &Run, drafts: &[String]) -> Result<Warnings> {
+    let mut frames = run.frames(How::Settle);
+    let mut settled = DraftWriter::create(run.context.spool.join(DRAFT_SETTLED))?;
     let mut warnings = Warnings::default();
-    for draft in [DRAFT_HEAD, DRAFT_TAIL] {
-        let mut reader = DraftReader::open(&spool.join(draft))?;
+    each_batch(run, drafts, |batch| {
+        let known = verdicts(run, &batch, How::Settle)?;
+        for draft in batch {
+            if let Some(draft) = settle_one(run, &mut frames, draft, &known, &mut warnings)? {
+                settled.push(&draft)?;
+            }
+        }
+        Ok(())
+    })?;
+    frames.finish()?;
+    settled.finish()?;
+    Ok(warnings)
+}
+
+/// Calls `each` with the drafts' entries in order, some at a time.
+pub(super) fn each_batch(
+    run: &Run,
+    drafts: &[String],
+    mut each: impl FnMut(Vec<Draft>) -> Result<()>,
+) -> Result<()> {
+    for draft in drafts {
+        let mut reader = DraftReader::open(&run.context.spool.join(draft))?;
         loop {
             let mut batch = Vec::new();
             while batch.len() < BATCH
@@ -79,44 +100,37 @@ fn settle(run: &Run) -> Result<Warnings> {
                 break;
             }
             run.stop.check()?;
-            let places = places(run, &batch)?;
-            for draft in batch {
-                if let Some(draft) = settle_one(run, &mut frames, draft, &places, &mut warnings)? {
-                    settled.push(&draft)?;
-                }
-            }
+            each(batch)?;
         }
     }
-    frames.finish()?;
-    settled.finish()?;
-    Ok(warnings)
+    Ok(())
 }
 
-fn places(run: &Run, batch: &[Draft]) -> Result<HashMap<ChunkId, ChunkAt>> {
+/// Of every chunk that the batch has borrowed.
+pub(super) fn verdicts(run: &Run, batch: &[Draft], how: How) -> Result<Verdicts> {
     let mut ids: Vec<ChunkId> = batch.iter().flat_map(Draft::borrowed).collect();
     ids.sort_unstable();
     ids.dedup();
-    let mut places = HashMap::with_capacity(ids.len());
+    let mut verdicts = HashMap::with_capacity(ids.len());
     for ids in ids.chunks(ASK_MAX) {
-        let verdicts = run.claims().ask(ids.to_vec(), true)?.wait()?;
-        for (id, verdict) in ids.iter().zip(verdicts) {
-            if let Verdict::Stored(at) = verdict {
-                places.insert(*id, at);
-            }
-        }
+        verdicts.extend(ids.iter().copied().zip(run.claims().ask(ids.to_vec(), how)?.wait()?));
     }
-    Ok(places)
+    Ok(verdicts)
 }
 
 fn settle_one(
     run: &Run,
     frames: &mut Frames,
     draft: Draft,
-    places: &HashMap<ChunkId, ChunkAt>,
+    known: &Verdicts,
     warnings: &mut Warnings,
 ) -> Result<Option<Draft>> {
     let source = draft.source.clone();
-    let settled = if draft.must_be_read_again() { None } else { draft.resolve(|id| places.get(id).copied()) };
+    let place = |id: &ChunkId| match known.get(id) {
+        Some(Verdict::Stored(at)) => Some(*at),
+        _ => None,
+    };
+    let settled = if draft.must_be_read_again() { None } else { draft.resolve(place) };
     if let Some(draft) = settled {
         return Ok(Some(draft));
     }
@@ -137,7 +151,7 @@ fn settle_one(
 fn write(
     context: &Context,
     runtime: &tokio::runtime::Handle,
-    drafts: &[&str],
+    drafts: &[String],
     warnings: Warnings,
     bytes_read: u64,
 ) -> Result<ManifestResult> {

@@ -12,6 +12,8 @@ pub(crate) const DRAFT_TAIL: &str = "draft-tail";
 pub(crate) const DRAFT_HEAD: &str = "draft-head";
 /// The draft in order and with every place known.
 pub(crate) const DRAFT_SETTLED: &str = "draft-settled";
+/// The whole draft, anew: one of the two is read while the other is written.
+const DRAFT_TAKEN: [&str; 2] = ["draft-taken-1", "draft-taken-2"];
 const UPLOADED: &str = "uploaded";
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub(crate) struct Uploaded {
     pub(crate) torn: u64,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_new: u64,
+    /// The draft's files, in order.
+    pub(crate) drafts: Vec<String>,
     warnings: Vec<(Vec<u8>, String)>,
     warning_count: u64,
 }
@@ -39,9 +43,21 @@ impl Uploaded {
             torn: collected.torn,
             bytes_read,
             bytes_new,
+            drafts: vec![DRAFT_HEAD.to_owned(), DRAFT_TAIL.to_owned()],
             warnings: warnings.kept().iter().map(|w| (w.path.clone(), w.message.clone())).collect(),
             warning_count: warnings.count(),
         }
+    }
+
+    /// Where the next whole draft goes.
+    pub(crate) fn other_draft(&self) -> &'static str {
+        let [one, two] = DRAFT_TAKEN;
+        if self.drafts.iter().any(|draft| draft == one) { two } else { one }
+    }
+
+    pub(crate) fn taken_over(self, draft: &str, borrowed: u64, bytes_read: u64) -> Self {
+        let bytes_read = self.bytes_read + bytes_read;
+        Self { drafts: vec![draft.to_owned()], borrowed, bytes_read, ..self }
     }
 
     pub(crate) fn warnings(&self) -> Warnings {

@@ -329,6 +329,57 @@ async fn replicas_share_the_upload() {
     assert!(stored < logical + logical / 20, "{stored} bytes new of {logical}");
 }
 
+/// A third node had claimed some chunks of every file and is lost. Two replicas take over: between them each chunk is
+/// stored once, and only files with such a chunk are read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_node_had_claimed_is_taken_over_and_shared() {
+    let world = World::new(8).await;
+    for node in ["n1", "n2"] {
+        fs::write(world.data(node).join("all"), random(1, 6 << 20)).unwrap();
+        fs::write(world.data(node).join("half"), random(2, 8 << 20)).unwrap();
+        fs::write(world.data(node).join("none"), random(3, 6 << 20)).unwrap();
+    }
+    let chunks = |seed, len: usize| -> Vec<palinurus_repository::ChunkId> {
+        random(seed, len << 20).chunks(1 << 20).map(|chunk| world.keys.chunk_id(chunk)).collect()
+    };
+    let lost = [chunks(1, 6), chunks(2, 8).split_off(4)].concat();
+    lost.iter().for_each(|id| world.server.claim(1, *id));
+    let context = |node: &str, position| Context {
+        position,
+        nodes: 3,
+        ..world.context(node, 1, None, |_| Class::Immutable)
+    };
+    let again = |context: &Context| Context { progress: Arc::new(Counters::default()), ..context.clone() };
+    let (one, two) = (context("n1", 0), context("n2", 1));
+    let cancel = CancellationToken::new;
+    let (a, b) = tokio::join!(upload(one.clone(), cancel()), upload(two.clone(), cancel()));
+    assert_eq!(a.unwrap().borrowed + b.unwrap().borrowed, 2 * 10 + 10, "each chunk of two is one's alone");
+
+    // As long as it may come back nothing is taken.
+    assert!(take_over(again(&one), cancel()).await.unwrap().borrowed >= 10);
+    world.server.lose();
+    let (one, two) = (again(&one), again(&two));
+    let (a, b) = tokio::join!(take_over(one.clone(), cancel()), take_over(two.clone(), cancel()));
+    let borrowed = a.unwrap().borrowed + b.unwrap().borrowed;
+    let new = |context: &Context| context.progress.bytes_new.load(Ordering::Relaxed);
+    assert_eq!(new(&one) + new(&two), 10 << 20, "ten chunks, once");
+    assert!(borrowed <= 10, "at most what the other took at the same time: {borrowed}");
+    for context in [&one, &two] {
+        let read = context.progress.bytes_read.load(Ordering::Relaxed);
+        assert!(read <= 14 << 20, "{read} bytes read: \"none\" is not of it");
+    }
+    // Once more, as after a crash: nothing is left to do but to look.
+    let idle = again(&one);
+    assert!(take_over(idle.clone(), cancel()).await.unwrap().borrowed == 0 && new(&idle) == 0);
+    let mut stored = 0;
+    for (node, context) in [("n1", one), ("n2", two)] {
+        let result = manifest(context, cancel()).await.unwrap();
+        stored += result.summary.unwrap().bytes_new;
+        world.assert_holds(node, &ManifestRef::decode(&result.manifest).unwrap()).await;
+    }
+    assert_eq!(stored, 20 << 20, "all that there is, once");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_upload_repeats_nothing_that_is_durable() {
     let world = World::new(4).await;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::base::{Base, is_unchanged};
+use super::claims::How;
 use super::collect::{Collected, Collector};
 use super::feed::{Feeder, Group, Written};
 use super::run::{Run, run};
@@ -113,7 +114,7 @@ fn threads(run: &Run) -> Result<Collected> {
                 let worker = Worker {
                     units,
                     done,
-                    frames: run.frames(false),
+                    frames: run.frames(How::Claim),
                     fetch,
                     tree: context.tree.clone(),
                     stop: stop.clone(),

@@ -92,6 +92,13 @@ impl Far {
             .await;
     }
 
+    /// As a coordinator that stands by while nobody leads.
+    pub(crate) async fn leaderless(&self) {
+        let mut status = palinurus_proto::to_status(&Error::unavailable("nobody leads"));
+        status.metadata_mut().insert("palinurus-leader", tonic::metadata::MetadataValue::from_static(""));
+        self.out.send(Err(status)).await.unwrap();
+    }
+
     pub(crate) async fn hear(&mut self) -> Option<FromAgent> {
         self.incoming.message().await.ok().flatten().and_then(|message| message.message)
     }

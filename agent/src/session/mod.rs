@@ -21,6 +21,8 @@ use backoff::Backoff;
 
 /// Refusals that name a leader are followed at once this often; then they wait like any other.
 const FOLLOWED_AT_ONCE: u32 = 3;
+/// The most between two looks for a leader while coordinators answer: an election takes seconds.
+const ELECTION: Duration = Duration::from_secs(1);
 /// Between looks at the data directory.
 const PROBE: Duration = Duration::from_secs(5);
 /// For a look before a hello. A disk that hangs must not keep the agent from saying that it lives.
@@ -57,6 +59,10 @@ enum End {
         error: Error,
         welcomed: bool,
     },
+    /// The coordinator stands by, and knows of nobody who leads.
+    Leaderless {
+        error: Error,
+    },
     /// The coordinator wants no session with this agent, or does not lead.
     Refused {
         error: Error,
@@ -85,10 +91,13 @@ impl Session {
     async fn dial(&self, looks: &Looks, cancel: &CancellationToken) -> Result<()> {
         let settings = &self.host.config.session;
         let mut backoff = Backoff::new(settings.retry_min, settings.retry_max);
+        let mut election = Backoff::new(ELECTION, ELECTION);
         let configured = &self.host.config.coordinator;
         let mut turn = 0;
         let mut leader: Option<String> = None;
         let mut followed = 0;
+        // A coordinator has answered, so there will be a leader soon.
+        let mut soon = false;
         while !cancel.is_cancelled() {
             let address = leader.take().unwrap_or_else(|| configured[turn % configured.len()].clone());
             // A restore may just have filled it.
@@ -100,16 +109,24 @@ impl Session {
                 End::Broken { error, welcomed } => {
                     tracing::warn!(coordinator = address, error = %error.chain(), "no session");
                     // The one that was reached is tried first again: it may only have been started anew.
+                    followed = 0;
                     if welcomed {
-                        (backoff, followed) = (Backoff::new(settings.retry_min, settings.retry_max), 0);
+                        backoff = Backoff::new(settings.retry_min, settings.retry_max);
                     } else {
                         turn += 1;
                     }
-                    backoff.next(&*self.host.seams.entropy)?
+                    let pauses = if std::mem::take(&mut soon) { &mut election } else { &mut backoff };
+                    pauses.next(&*self.host.seams.entropy)?
+                }
+                End::Leaderless { error } => {
+                    tracing::info!(coordinator = address, why = %error.chain(), "waits for a leader");
+                    (turn, followed) = (turn + 1, 0);
+                    election.next(&*self.host.seams.entropy)?
                 }
                 End::Refused { error, leader: named } if !named.is_empty() && followed < FOLLOWED_AT_ONCE => {
                     tracing::info!(coordinator = address, leader = named, why = %error.chain(), "following to the leader");
                     followed += 1;
+                    soon = true;
                     leader = Some(named);
                     Duration::ZERO
                 }

@@ -19,6 +19,8 @@ use crate::engine::Health;
 use crate::journal::TaskKey;
 
 const MESSAGE_MAX: usize = 64 << 20;
+/// Metadata of a standby's answer: where the leader is, empty when nobody leads.
+const LEADER: &str = "palinurus-leader";
 /// Messages on their way out. Progress that finds no room is dropped: the next tick has newer.
 const QUEUE: usize = 64;
 /// An end that was told and not acknowledged is told again.
@@ -32,6 +34,8 @@ pub(super) struct Stream {
     out: mpsc::Sender<AgentMessage>,
     incoming: Streaming<CoordinatorMessage>,
     timeout: Duration,
+    /// It has said that nobody leads.
+    leaderless: bool,
     /// What was last told of each task that has not been acknowledged, and when.
     told: HashMap<TaskKey, (v1::TaskReport, Instant)>,
 }
@@ -49,7 +53,7 @@ pub(super) async fn open(channel: Channel, hello: v1::Hello, timeout: Duration) 
         .map_err(|_| Error::unavailable("the coordinator does not answer the session"))?
         .map_err(palinurus_proto::from_status)?
         .into_inner();
-    Ok(Stream { channel, out, incoming, timeout, told: HashMap::new() })
+    Ok(Stream { channel, out, incoming, timeout, leaderless: false, told: HashMap::new() })
 }
 
 impl Stream {
@@ -90,7 +94,11 @@ impl Stream {
             next = tokio::time::timeout(self.timeout, self.next(session)) => next,
         };
         let next = next.map_err(|_| broken(Error::unavailable("the coordinator does not welcome us")))?;
-        match next.map_err(broken)? {
+        let next = next.map_err(|error| match self.leaderless {
+            true => End::Leaderless { error },
+            false => broken(error),
+        });
+        match next? {
             In::Welcome(welcome) => Ok(welcome),
             In::Refused(refused) => Err(refusal(refused)),
             _ => Err(broken(Error::internal("the first message is no welcome"))),
@@ -133,7 +141,10 @@ impl Stream {
     /// The next message of an epoch that is not over.
     async fn next(&mut self, session: &Session) -> Result<In> {
         loop {
-            let next = self.incoming.message().await.map_err(palinurus_proto::from_status)?;
+            let next = self.incoming.message().await.map_err(|status| {
+                self.leaderless = status.metadata().get(LEADER).is_some_and(|leader| leader.is_empty());
+                palinurus_proto::from_status(status)
+            })?;
             let Some(next) = next else {
                 return Err(Error::unavailable("the coordinator ended the session"));
             };

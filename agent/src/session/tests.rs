@@ -20,12 +20,17 @@ struct Agent {
 
 impl Agent {
     fn start(coordinators: Vec<String>) -> Self {
+        Self::start_with(coordinators, |_| {})
+    }
+
+    fn start_with(coordinators: Vec<String>, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config { coordinator: coordinators, ..Config::default() };
         config.session.retry_min = Duration::from_millis(1);
         config.session.retry_max = Duration::from_millis(20);
         config.session.retry_refused = Duration::from_millis(30);
         config.session.progress = Duration::from_millis(20);
+        change(&mut config);
         let (host, _) = puppet::host(dir.path(), config);
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();
         let runner = Runner::new(Arc::clone(&host), journal, found);
@@ -108,6 +113,38 @@ async fn a_standby_leads_to_the_leader() {
     let far = leader.welcomed(8).await;
     assert_eq!(far.hello.node, "n1");
     drop(far);
+    agent.end().await;
+}
+
+/// Named without a scheme, as a coordinator's own address is.
+#[tokio::test]
+async fn addresses_need_no_scheme() {
+    let (mut standby, mut leader) = (Coordinator::start().await, Coordinator::start().await);
+    let bare = |coordinator: &Coordinator| coordinator.url().trim_start_matches("http://").to_owned();
+    let agent = Agent::start(vec![bare(&standby)]);
+    standby.session().await.refuse(&Error::fenced("not the leader"), &bare(&leader)).await;
+    leader.welcomed(8).await;
+    agent.end().await;
+}
+
+/// However long it takes, the new leader need not wait long for its agents.
+#[tokio::test]
+async fn an_election_does_not_make_pauses_grow() {
+    let (mut one, mut two) = (Coordinator::start().await, Coordinator::start().await);
+    let agent = Agent::start_with(vec![one.url(), two.url()], |config| {
+        config.session.retry_min = Duration::from_secs(60);
+        config.session.retry_max = Duration::from_secs(600);
+    });
+    let asked = async {
+        for _ in 0..2 {
+            one.session().await.leaderless().await;
+            two.session().await.leaderless().await;
+        }
+        // The last leader, which is no more, is still named.
+        one.session().await.refuse(&Error::fenced("not the leader"), "127.0.0.1:1").await;
+        two.welcomed(1).await
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.unwrap();
     agent.end().await;
 }
 

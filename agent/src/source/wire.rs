@@ -74,6 +74,8 @@ pub(super) struct Trailer {
     pub(super) warnings_count: u64,
     #[prost(uint64, tag = "8")]
     pub(super) index_at: u64,
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub(super) largest: Vec<Vec<u8>>,
 }
 
 const DIRECTORY: u32 = 1;

@@ -2,28 +2,34 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1::SnapshotResult;
-use palinurus_repository::Result;
+use palinurus_repository::{Error, Result};
 
 use super::{Call, WARNINGS_TOLD};
 use crate::engine::SnapshotOrder;
+use crate::source::SourceListReader;
 
 /// In the operation's spool.
 pub(crate) const LIST: &str = "walk";
 
 pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
     let spool = call.host.state.create_spool(call.operation())?;
+    let list = spool.join(LIST);
     let order = SnapshotOrder {
-        list: spool.join(LIST),
+        list: list.clone(),
         counters: Arc::clone(&call.counters),
         cancel: call.cancel.clone(),
     };
     let snapshot = call.host.engine.snapshot(call.operation(), order).await?;
+    let read = move || SourceListReader::open(&list).map(|list| list.largest());
+    let largest = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|e| Error::internal("read the source list").with_source(e))??;
     Ok(SnapshotResult {
         files: snapshot.totals.files,
         bytes: snapshot.totals.bytes,
         taken_ms: snapshot.taken.0,
         warnings: snapshot.warnings.to_wire(&call.host.config.node, WARNINGS_TOLD),
         warning_count: snapshot.warnings.count(),
-        largest: Vec::new(),
+        largest: largest.into_iter().map(Into::into).collect(),
     })
 }

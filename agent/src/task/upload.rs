@@ -8,5 +8,8 @@ use crate::pipeline::{self, Context};
 pub(super) async fn run(call: &Call, order: &UploadTask) -> Result<UploadResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
     let context = Context { position: order.position, nodes: order.nodes, ..context };
+    if order.take_over {
+        return pipeline::take_over(context, call.cancel.clone()).await;
+    }
     pipeline::upload(context, call.cancel.clone()).await
 }

@@ -2,6 +2,7 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::Result;
 use serde::Serialize;
 
+use crate::command::missing::{self, MissingView};
 use crate::command::operation::{self, OperationView};
 use crate::confirm::confirm;
 use crate::exit::Outcome;
@@ -70,6 +71,8 @@ pub(crate) struct BackupView {
     bytes_stored: u64,
     warnings: u64,
     nodes: Vec<BackupNodeView>,
+    /// Not empty: the backup is partial.
+    missing: Vec<MissingView>,
 }
 
 #[derive(Serialize)]
@@ -162,6 +165,7 @@ fn view(backup: &v1::Backup) -> BackupView {
         bytes_stored: backup.bytes_stored,
         warnings: backup.warnings,
         nodes: nodes.collect(),
+        missing: backup.missing.iter().map(MissingView::of).collect(),
     }
 }
 
@@ -192,7 +196,8 @@ fn show(backup: &BackupView) -> String {
         ("stored", human::size(backup.bytes_stored)),
     ]);
     let header = ["NODE", "FILES", "DATA", "READ", "NEW", "STORED", "WARNINGS", ""];
-    format!("{head}\n{}", table(&header, &[1, 2, 3, 4, 5, 6], &rows))
+    let nodes = table(&header, &[1, 2, 3, 4, 5, 6], &rows);
+    format!("{head}\n{nodes}{}", missing::show(&backup.missing))
 }
 
 fn show_list(backups: &Backups) -> String {
@@ -207,9 +212,11 @@ fn show_list(backups: &Backups) -> String {
             human::size(backup.bytes_new),
             human::size(backup.bytes_stored),
             backup.warnings.to_string(),
+            missing::brief(&backup.missing),
         ]
     };
     let rows: Vec<Vec<String>> = backups.backups.iter().map(row).collect();
-    let header = ["BACKUP", "SERVICE", "COMMITTED", "NODES", "FILES", "DATA", "NEW", "STORED", "WARNINGS"];
+    let header =
+        ["BACKUP", "SERVICE", "COMMITTED", "NODES", "FILES", "DATA", "NEW", "STORED", "WARNINGS", ""];
     table(&header, &[3, 4, 5, 6, 7, 8], &rows)
 }

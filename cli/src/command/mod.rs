@@ -1,11 +1,13 @@
 //! One file a noun.
 pub(crate) mod backup;
 pub(crate) mod bench;
+pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod demo;
 mod fleet;
 pub(crate) mod keys;
+pub(crate) mod missing;
 pub(crate) mod node;
 pub(crate) mod offline;
 pub(crate) mod operation;
@@ -42,6 +44,9 @@ pub(crate) enum Command {
     /// The members of the clusters and their agents.
     #[command(subcommand)]
     Node(node::Verb),
+    /// The coordinators.
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
     /// What lies in the object store.
     #[command(subcommand)]
     Repository(repository::Verb),
@@ -67,6 +72,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Restore(restore) => restore::run(restore, global, output).await,
         Command::Operation(verb) => operation::run(verb, global, output).await,
         Command::Node(verb) => node::run(verb, global, output).await,
+        Command::Cluster(verb) => cluster::run(verb, global, output).await,
         Command::Repository(verb) => repository::run(verb, global, output).await,
         Command::Keys(verb) => keys::run(&verb, output),
         Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,

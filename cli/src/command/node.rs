@@ -32,6 +32,8 @@ struct NodeView {
     version: String,
     instance: String,
     last_seen: Option<String>,
+    /// Of its agent's clock before the coordinator's, when it connected.
+    clock_ahead_ms: i64,
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
@@ -55,6 +57,7 @@ fn view(node: v1::Node) -> NodeView {
         version: node.version,
         instance: node.instance,
         last_seen: human::rfc3339(node.last_seen_ms),
+        clock_ahead_ms: node.clock_ahead_ms,
     }
 }
 
@@ -67,9 +70,24 @@ fn show(nodes: &Nodes) -> String {
             (Some(_), false) => "present",
         };
         let seen = node.last_seen.clone().unwrap_or_else(|| "never".into()).replacen('T', " ", 1);
-        let cells = [&node.service, &node.name, &node.zone, state, data, &node.engine, &node.version, &seen];
+        let clock = clock(node.clock_ahead_ms);
+        let cells =
+            [&node.service, &node.name, &node.zone, state, data, &node.engine, &node.version, &seen, &clock];
         cells.map(str::to_owned).into()
     };
     let rows: Vec<Vec<String>> = nodes.nodes.iter().map(row).collect();
-    table(&["SERVICE", "NODE", "ZONE", "AGENT", "DATA", "ENGINE", "VERSION", "LAST SEEN"], &[], &rows)
+    table(
+        &["SERVICE", "NODE", "ZONE", "AGENT", "DATA", "ENGINE", "VERSION", "LAST SEEN", "CLOCK"],
+        &[],
+        &rows,
+    )
+}
+
+/// Nothing hangs on it; logs of several machines are hard to read together.
+fn clock(ahead_ms: i64) -> String {
+    match ahead_ms {
+        _ if ahead_ms.unsigned_abs() <= 1000 => "ok".to_owned(),
+        0.. => format!("{} ahead", human::seconds(ahead_ms.unsigned_abs())),
+        _ => format!("{} behind", human::seconds(ahead_ms.unsigned_abs())),
+    }
 }

@@ -65,7 +65,11 @@ pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
     let place = KnownPlace { repository: wanted.repository, keys: wanted.keys };
     let repository = place.open(output).await?;
     let backup = repository.find_backup(&wanted.backup).await?;
-    let node = choose(&backup, wanted.node.as_deref())?;
+    let node = choose(&backup, &repository.backups().await, wanted.node.as_deref())?;
+    for missing in &backup.missing {
+        let (name, why) = (&missing.node, human::name(missing.reason.as_bytes()));
+        output.warn(format!("backup {} is partial, it goes without node {name}: {why}", backup.id));
+    }
     let holds_data = !is_empty(&wanted.target)?;
     if wanted.delta && holds_data {
         output.note(format!(
@@ -124,15 +128,29 @@ pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
     Ok(if restored.warning_count > 0 { Outcome::Warnings } else { Outcome::Done })
 }
 
-fn choose<'a>(backup: &'a BackupRecord, named: Option<&str>) -> Result<&'a NodeCommit> {
+fn choose<'a>(
+    backup: &'a BackupRecord,
+    all: &[Arc<BackupRecord>],
+    named: Option<&str>,
+) -> Result<&'a NodeCommit> {
+    let has = |backup: &BackupRecord, name: &str| backup.nodes.iter().any(|node| node.node == name);
+    let newest = |name: &str| all.iter().rev().find(|backup| has(backup, name)).map(|backup| backup.id);
     let names = || backup.nodes.iter().map(|node| node.node.as_str()).collect::<Vec<_>>().join(", ");
     match (named, backup.nodes.as_slice()) {
-        (None, [only]) => Ok(only),
-        (None, _) => Err(Error::invalid(format!("backup {} holds several nodes: {}", backup.id, names()))
-            .with_hint("say whose data with --node NAME")),
+        // Whom the backup lacks may be just who is meant.
+        (None, [only]) if backup.missing.is_empty() => Ok(only),
+        (None, _) => Err(Error::invalid(match backup.missing.is_empty() {
+            true => format!("backup {} holds several nodes: {}", backup.id, names()),
+            false => format!("backup {} is partial: it holds {}", backup.id, names()),
+        })
+        .with_hint("say whose data with --node NAME")),
         (Some(name), nodes) => nodes.iter().find(|node| node.node == name).ok_or_else(|| {
-            Error::not_found(format!("backup {} holds no node {name:?}", backup.id))
-                .with_hint(format!("it holds: {}", names()))
+            Error::not_found(format!("backup {} holds no node {name:?}", backup.id)).with_hint(
+                match newest(name) {
+                    Some(other) => format!("it holds: {}; the newest with {name} is {other}", names()),
+                    None => format!("it holds: {}", names()),
+                },
+            )
         }),
     }
 }

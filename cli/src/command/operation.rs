@@ -3,6 +3,7 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::Result;
 use serde::Serialize;
 
+use crate::command::missing::{self, MissingView};
 use crate::command::restore::PlanView;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
@@ -56,6 +57,11 @@ pub(crate) struct OperationView {
     pub(crate) warnings: Vec<WarningView>,
     pub(crate) backup: Option<String>,
     pub(crate) base: Option<String>,
+    /// Not empty: the backup goes without these nodes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) missing: Vec<MissingView>,
+    /// Claimed by a node that went away, and stored by another.
+    pub(crate) chunks_moved: Option<u64>,
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
 }
@@ -161,6 +167,13 @@ impl OperationView {
             warnings: Vec::new(),
             backup: operation.backup.as_ref().and_then(|detail| some(&detail.backup_id)),
             base: operation.backup.as_ref().and_then(|detail| some(&detail.base_id)),
+            missing: operation
+                .backup
+                .iter()
+                .flat_map(|detail| &detail.missing)
+                .map(MissingView::of)
+                .collect(),
+            chunks_moved: operation.backup.as_ref().map(|detail| detail.chunks_moved),
             restore: None,
             verify: None,
         }
@@ -257,10 +270,13 @@ pub(crate) fn show(operation: &OperationView) -> String {
         pairs.push(("new", human::size(progress.bytes_new)));
         pairs.push(("stored", human::size(progress.bytes_stored)));
     }
+    if let Some(moved) = operation.chunks_moved.filter(|moved| *moved > 0) {
+        pairs.push(("moved", format!("{} chunks, from nodes that went away", human::count(moved))));
+    }
     if operation.warning_count > 0 {
         pairs.push(("warnings", operation.warning_count.to_string()));
     }
-    fields(&pairs)
+    fields(&pairs) + &missing::show(&operation.missing)
 }
 
 fn show_list(operations: &Operations) -> String {

@@ -8,6 +8,7 @@ use palinurus_repository::{Repository, Result, storage, verify};
 use serde::Serialize;
 
 use crate::command::keys;
+use crate::command::missing::{self, MissingView};
 use crate::command::operation::{DamageView, VerifyView};
 use crate::exit::Outcome;
 use crate::output::{Output, table};
@@ -74,6 +75,8 @@ struct BackupView {
     nodes: Vec<String>,
     files: u64,
     bytes: u64,
+    /// Not empty: the backup is partial.
+    missing: Vec<MissingView>,
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
@@ -93,6 +96,7 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
                 nodes: backup.nodes.iter().map(|node| node.node.clone()).collect(),
                 files: backup.nodes.iter().map(|node| node.files).sum(),
                 bytes: backup.nodes.iter().map(|node| node.bytes).sum(),
+                missing: backup.missing.iter().map(MissingView::of_record).collect(),
             };
             let list = Backups {
                 repository: repository.id().to_string(),
@@ -200,8 +204,9 @@ fn show_list(list: &Backups) -> String {
                 human::count(backup.files),
                 human::size(backup.bytes),
                 backup.nodes.join(" "),
+                missing::brief(&backup.missing),
             ]
         })
         .collect();
-    table(&["BACKUP", "COMMITTED", "FILES", "DATA", "NODES"], &[2, 3], &rows)
+    table(&["BACKUP", "COMMITTED", "FILES", "DATA", "NODES", ""], &[2, 3], &rows)
 }

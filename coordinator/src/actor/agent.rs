@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use palinurus_proto::v1::{self, agent_message, coordinator_message::Message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -14,14 +14,18 @@ use super::service::ServiceMsg;
 
 /// Messages on their way to an agent. One that takes none of them any more is taken for dead.
 pub(crate) const OUTBOUND: usize = 256;
+/// Messages of one agent that are on their way through the actors, whose mailboxes have no end.
+pub(crate) const IN_FLIGHT: usize = 16;
 const SILENT_BEATS: u32 = 4;
 
+/// Goes with a message to where it is handled.
+pub(crate) type Permit = OwnedSemaphorePermit;
 pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 
 #[derive(Debug)]
 pub(crate) enum AgentMsg {
     Send(Message),
-    Heard(v1::AgentMessage),
+    Heard(v1::AgentMessage, Permit),
     Ended(String),
     Check,
 }
@@ -87,7 +91,7 @@ impl Actor for AgentActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             AgentMsg::Send(message) => session.send(&me, message),
-            AgentMsg::Heard(message) => session.heard(&me, message),
+            AgentMsg::Heard(message, permit) => session.heard(&me, message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));
@@ -119,16 +123,16 @@ impl Session {
         }
     }
 
-    fn heard(&mut self, me: &ActorRef<AgentMsg>, message: v1::AgentMessage) {
+    fn heard(&mut self, me: &ActorRef<AgentMsg>, message: v1::AgentMessage, permit: Permit) {
         self.heard = Instant::now();
         let from = me.get_id();
         let node = self.node.clone();
         let told = match message.message {
             Some(agent_message::Message::Report(report)) => {
-                ServiceMsg::Report { node, from, report: Box::new(report) }
+                ServiceMsg::Report { node, from, report: Box::new(report), permit }
             }
             Some(agent_message::Message::Heartbeat(beat)) => {
-                ServiceMsg::Beat { node, from, data_empty: beat.data_empty }
+                ServiceMsg::Beat { node, from, data_empty: beat.data_empty, permit }
             }
             Some(agent_message::Message::Goodbye(goodbye)) => {
                 return me.stop(Some(format!("it left: {}", goodbye.reason)));

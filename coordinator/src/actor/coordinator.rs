@@ -104,14 +104,7 @@ impl Coordinator {
             Some(None) => {
                 Err(Error::unavailable(format!("service {name} is being started")).with_hint("try again"))
             }
-            None => {
-                let known: Vec<&str> = self.services.keys().map(String::as_str).collect();
-                let hint = match known.as_slice() {
-                    [] => "there is none yet: `palinurus service apply` makes one".to_owned(),
-                    known => format!("known services: {}", known.join(", ")),
-                };
-                Err(Error::not_found(format!("there is no service {name:?}")).with_hint(hint))
-            }
+            None => Err(no_service(name, self.services.keys())),
         }
     }
 
@@ -157,4 +150,13 @@ impl Coordinator {
             me.send_after(RESTART_AFTER, move || CoordinatorMsg::Restart(name));
         }
     }
+}
+
+pub(crate) fn no_service<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let hint = match known.as_slice() {
+        [] => "there is none yet: `palinurus service apply` makes one".to_owned(),
+        known => format!("known services: {}", known.join(", ")),
+    };
+    Error::not_found(format!("there is no service {name:?}")).with_hint(hint)
 }

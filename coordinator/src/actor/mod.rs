@@ -33,7 +33,9 @@ pub(crate) async fn ask<M: Message, T: Send + 'static>(
 ) -> Result<T> {
     match ractor::call_t!(actor, question, ANSWER_WITHIN_MS) {
         Ok(answer) => answer,
-        Err(e) => Err(Error::unavailable("the coordinator does not answer").with_source(e.to_string())),
+        Err(e) => Err(Error::unavailable("the coordinator does not answer")
+            .with_source(e.to_string())
+            .with_hint("what was asked for may be done all the same: look before you ask again")),
     }
 }
 

@@ -6,21 +6,23 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use palinurus_proto::v1::{self, coordinator_message::Message};
-use palinurus_repository::{Error, ErrorKind, Result, Timestamp};
+use palinurus_repository::{Error, Result, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::AgentMsg;
+use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record::{self, ATTEMPT};
 use crate::operation::{
     Action, Limits, OWN, Patch, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
 };
 use crate::shared::Shared;
-use crate::state::{Expect, Versioned};
+use crate::state::Versioned;
 use crate::vault::Vault;
+
+mod storing;
 
 /// Before a record that could not be stored is tried again.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -39,6 +41,7 @@ pub(crate) enum OperationMsg {
     Report {
         node: String,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     /// A task of the coordinator's own has ended.
     Own {
@@ -79,6 +82,8 @@ pub(crate) struct Running {
     repository: String,
     limits: Limits,
     record: Versioned<v1::Operation>,
+    /// A write was not answered: it may have landed, and may land yet.
+    doubt: bool,
     seen: Seen,
     agents: BTreeMap<String, ActorRef<AgentMsg>>,
     own: BTreeMap<Work, (CancellationToken, AbortOnDropHandle<()>)>,
@@ -105,6 +110,7 @@ impl Actor for OperationActor {
             repository,
             limits,
             record,
+            doubt: false,
             seen: Seen::default(),
             agents: BTreeMap::new(),
             own: BTreeMap::new(),
@@ -126,7 +132,7 @@ impl Actor for OperationActor {
                 }
             }
             OperationMsg::Node { node, link } => run.node(&node, link).await?,
-            OperationMsg::Report { node, report } => run.reports(&node, &[*report]).await?,
+            OperationMsg::Report { node, report, permit: _permit } => run.reports(&node, &[*report]).await?,
             OperationMsg::Own { work, ended } => run.own_ended(&me, work, ended).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);
@@ -154,6 +160,10 @@ impl Running {
     /// Decides and acts until there is nothing to do but wait.
     async fn turn(&mut self, me: &ActorRef<OperationMsg>) -> Result<(), ActorProcessingErr> {
         loop {
+            if !self.settle().await? {
+                self.wake_after(me, STORE_AGAIN_AFTER);
+                return Ok(());
+            }
             let now = self.shared.now();
             let view = View { operation: &self.record.value, seen: &self.seen, limits: self.limits, now };
             let step = decide(view);
@@ -176,6 +186,13 @@ impl Running {
                         self.perform(me, action).await?;
                     }
                 }
+                Step::Without(missing) => {
+                    let (operation, node) = (&self.record.value.id, &missing.node);
+                    tracing::warn!(operation, node, reason = missing.reason, "goes on without a node");
+                    // Not awaited: the claims may be busy with opening the index.
+                    let (vault, node) = (self.vault.clone(), node.clone());
+                    tokio::spawn(async move { vault.part(&node).await });
+                }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");
                 }
@@ -195,27 +212,6 @@ impl Running {
         }
     }
 
-    /// False when the record could not be stored now: nothing may follow from it yet.
-    async fn store(&mut self, next: v1::Operation) -> Result<bool, ActorProcessingErr> {
-        match self.shared.records.put_operation(&next, Expect::At(self.record.revision)).await {
-            Ok(revision) => {
-                self.record = Versioned { value: next, revision };
-                self.shared.board.publish(&self.record.value);
-                Ok(true)
-            }
-            Err(e) if e.kind() == ErrorKind::Unavailable => {
-                tracing::warn!(
-                    operation = next.id,
-                    error = e.chain(),
-                    "cannot store the operation, trying again"
-                );
-                Ok(false)
-            }
-            // Ours is not the newest: whoever supervises loads it again.
-            Err(e) => Err(e.into()),
-        }
-    }
-
     fn wake_after(&mut self, me: &ActorRef<OperationMsg>, after: Duration) {
         self.generation += 1;
         let generation = self.generation;
@@ -229,7 +225,7 @@ impl Running {
         action: Action,
     ) -> Result<(), ActorProcessingErr> {
         match action {
-            Action::Assign { node, work } if node == OWN => {
+            Action::Assign { node, work, .. } if node == OWN => {
                 self.seen.told.insert((node, work));
                 self.start_own(me, work);
             }
@@ -239,7 +235,7 @@ impl Running {
                 }
                 self.seen.stopped.insert((node, work));
             }
-            Action::Assign { node, work } => {
+            Action::Assign { node, work, .. } => {
                 self.seen.told.insert((node.clone(), work));
                 let freeze_limit = self.shared.config.freeze_limit;
                 match task(&self.record.value, &self.repository, freeze_limit, &node, work) {
@@ -251,13 +247,17 @@ impl Running {
                 let stop = v1::CancelTask {
                     operation: self.record.value.id.clone(),
                     task: work.name().to_owned(),
-                    attempt: ATTEMPT,
+                    attempt: self.attempt(&node, work),
                 };
                 self.send(&node, Message::Cancel(stop));
                 self.seen.stopped.insert((node, work));
             }
         }
         Ok(())
+    }
+
+    fn attempt(&self, node: &str, work: Work) -> u32 {
+        record::find(&self.record.value, node, work).map_or(ATTEMPT, |record| record.attempt)
     }
 
     fn send(&self, node: &str, message: Message) {
@@ -275,14 +275,17 @@ impl Running {
     ) -> Result<(), ActorProcessingErr> {
         let mut report = v1::TaskReport {
             task: work.name().to_owned(),
-            attempt: ATTEMPT,
+            attempt: self.attempt(node, work),
             failure: Some(palinurus_proto::failure(error)),
             ..Default::default()
         };
         report.set_state(v1::TaskState::TaskFailed);
-        let mut next = self.record.value.clone();
-        record::report(&mut next, node, &report, self.shared.now());
-        self.store(next).await.map(drop)
+        if self.settle().await? {
+            let mut next = self.record.value.clone();
+            record::report(&mut next, node, &report, self.shared.now());
+            self.store(next).await?;
+        }
+        Ok(())
     }
 
     fn start_own(&mut self, me: &ActorRef<OperationMsg>, work: Work) {
@@ -318,9 +321,10 @@ impl Running {
         work: Work,
         ended: Result<Patch, v1::Failure>,
     ) -> Result<(), ActorProcessingErr> {
+        let settled = self.settle().await?;
         let mut next = self.record.value.clone();
         record::own(&mut next, work, ended.clone(), self.shared.now());
-        if self.store(next).await? {
+        if settled && self.store(next).await? {
             self.own.remove(&work);
             self.seen.told.remove(&(OWN.to_owned(), work));
         } else {
@@ -348,6 +352,9 @@ impl Running {
 
     /// Records what a node says; what has ended is acknowledged once it is stored.
     async fn reports(&mut self, node: &str, reports: &[v1::TaskReport]) -> Result<(), ActorProcessingErr> {
+        if !self.settle().await? {
+            return Ok(()); // it is told again
+        }
         let now = self.shared.now();
         let mut next = self.record.value.clone();
         let mut stored = BTreeSet::new();
@@ -379,8 +386,9 @@ impl Running {
     }
 
     async fn cancel(&mut self, to: Reply<v1::Operation>) -> Result<(), ActorProcessingErr> {
+        let settled = self.settle().await?;
         let mut next = self.record.value.clone();
-        if record::cancel(&mut next, self.shared.now()) && !self.store(next).await? {
+        if !settled || (record::cancel(&mut next, self.shared.now()) && !self.store(next).await?) {
             reply(to, Err(Error::unavailable("the cancellation could not be stored").with_hint("try again")));
             return Ok(());
         }

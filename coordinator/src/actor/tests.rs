@@ -1,24 +1,27 @@
 //! Actors that fail, over a state store that does: an operation is resumed or ends with a reason, never in silence.
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use palinurus_proto::from_status;
 use palinurus_proto::v1::{self, OperationState, coordinator_server::Coordinator};
-use palinurus_repository::{Epoch, Error, KeyFile, Result, SystemEntropy};
+use palinurus_repository::{Epoch, Error, ErrorKind, KeyFile, Result, SystemEntropy};
 use ractor::{Actor, ActorRef};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
+use super::agent::{AgentMsg, IN_FLIGHT, OUTBOUND};
 use super::coordinator::{CoordinatorActor, CoordinatorMsg};
+use super::service::{Connect, ServiceMsg};
 use crate::api::Api;
 use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::operation::finished;
 use crate::shared::{Base, Shared, World};
-use crate::state::{Change, EmbeddedState, Expect, Reader, Record, Records, State};
+use crate::state::{Change, EmbeddedElection, EmbeddedState, Expect, Reader, Record, Records, State};
 
 /// A real state whose next updates of operations fail.
 #[derive(Debug)]
@@ -26,6 +29,15 @@ struct Flaky {
     state: EmbeddedState,
     unavailable: AtomicU32,
     conflict: AtomicU32,
+    /// Carried out, but not answered.
+    unanswered: AtomicU32,
+    /// The same for new records.
+    unanswered_new: AtomicU32,
+    /// Carried out right before the next one.
+    late: AtomicU32,
+    /// Writes of services wait while this is held.
+    gate: tokio::sync::Mutex<()>,
+    on_the_way: Mutex<Option<(String, Bytes, Expect)>>,
 }
 
 fn take(count: &AtomicU32) -> bool {
@@ -54,6 +66,9 @@ impl State for Flaky {
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<u64> {
+        if key.starts_with("service/") {
+            drop(self.gate.lock().await);
+        }
         if key.starts_with("operation/") && matches!(expect, Expect::At(_)) {
             if take(&self.unavailable) {
                 return Err(Error::unavailable("no quorum"));
@@ -61,8 +76,24 @@ impl State for Flaky {
             if take(&self.conflict) {
                 return Err(Error::conflict("somebody else wrote"));
             }
+            let on_the_way = self.on_the_way.lock().unwrap().take();
+            if let Some((key, value, expect)) = on_the_way {
+                let _ = self.state.put(&key, value, expect).await;
+            }
+            if take(&self.late) {
+                *self.on_the_way.lock().unwrap() = Some((key.to_owned(), value, expect));
+                return Err(Error::unavailable("no answer"));
+            }
         }
-        self.state.put(key, value, expect).await
+        let revision = self.state.put(key, value, expect).await?;
+        let lost = match expect {
+            Expect::At(_) => &self.unanswered,
+            _ => &self.unanswered_new,
+        };
+        if key.starts_with("operation/") && take(lost) {
+            return Err(Error::unavailable("no answer"));
+        }
+        Ok(revision)
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<()> {
@@ -84,7 +115,17 @@ impl Fixture {
         let key = directory.path().join("key");
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&key).unwrap();
         let state = EmbeddedState::open(&directory.path().join("state.redb")).unwrap();
-        let state = Arc::new(Flaky { state, unavailable: 0.into(), conflict: 0.into() });
+        let embedded = state.clone();
+        let state = Arc::new(Flaky {
+            state,
+            unavailable: 0.into(),
+            conflict: 0.into(),
+            unanswered: 0.into(),
+            unanswered_new: 0.into(),
+            late: 0.into(),
+            gate: tokio::sync::Mutex::default(),
+            on_the_way: Mutex::default(),
+        });
         let config =
             Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
         let records = Records::new(state.clone());
@@ -93,8 +134,7 @@ impl Fixture {
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
         let lead = watch::Sender::new(Some(Lead { root: root.clone(), shared: shared.clone() }));
-        let door = Door::new(lead.subscribe(), watch::Sender::new(None).subscribe());
-        let api = Api { door, base, cancel };
+        let api = Api { door: Door::new(&base, &EmbeddedElection::new(embedded, "c1"), lead.subscribe()) };
         let service = v1::Service {
             name: "s".to_owned(),
             r#type: "files".to_owned(),
@@ -136,6 +176,54 @@ async fn a_store_that_is_away_for_a_while_only_delays() {
     fixture.stop().await;
 }
 
+/// Whatever became of the writes, the actor finds out and goes on: it has not failed, and no deed is lost.
+#[tokio::test]
+async fn writes_that_are_not_answered_are_looked_for() {
+    let fixture = Fixture::new(10).await;
+    // As often as it takes to give an operation up, if each were a failure.
+    for (lost, times) in [(&fixture.state.unanswered, u32::MAX), (&fixture.state.late, 2)] {
+        lost.store(times, Ordering::SeqCst);
+        let ended = fixture.check().await;
+        lost.store(0, Ordering::SeqCst);
+        assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+        assert_eq!(ended.tasks.len(), 1);
+        let stored = fixture.shared.records.operation("s", &ended.id).await.unwrap().value;
+        assert_eq!(stored, ended);
+    }
+    fixture.stop().await;
+}
+
+/// Nobody knows whether it began: then it is found, run and ended, and until then nothing else begins.
+#[tokio::test]
+async fn an_operation_whose_beginning_was_not_answered_is_run() {
+    let fixture = Fixture::new(10).await;
+    fixture.check().await;
+    fixture.state.unanswered_new.store(1, Ordering::SeqCst);
+    let request = || Request::new(v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false });
+    let refused = loop {
+        let refused = from_status(fixture.api.check_repository(request()).await.unwrap_err());
+        match refused.kind() {
+            ErrorKind::Conflict => tokio::task::yield_now().await, // the one before has only just ended
+            _ => break refused,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::Unavailable);
+    let id = refused.hint().unwrap().split('`').nth(1).unwrap().rsplit(' ').next().unwrap().to_owned();
+    let meanwhile = from_status(fixture.api.check_repository(request()).await.unwrap_err());
+    assert!(meanwhile.kind() == ErrorKind::Conflict && meanwhile.what().contains(&id), "{meanwhile:?}");
+    let mut found = loop {
+        match fixture.shared.board.find(&id) {
+            Ok(found) => break found,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    let ended = found.wait_for(|operation| finished(operation.state())).await.unwrap().clone();
+    assert_eq!(ended.state(), OperationState::Succeeded);
+    let all = fixture.shared.records.operations("s").await.unwrap();
+    assert!(all.iter().all(|operation| finished(operation.value.state())), "{all:#?}");
+    fixture.stop().await;
+}
+
 #[tokio::test]
 async fn an_actor_that_fails_is_followed_by_another() {
     let fixture = Fixture::new(10).await;
@@ -170,4 +258,54 @@ async fn history_is_bounded_and_the_newest_stay() {
     let stored = fixture.state.list("operation/s/").await.unwrap();
     assert!(stored.len() <= 4);
     fixture.stop().await;
+}
+
+/// What an agent says while its service is busy waits on the agent's side, not in a mailbox.
+#[tokio::test]
+async fn a_flood_waits_outside() {
+    let fixture = Fixture::new(10).await;
+    let find = |to| CoordinatorMsg::Find("s".to_owned(), to);
+    let service = super::ask(&fixture.root, find).await.unwrap();
+    let (outbound, mut told) = tokio::sync::mpsc::channel(OUTBOUND);
+    let reading = tokio::spawn(async move { while told.recv().await.is_some() {} });
+    let hello = v1::Hello { node: "n".to_owned(), engine: "files".to_owned(), ..Default::default() };
+    let connect = Box::new(Connect { hello, outbound, over: CancellationToken::new() });
+    let agent = super::ask(&service, |to| ServiceMsg::Connect(connect, to)).await.unwrap();
+    let room = Arc::new(Semaphore::new(IN_FLIGHT));
+    let say = |permit| {
+        let report = v1::TaskReport { operation: "none".to_owned(), ..Default::default() };
+        let message = Some(v1::agent_message::Message::Report(report));
+        agent.cast(AgentMsg::Heard(v1::AgentMessage { message }, permit)).unwrap();
+    };
+
+    let gate = fixture.state.gate.lock().await;
+    let nodes = vec![v1::NodeSpec { name: "n".to_owned(), zone: "z".to_owned(), ..Default::default() }];
+    let wanted = Box::new(v1::Service {
+        name: "s".to_owned(),
+        r#type: "files".to_owned(),
+        nodes,
+        ..Default::default()
+    });
+    let busy = super::ask(&service, |to| ServiceMsg::Apply(wanted, to));
+    let flood = async {
+        let mut said = 0;
+        while let Ok(permit) = room.clone().try_acquire_owned() {
+            say(permit);
+            said += 1;
+        }
+        assert_eq!(said, IN_FLIGHT);
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+            assert_eq!(room.available_permits(), 0, "nothing is handled, and no more is taken in");
+        }
+        drop(gate);
+        for _ in 0..100_000 {
+            say(room.clone().acquire_owned().await.unwrap());
+        }
+        drop(room.acquire_many(IN_FLIGHT as u32).await.unwrap()); // all handled
+    };
+    let (applied, ()) = tokio::join!(busy, flood);
+    applied.unwrap();
+    fixture.stop().await;
+    reading.await.unwrap();
 }

@@ -14,8 +14,9 @@ use crate::state::{Expect, Versioned};
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1000;
 const TYPES: [&str; 1] = ["files"];
-/// `patience`: how long a node may be gone before an operation that needs it fails.
-const SETTINGS: [&str; 1] = ["patience"];
+/// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
+/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default).
+const SETTINGS: [&str; 2] = ["patience", "partial"];
 
 impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
@@ -32,7 +33,14 @@ impl Lead {
             ))
             .with_hint("make another service for the other repository"));
         }
-        let service = self.service(&wanted.name).await?;
+        let service = match self.service(&wanted.name).await {
+            // It was stored, and whoever made it was not told so.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let record = Box::new(current.clone());
+                ask(&self.root, |to| CoordinatorMsg::Add(record, to)).await?
+            }
+            found => found?,
+        };
         ask(&service, |to| ServiceMsg::Apply(Box::new(wanted), to)).await
     }
 
@@ -124,6 +132,10 @@ fn validate(service: &v1::Service) -> Result<()> {
                         .with_hint("such as 60s or 5m")
                 })?;
             }
+            "partial" if !matches!(value.as_str(), "allow" | "refuse") => {
+                return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
+            }
+            "partial" => {}
             _ => {
                 return Err(Error::invalid(format!("setting {key:?} is not known"))
                     .with_hint(format!("known settings: {}", SETTINGS.join(", "))));
@@ -166,8 +178,12 @@ mod tests {
     #[test]
     fn what_is_wrong_is_refused_and_told() {
         validate(&service()).unwrap();
+        for policy in ["allow", "refuse"] {
+            let settings = [("partial".to_owned(), policy.to_owned())].into();
+            validate(&v1::Service { settings, ..service() }).unwrap();
+        }
         type Change = fn(&mut v1::Service);
-        let wrong: [(Change, &str); 9] = [
+        let wrong: [(Change, &str); 10] = [
             (|s| s.name = "Shop".to_owned(), "Shop"),
             (|s| s.name = "a.b".to_owned(), "a.b"),
             (|s| s.name.clear(), "service name"),
@@ -176,6 +192,7 @@ mod tests {
             (|s| s.nodes.clear(), "no nodes"),
             (|s| s.nodes.push(s.nodes[0].clone()), "twice"),
             (|s| s.nodes[0].name = "../x".to_owned(), "../x"),
+            (|s| drop(s.settings.insert("partial".to_owned(), "maybe".to_owned())), "maybe"),
             (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
         ];
         for (change, told) in wrong {

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::BackupRecord;
+use palinurus_repository::ledger::{BackupRecord, MissingNode};
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
@@ -14,7 +14,7 @@ use crate::plan::{Planned, plan};
 use crate::vault::Vault;
 
 impl Lead {
-    async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
+    pub(super) async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
         let vault = ask(service, ServiceMsg::Vault).await?;
         vault.repository.refresh().await?;
         Ok(vault)
@@ -30,23 +30,6 @@ impl Lead {
         self.start(&request.service, Detail::Backup(detail), Vec::new()).await
     }
 
-    pub(super) async fn list_backups(&self, name: &str) -> Result<v1::ListBackupsReply> {
-        let mut backups = Vec::new();
-        for service in self.services(name).await? {
-            let described = ask(&service, ServiceMsg::Describe).await?;
-            let vault = Self::vault(&service).await?;
-            let found = vault.repository.backups().await;
-            backups.extend(found.iter().map(|backup| shown(&described.service.name, backup)));
-        }
-        Ok(v1::ListBackupsReply { backups })
-    }
-
-    pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
-        let vault = Self::vault(&self.service(&request.service).await?).await?;
-        let backup = vault.repository.find_backup(&request.backup).await?;
-        Ok(shown(&request.service, &backup))
-    }
-
     pub(super) async fn delete_backup(&self, request: v1::DeleteBackupRequest) -> Result<v1::Operation> {
         let vault = Self::vault(&self.service(&request.service).await?).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
@@ -59,7 +42,8 @@ impl Lead {
         let vault = Self::vault(&service).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
         let described = ask(&service, ServiceMsg::Describe).await?;
-        plan(&request.service, &described.nodes, &backup, &request.nodes, request.delta)
+        let all = vault.repository.backups().await;
+        plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)
     }
 
     pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {
@@ -82,7 +66,7 @@ impl Lead {
     }
 }
 
-fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes
@@ -108,7 +92,18 @@ fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_new: sum(|node| node.bytes_new, &nodes),
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
-        missing: Vec::new(),
+        missing: backup.missing.iter().map(shown_missing).collect(),
         nodes,
+    }
+}
+
+fn shown_missing(missing: &MissingNode) -> v1::MissingNode {
+    v1::MissingNode {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.iter().map(|path| path.clone().into()).collect(),
+        lost_ms: 0,
     }
 }

@@ -1,35 +1,36 @@
-//! What operators call. Reads come from the actors, the ledger and the board; whatever is started is an operation.
-use std::sync::Arc;
-
+//! What operators call. Every coordinator answers reads; what changes something, or needs to know who is connected
+//! now, is the leader's. Whatever is started is an operation.
 use palinurus_proto::v1::coordinator_server::Coordinator;
 use palinurus_proto::{to_status, v1};
-use palinurus_repository::{Error, Result};
+use palinurus_repository::Result;
 use ractor::ActorRef;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
-use crate::actor::service::{Described, ServiceMsg};
+use crate::actor::service::ServiceMsg;
 use crate::door::{Door, Lead};
-use crate::operation::finished;
-use crate::shared::Base;
 
 mod apply;
 mod backups;
+mod reads;
+
+pub(crate) use reads::Reads;
+use reads::Watched;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) door: Door,
-    pub(crate) base: Arc<Base>,
-    pub(crate) cancel: CancellationToken,
 }
 
 impl Api {
+    /// For what only the leader may answer.
     fn lead(&self) -> Result<Lead, Status> {
         Ok(self.door.lead()?)
+    }
+
+    fn reads(&self) -> Result<Box<dyn Reads>, Status> {
+        self.door.reads()
     }
 }
 
@@ -38,77 +39,14 @@ impl Lead {
         ask(&self.root, |to| CoordinatorMsg::Find(name.to_owned(), to)).await
     }
 
-    /// That service, or all of them.
-    async fn services(&self, name: &str) -> Result<Vec<ActorRef<ServiceMsg>>> {
-        match name {
-            "" => ask(&self.root, CoordinatorMsg::All).await,
-            name => Ok(vec![self.service(name).await?]),
-        }
-    }
-
-    async fn described(&self, name: &str) -> Result<Vec<Described>> {
-        let mut described = Vec::new();
-        for service in self.services(name).await? {
-            described.push(ask(&service, ServiceMsg::Describe).await?);
-        }
-        Ok(described)
-    }
-
-    async fn list_nodes(&self, request: v1::ListNodesRequest) -> Result<v1::ListNodesReply> {
-        let described = self.described(&request.service).await?;
-        Ok(v1::ListNodesReply { nodes: described.into_iter().flat_map(|service| service.nodes).collect() })
-    }
-
-    async fn list_operations(&self, request: v1::ListOperationsRequest) -> Result<v1::ListOperationsReply> {
-        if !request.service.is_empty() {
-            self.service(&request.service).await?;
-        }
-        let all = self.shared.board.list();
-        let wanted = all.iter().filter(|operation| {
-            (request.service.is_empty() || operation.service == request.service)
-                && !(request.running && finished(operation.state()))
-        });
-        Ok(v1::ListOperationsReply {
-            operations: wanted.map(|operation| v1::Operation::clone(operation)).collect(),
-        })
-    }
-
-    fn get_operation(&self, id: &str) -> Result<v1::Operation> {
-        Ok(v1::Operation::clone(&self.shared.board.find(id)?.borrow()))
+    async fn services(&self) -> Result<Vec<ActorRef<ServiceMsg>>> {
+        ask(&self.root, CoordinatorMsg::All).await
     }
 
     async fn cancel_operation(&self, id: &str) -> Result<v1::Operation> {
-        let operation = self.get_operation(id)?;
+        let operation = v1::Operation::clone(&self.shared.board.find(id)?.borrow());
         let service = self.service(&operation.service).await?;
         ask(&service, |to| ServiceMsg::Cancel(operation.id, to)).await
-    }
-
-    fn watch_operation(&self, id: &str) -> Result<ReceiverStream<Result<v1::Operation, Status>>> {
-        let mut watched = self.shared.board.find(id)?;
-        let cancel = self.shared.cancel.clone();
-        let (shown, stream) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                let operation = v1::Operation::clone(&watched.borrow_and_update());
-                let last = finished(operation.state());
-                if shown.send(Ok(operation)).await.is_err() || last {
-                    return;
-                }
-                tokio::select! {
-                    biased;
-                    () = shown.closed() => return,
-                    () = cancel.cancelled() => {
-                        let stops = Error::unavailable("the coordinator stops").with_hint("the operation goes on when it starts again");
-                        let _ = shown.send(Err(to_status(&stops))).await;
-                        return;
-                    }
-                    changed = watched.changed() => if changed.is_err() {
-                        return; // too old to be kept
-                    },
-                }
-            }
-        });
-        Ok(ReceiverStream::new(stream))
     }
 }
 
@@ -126,7 +64,7 @@ fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Coordinator for Api {
-    type WatchOperationStream = ReceiverStream<Result<v1::Operation, Status>>;
+    type WatchOperationStream = Watched;
 
     async fn apply_service(
         &self,
@@ -139,29 +77,21 @@ impl Coordinator for Api {
         &self,
         _: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesReply>, Status> {
-        let described = self.lead()?.described("").await;
-        answer(described.map(|all| v1::ListServicesReply {
-            services: all.into_iter().map(|each| each.service).collect(),
-        }))
+        answer(self.reads()?.list_services().await)
     }
 
     async fn get_service(
         &self,
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        let lead = self.lead()?;
-        let get = async {
-            let service = lead.service(&request.get_ref().service).await?;
-            Ok(ask(&service, ServiceMsg::Describe).await?.service)
-        };
-        answer(get.await)
+        answer(self.reads()?.get_service(request.into_inner()).await)
     }
 
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
-        answer(self.lead()?.list_nodes(request.into_inner()).await)
+        answer(self.reads()?.list_nodes(request.into_inner()).await)
     }
 
     async fn start_backup(
@@ -175,14 +105,14 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ListBackupsRequest>,
     ) -> Result<Response<v1::ListBackupsReply>, Status> {
-        answer(self.lead()?.list_backups(&request.get_ref().service).await)
+        answer(self.reads()?.list_backups(request.into_inner()).await)
     }
 
     async fn get_backup(
         &self,
         request: Request<v1::GetBackupRequest>,
     ) -> Result<Response<v1::Backup>, Status> {
-        answer(self.lead()?.get_backup(request.into_inner()).await)
+        answer(self.reads()?.get_backup(request.into_inner()).await)
     }
 
     async fn delete_backup(
@@ -217,21 +147,21 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ListOperationsRequest>,
     ) -> Result<Response<v1::ListOperationsReply>, Status> {
-        answer(self.lead()?.list_operations(request.into_inner()).await)
+        answer(self.reads()?.list_operations(request.into_inner()).await)
     }
 
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.lead()?.get_operation(&request.get_ref().id))
+        answer(self.reads()?.get_operation(&request.get_ref().id))
     }
 
     async fn watch_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
-        answer(self.lead()?.watch_operation(&request.get_ref().id))
+        answer(self.reads()?.watch_operation(&request.get_ref().id))
     }
 
     async fn plan_failover(
@@ -249,7 +179,7 @@ impl Coordinator for Api {
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
-        Err(Status::unimplemented("cluster"))
+        Ok(Response::new(self.door.cluster()))
     }
 
     async fn cancel_operation(

@@ -3,6 +3,9 @@
 //!
 //! Memory holds only claims that are not yet stored, which pack buffers bound, and no more than [`CLAIMS_MAX`];
 //! what is stored lies in the index.
+//!
+//! What a node claimed and did not store is free when its stream ends. It moves to whoever claims it next, and is
+//! counted when that one has stored it.
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,8 +36,7 @@ pub(crate) struct Claims {
     index: Arc<Index>,
     /// Shared while a question looks into index and claims, alone while a pack moves from one to the other.
     moving: RwLock<()>,
-    /// By which stream.
-    claimed: Mutex<HashMap<ChunkId, u64>>,
+    unstored: Mutex<Unstored>,
     streams: Mutex<HashMap<String, u64>>,
     next_stream: AtomicU64,
     closed: AtomicBool,
@@ -43,6 +45,42 @@ pub(crate) struct Claims {
 impl fmt::Debug for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Claims({})", self.transaction)
+    }
+}
+
+/// No more than [`CLAIMS_MAX`] of both together.
+#[derive(Default)]
+struct Unstored {
+    /// By which stream.
+    claimed: HashMap<ChunkId, u64>,
+    /// By which node, whose stream has ended since.
+    left: HashMap<ChunkId, Arc<str>>,
+    moved: u64,
+}
+
+impl Unstored {
+    fn claim(&mut self, id: ChunkId, stream: u64) {
+        if self.claimed.len() + self.left.len() >= CLAIMS_MAX {
+            // Only a count is lost.
+            self.left = HashMap::new();
+        }
+        if self.claimed.len() < CLAIMS_MAX {
+            self.claimed.insert(id, stream);
+        }
+    }
+
+    fn leave(&mut self, stream: u64, node: &str) {
+        let node: Arc<str> = node.into();
+        let Self { claimed, left, .. } = self;
+        for (id, _) in claimed.extract_if(|_, holder| *holder == stream) {
+            left.entry(id).or_insert_with(|| node.clone());
+        }
+    }
+
+    fn stored(&mut self, id: &ChunkId, by: &str) {
+        self.claimed.remove(id);
+        let left = self.left.remove(id);
+        self.moved += u64::from(left.is_some_and(|node| *node != *by));
     }
 }
 
@@ -63,7 +101,7 @@ impl Claims {
             state,
             index,
             moving: RwLock::default(),
-            claimed: Mutex::default(),
+            unstored: Mutex::default(),
             streams: Mutex::default(),
             next_stream: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -84,13 +122,22 @@ impl Claims {
         let stream = self.next_stream.fetch_add(1, Ordering::Relaxed);
         let before = lock(&self.streams).insert(node.to_owned(), stream);
         if let Some(before) = before {
-            self.free(before);
+            lock(&self.unstored).leave(before, node);
         }
         Claimant { claims: self.clone(), node: node.to_owned(), stream }
     }
 
-    fn free(&self, stream: u64) {
-        lock(&self.claimed).retain(|_, holder| *holder != stream);
+    /// The backup goes on without the node, whose connection may not have noticed yet.
+    pub(crate) fn part(&self, node: &str) {
+        let stream = lock(&self.streams).remove(node);
+        if let Some(stream) = stream {
+            lock(&self.unstored).leave(stream, node);
+        }
+    }
+
+    /// Chunks that a node had claimed when its stream ended, and another has stored since.
+    pub(crate) fn moved(&self) -> u64 {
+        lock(&self.unstored).moved
     }
 
     fn check(&self, stream: u64, node: &str) -> Result<()> {
@@ -104,6 +151,26 @@ impl Claims {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Who asks first uploads.
+    Claim,
+    /// What is free is free after the question, too.
+    Look,
+    /// All nodes have uploaded: who asks for a chunk that is stored nowhere is to upload it.
+    Settle,
+}
+
+impl Asked {
+    pub(crate) fn of(ask: &palinurus_proto::v1::ClaimAsk) -> Self {
+        match (ask.settle, ask.look) {
+            (_, true) => Self::Look,
+            (true, false) => Self::Settle,
+            (false, false) => Self::Claim,
+        }
+    }
+}
+
 /// One stream of one node. What it claimed and did not store is free again when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Claimant {
@@ -113,25 +180,23 @@ pub(crate) struct Claimant {
 }
 
 impl Claimant {
-    /// With `settle` all nodes have uploaded: who asks for a chunk that is stored nowhere is to upload it.
-    pub(crate) fn ask(&self, ids: &[ChunkId], settle: bool) -> Result<Answer> {
+    pub(crate) fn ask(&self, ids: &[ChunkId], how: Asked) -> Result<Answer> {
         let claims = &*self.claims;
         claims.check(self.stream, &self.node)?;
         let _still = claims.moving.read().unwrap_or_else(PoisonError::into_inner);
         let found = claims.index.find(ids, |pack| claims.state.usable(pack))?;
         let mut answer = Answer { verdicts: Vec::with_capacity(ids.len()), places: Vec::new() };
-        let mut claimed = lock(&claims.claimed);
+        let mut unstored = lock(&claims.unstored);
         for (id, place) in ids.iter().zip(found) {
             let verdict = match place {
                 Some(at) => {
                     answer.places.push(at.encode().into());
                     STORED
                 }
-                None if !settle && claimed.contains_key(id) => ANOTHER,
+                None if how != Asked::Settle && unstored.claimed.contains_key(id) => ANOTHER,
+                None if how == Asked::Look => YOURS,
                 None => {
-                    if claimed.len() < CLAIMS_MAX {
-                        claimed.insert(*id, self.stream);
-                    }
+                    unstored.claim(*id, self.stream);
                     YOURS
                 }
             };
@@ -152,9 +217,9 @@ impl Claimant {
         }
         let alone = || claims.moving.write().unwrap_or_else(PoisonError::into_inner);
         let _alone = claims.index.stored(pack, alone)?;
-        let mut claimed = lock(&claims.claimed);
+        let mut unstored = lock(&claims.unstored);
         for (id, _) in pack.chunks() {
-            claimed.remove(&id);
+            unstored.stored(&id, &self.node);
         }
         Ok(())
     }
@@ -167,7 +232,7 @@ impl Drop for Claimant {
             streams.remove(&self.node);
         }
         drop(streams);
-        self.claims.free(self.stream);
+        lock(&self.claims.unstored).leave(self.stream, &self.node);
     }
 }
 
@@ -204,7 +269,8 @@ mod tests {
     }
 
     fn verdicts(claimant: &Claimant, range: Range<u32>, settle: bool) -> Vec<u8> {
-        claimant.ask(&ids(range), settle).unwrap().verdicts
+        let how = if settle { Asked::Settle } else { Asked::Claim };
+        claimant.ask(&ids(range), how).unwrap().verdicts
     }
 
     #[test]
@@ -217,7 +283,7 @@ mod tests {
 
         one.stored(&pack(1, 0, 0..4)).unwrap();
         one.stored(&pack(1, 0, 0..4)).unwrap();
-        let answer = two.ask(&ids(2..5), false).unwrap();
+        let answer = two.ask(&ids(2..5), Asked::Claim).unwrap();
         assert_eq!(answer.verdicts, [STORED, STORED, ANOTHER]);
         let place = ChunkAt::decode(&answer.places[0]).unwrap();
         assert_eq!((place.frame.pack, place.start), (pack(1, 0, 0..4).pack, 2 * 4096));
@@ -249,7 +315,7 @@ mod tests {
 
         let again = world.claims.join("n2");
         assert_eq!(verdicts(&again, 1..2, false), [YOURS], "a new stream takes the old one's place");
-        assert_eq!(two.ask(&ids(0..1), false).unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(two.ask(&ids(0..1), Asked::Claim).unwrap_err().kind(), ErrorKind::Unavailable);
         drop(two);
         assert_eq!(
             verdicts(&world.claims.join("n3"), 1..2, false),
@@ -259,12 +325,57 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_node_claimed_moves_and_is_counted_once_stored() {
+        let world = world();
+        let (one, two) = (world.claims.join("n1"), world.claims.join("n2"));
+        assert_eq!(verdicts(&one, 0..6, false), [YOURS; 6]);
+        assert_eq!(verdicts(&two, 0..4, false), [ANOTHER; 4]);
+        one.stored(&pack(1, 0, 0..1)).unwrap();
+        drop(one);
+        let look = |claimant: &Claimant, range| claimant.ask(&ids(range), Asked::Look).unwrap().verdicts;
+        assert_eq!(look(&two, 0..6), [STORED, YOURS, YOURS, YOURS, YOURS, YOURS]);
+        assert_eq!(look(&two, 1..2), [YOURS], "a look claims nothing");
+        assert_eq!(verdicts(&two, 1..4, false), [YOURS; 3]);
+        assert_eq!(look(&world.claims.join("n3"), 1..5), [ANOTHER, ANOTHER, ANOTHER, YOURS]);
+        assert_eq!(world.claims.moved(), 0, "claimed is not stored");
+        two.stored(&pack(1, 1, 1..4)).unwrap();
+        two.stored(&pack(1, 1, 1..4)).unwrap();
+        assert_eq!(world.claims.moved(), 3);
+
+        // It is back, and stores the rest itself.
+        let one = world.claims.join("n1");
+        assert_eq!(verdicts(&one, 4..6, false), [YOURS; 2]);
+        one.stored(&pack(1, 2, 4..5)).unwrap();
+        assert_eq!(world.claims.moved(), 3);
+
+        // Its stream is there still, and it has no part in the backup any more.
+        assert_eq!(look(&two, 5..6), [ANOTHER]);
+        world.claims.part("n1");
+        assert_eq!(look(&two, 5..6), [YOURS]);
+        assert_eq!(one.ask(&ids(5..6), Asked::Claim).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+
+    #[test]
+    fn what_is_left_makes_room_for_claims() {
+        let mut unstored = Unstored::default();
+        for n in 0..CLAIMS_MAX as u32 {
+            unstored.claim(chunk(n), 1);
+        }
+        unstored.claim(chunk(CLAIMS_MAX as u32), 1);
+        assert_eq!(unstored.claimed.len(), CLAIMS_MAX);
+        unstored.leave(1, "n1");
+        assert_eq!((unstored.claimed.len(), unstored.left.len()), (0, CLAIMS_MAX));
+        unstored.claim(chunk(7), 2);
+        assert_eq!((unstored.claimed.len(), unstored.left.len()), (1, 0));
+    }
+
+    #[test]
     fn nothing_outlives_its_transaction() {
         let world = world();
         let one = world.claims.join("n1");
         assert_eq!(one.stored(&pack(2, 0, 0..1)).unwrap_err().kind(), ErrorKind::Invalid);
         world.claims.close();
-        assert_eq!(one.ask(&ids(0..1), false).unwrap_err().kind(), ErrorKind::Conflict);
+        assert_eq!(one.ask(&ids(0..1), Asked::Claim).unwrap_err().kind(), ErrorKind::Conflict);
     }
 
     /// What a restarted coordinator knows of an open transaction: what the file kept, and what agents tell again.
@@ -296,7 +407,7 @@ mod tests {
         let start = tokio::time::Instant::now();
         let mut stored = 0;
         for batch in ids.chunks(ASK_MAX) {
-            stored += one.ask(batch, false).unwrap().places.len();
+            stored += one.ask(batch, Asked::Claim).unwrap().places.len();
         }
         println!("100,000 ids in {:?}", start.elapsed());
         assert_eq!(stored, 50_000);

@@ -8,7 +8,7 @@ use palinurus_repository::{ChunkId, Error, Result};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{ASK_MAX, Claimant};
+use super::{ASK_MAX, Asked, Claimant};
 use crate::shared::off_runtime;
 
 pub(crate) type Replies = mpsc::Sender<Result<v1::ClaimReply, Status>>;
@@ -47,6 +47,7 @@ async fn answer(claimant: Arc<Claimant>, ask: v1::ClaimAsk) -> Result<v1::ClaimR
         )));
     }
     let ids: Vec<ChunkId> = ids.iter().map(|id| ChunkId(*id)).collect();
-    let answer = off_runtime(move || claimant.ask(&ids, ask.settle)).await?;
-    Ok(v1::ClaimReply { sequence: ask.sequence, verdicts: answer.verdicts.into(), places: answer.places })
+    let (sequence, how) = (ask.sequence, Asked::of(&ask));
+    let answer = off_runtime(move || claimant.ask(&ids, how)).await?;
+    Ok(v1::ClaimReply { sequence, verdicts: answer.verdicts.into(), places: answer.places })
 }

@@ -5,10 +5,10 @@
 //!    └────────┴─────────┴────────┴───────┴─────────┴─ failure or ──┴─ release ─ done
 //! ```
 //! The transaction begins with `inspect`: a repository that cannot be written to is found before anything is
-//! frozen. Until `commit` a backup can be cancelled; from there on the ledger says whether it exists.
-use palinurus_proto::v1;
-
-use super::barrier::barrier;
+//! frozen. Until `commit` a backup can be cancelled; from there on the ledger says whether it exists. Until then, too,
+//! a node that is lost fails it or is left behind ([`super::lost`]); a task that failed always fails it.
+use super::barrier::{barrier, first_lost};
+use super::lost::{lose, send_home, taking_part, warnings};
 use super::release::release;
 use super::{OWN, Phase, Step, View, Work, unknown_phase};
 
@@ -31,16 +31,28 @@ pub(super) fn decide(view: View<'_>) -> Step {
     if view.cancelling() {
         return Step::Advance(Phase::Release, None);
     }
+    if let Some(step) = send_home(view) {
+        return step;
+    }
     let (phase, work) = ORDER[at];
     let begin = (phase == Phase::Inspect).then_some((OWN, Work::Begin));
-    let nodes = view.operation.nodes.iter().map(|node| (node.as_str(), work));
+    let nodes = || taking_part(view.operation).map(|node| (node, work));
+    if let Some((node, work)) = first_lost(view, nodes()) {
+        return lose(view, node, work);
+    }
     let next = ORDER.get(at + 1).map_or(Phase::Commit, |(next, _)| *next);
-    barrier(view, begin.into_iter().chain(nodes)).pass(next)
+    barrier(view, begin.into_iter().chain(nodes())).pass(next)
 }
 
 /// A commit whose answer was lost may have happened: closing the transaction looks, and then the backup stands.
 fn leave(view: View<'_>) -> Step {
-    let committed = view.operation.backup.as_ref().is_some_and(|backup: &v1::BackupDetail| backup.committed);
+    let committed = view.operation.backup.as_ref().is_some_and(|backup| backup.committed);
     let begun = view.record(OWN, Work::Begin).is_some();
-    release(view, (begun && !committed).then_some(Work::Abort), committed)
+    let mut step = release(view, (begun && !committed).then_some(Work::Abort), committed);
+    if let Step::Finish(outcome) = &mut step
+        && committed
+    {
+        outcome.warnings.splice(0..0, warnings(view.operation));
+    }
+    step
 }

@@ -12,6 +12,7 @@ mod backup;
 mod barrier;
 mod delete;
 mod failover;
+mod lost;
 pub(crate) mod own;
 pub(crate) mod record;
 mod release;
@@ -21,6 +22,7 @@ mod sim;
 mod task;
 mod verify;
 
+pub(crate) use lost::{is_missing, taking_part};
 pub(crate) use record::{Detail, Patch, Recorded};
 pub(crate) use release::touched;
 pub(crate) use task::task;
@@ -74,15 +76,18 @@ pub(crate) enum Step {
     Do(Vec<Action>),
     /// A failure is recorded with the phase that cleans up after it.
     Advance(Phase, Option<v1::Failure>),
+    /// The backup goes on without a node.
+    Without(v1::MissingNode),
     Finish(Outcome),
 }
 
-/// Idempotent by operation, node and work.
+/// Idempotent by operation, node, work and attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Assign {
         node: String,
         work: Work,
+        attempt: u32,
     },
     /// Asks a task to end; it still reports how it ended.
     Stop {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::v1::{self, task_result};
-use palinurus_repository::ledger::{NodeCommit, PackSet, Purpose, State};
+use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::storage::list_all;
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Work;
 use super::record::{self, Patch};
+use super::{Work, taking_part};
 use crate::vault::Vault;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -124,9 +124,7 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let repository = &vault.repository;
     repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
-        let nodes: Vec<NodeCommit> = operation
-            .nodes
-            .iter()
+        let nodes: Vec<NodeCommit> = taking_part(operation)
             .map(|node| node_commit(operation, transaction, node))
             .collect::<Result<_>>()?;
         let footers = nodes.iter().map(|node| async move {
@@ -136,14 +134,26 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         });
         let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
         let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
-        repository.commit(vault.epoch, transaction, nodes, packs).await?;
+        repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
-    vault.close_claims().await;
+    let chunks_moved = vault.close_claims().await;
     // The backup stands; the index is only the next one's convenience.
     if let Err(e) = vault.fold().await {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
-    Ok(Patch::Committed)
+    Ok(Patch::Committed { chunks_moved })
+}
+
+fn missing(operation: &v1::Operation) -> Vec<MissingNode> {
+    let missing = operation.backup.iter().flat_map(|backup| &backup.missing);
+    let missing = missing.map(|missing| MissingNode {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.iter().map(|path| path.to_vec()).collect(),
+    });
+    missing.collect()
 }
 
 /// What a node says it wrote, held to what it was asked to write.
@@ -180,7 +190,7 @@ fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str
 async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
-    vault.close_claims().await;
+    let chunks_moved = vault.close_claims().await;
     repository.refresh().await?;
     let (committed, open) = repository
         .read(|state| {
@@ -188,7 +198,7 @@ async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         })
         .await;
     if committed {
-        return Ok(Patch::Committed);
+        return Ok(Patch::Committed { chunks_moved });
     }
     if open {
         repository.abort(vault.epoch, transaction).await?;

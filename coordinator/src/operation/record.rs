@@ -8,10 +8,10 @@ use palinurus_repository::{Epoch, Timestamp};
 use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
 
 /// Warnings and damages kept; the counts have them all.
-const WARNINGS_KEPT: usize = 100;
+pub(crate) const WARNINGS_KEPT: usize = 100;
 const LOG_KEPT: usize = 200;
 pub(crate) const DAMAGES_KEPT: usize = 1000;
-/// A phase has no second try yet: what failed fails the operation.
+/// The first.
 pub(crate) const ATTEMPT: u32 = 1;
 
 /// What an operation is about.
@@ -29,7 +29,7 @@ pub(crate) enum Detail {
 pub(crate) enum Patch {
     Nothing,
     Begun { bases: Vec<v1::NodeManifest>, warnings: Vec<v1::Warning> },
-    Committed,
+    Committed { chunks_moved: u64 },
     Swept { condemned: u64, swept: u64, objects: u64 },
     Checked(v1::VerifyDetail),
 }
@@ -99,8 +99,10 @@ pub(crate) fn note(operation: &mut v1::Operation, now: Timestamp, text: impl Int
     operation.log.push(v1::LogEntry { at_ms: now.0, text: text.into() });
 }
 
+/// The last attempt.
 pub(crate) fn find<'a>(operation: &'a v1::Operation, node: &str, work: Work) -> Option<&'a TaskRecord> {
-    operation.tasks.iter().find(|record| record.node == node && record.name == work.name())
+    let same = |record: &&TaskRecord| record.node == node && record.name == work.name();
+    operation.tasks.iter().filter(same).max_by_key(|record| record.attempt)
 }
 
 /// What the record says once `step` is taken; to be stored before the step's actions. False when it says nothing new.
@@ -110,11 +112,15 @@ pub(crate) fn apply(operation: &mut v1::Operation, step: &Step, now: Timestamp) 
         Step::Do(actions) => {
             let before = operation.tasks.len();
             for action in actions {
-                if let Action::Assign { node, work } = action {
-                    assign(operation, node, *work);
+                if let Action::Assign { node, work, attempt } = action {
+                    assign(operation, node, *work, *attempt, now);
                 }
             }
             operation.tasks.len() > before
+        }
+        Step::Without(missing) => {
+            without(operation, missing.clone(), now);
+            true
         }
         Step::Advance(phase, failure) => {
             advance(operation, *phase, failure.clone(), now);
@@ -128,18 +134,29 @@ pub(crate) fn apply(operation: &mut v1::Operation, step: &Step, now: Timestamp) 
 }
 
 /// Assigning again what was assigned changes nothing.
-fn assign(operation: &mut v1::Operation, node: &str, work: Work) {
-    if find(operation, node, work).is_some() {
+fn assign(operation: &mut v1::Operation, node: &str, work: Work, attempt: u32, now: Timestamp) {
+    if find(operation, node, work).is_some_and(|record| record.attempt >= attempt) {
         return;
     }
     let mut record = TaskRecord {
         node: node.to_owned(),
         name: work.name().to_owned(),
-        attempt: ATTEMPT,
+        attempt,
+        assigned_ms: now.0,
         ..Default::default()
     };
     record.set_state(TaskState::TaskAssigned);
     operation.tasks.push(record);
+}
+
+fn without(operation: &mut v1::Operation, missing: v1::MissingNode, now: Timestamp) {
+    note(operation, now, format!("goes on without node {}: {}", missing.node, missing.reason));
+    if let Some(backup) = &mut operation.backup
+        && backup.missing.iter().all(|known| known.node != missing.node)
+    {
+        backup.missing.push(missing);
+    }
+    operation.updated_ms = now.0;
 }
 
 fn advance(operation: &mut v1::Operation, phase: Phase, failure: Option<v1::Failure>, now: Timestamp) {
@@ -152,7 +169,10 @@ fn advance(operation: &mut v1::Operation, phase: Phase, failure: Option<v1::Fail
 }
 
 fn finish(operation: &mut v1::Operation, outcome: Outcome, now: Timestamp) {
-    warn(operation, "", outcome.warnings, 0);
+    // What is said of the whole operation stands before what is said of single files, and is never left out.
+    operation.warning_count += outcome.warnings.len() as u64;
+    operation.warnings.splice(0..0, outcome.warnings);
+    operation.warnings.truncate(WARNINGS_KEPT);
     let state = match outcome.state {
         OperationState::Succeeded if operation.warning_count > 0 => OperationState::Warnings,
         state => state,
@@ -183,7 +203,9 @@ pub(crate) fn owed_attempt(operation: &v1::Operation, node: &str) -> u32 {
 
 /// Makes room for the report of a release that the operation ended without.
 pub(crate) fn owe(operation: &mut v1::Operation, node: &str, attempt: u32) {
-    assign(operation, node, Work::Release);
+    if find(operation, node, Work::Release).is_none() {
+        assign(operation, node, Work::Release, attempt, Timestamp(operation.updated_ms));
+    }
     let release = operation.tasks.iter_mut().find(|record| {
         record.node == node
             && record.name == Work::Release.name()
@@ -228,6 +250,7 @@ pub(crate) fn report(
     let has_ended = ended(report.state());
     let mut heard = (Vec::new(), 0);
     if has_ended {
+        record.ended_ms = now.0;
         record.failure.clone_from(&report.failure);
         record.result.clone_from(&report.result);
         heard = record.result.as_mut().map(take_warnings).unwrap_or_default();
@@ -278,9 +301,10 @@ pub(crate) fn own(
                 backup.bases = bases;
             }
         }
-        Patch::Committed => {
+        Patch::Committed { chunks_moved } => {
             if let Some(backup) = &mut operation.backup {
                 backup.committed = true;
+                backup.chunks_moved = backup.chunks_moved.max(chunks_moved);
             }
         }
         Patch::Swept { condemned, swept, objects } => {
@@ -408,7 +432,7 @@ mod tests {
             Timestamp(5),
             Detail::Backup(v1::BackupDetail::default()),
         );
-        assign(&mut operation, "n1", Work::Upload);
+        assign(&mut operation, "n1", Work::Upload, ATTEMPT, Timestamp(5));
         operation
     }
 
@@ -462,7 +486,7 @@ mod tests {
             v1::UploadResult { warnings: vec![warning("torn")], warning_count: 1, ..Default::default() };
         ended.result = Some(v1::TaskResult { result: Some(task_result::Result::Upload(result)) });
         report(&mut operation, "n1", &ended, Timestamp(9));
-        assign(&mut operation, "n1", Work::Manifest);
+        assign(&mut operation, "n1", Work::Manifest, ATTEMPT, Timestamp(9));
         let result =
             v1::ManifestResult { warnings: vec![warning("torn"), warning("a socket")], ..Default::default() };
         ended.task = "manifest".to_owned();

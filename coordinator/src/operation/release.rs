@@ -2,6 +2,7 @@
 //! Taken after success, failure and cancellation alike, so that nothing borrowed stays behind (I5).
 use palinurus_proto::v1::{self, OperationState, TaskState};
 
+use super::record::ATTEMPT;
 use super::{Action, OWN, Outcome, Presence, Sighting, Step, View, Work, ended};
 
 /// `closing` is the coordinator's own part of the clean-up; `fulfilled` says that what was asked for has happened,
@@ -23,7 +24,10 @@ pub(super) fn release(view: View<'_>, closing: Option<Work>, fulfilled: bool) ->
                 TaskState::TaskFailed | TaskState::TaskCancelled => warnings.push(left_behind(record)),
                 _ => waiting = true,
             },
-            (_, Presence::Connected) => assign.push(Action::Assign { node: node.to_owned(), work }),
+            (_, Presence::Connected) => {
+                let attempt = view.record(node, work).map_or(ATTEMPT, |record| record.attempt);
+                assign.push(Action::Assign { node: node.to_owned(), work, attempt });
+            }
             (_, Presence::Gone(since)) => {
                 let last = since.plus(view.limits.patience);
                 if view.now < last {
@@ -64,8 +68,8 @@ pub(super) fn stop(view: View<'_>, spared: &[Work]) -> Option<Step> {
         let Some(work) = Work::from_name(&record.name).filter(|work| !spared.contains(work)) else {
             continue;
         };
-        let running =
-            matches!(view.sighting(&record.node, work), Sighting::At(record) if !ended(record.state()));
+        let running = matches!(view.sighting(&record.node, work),
+            Sighting::At(last) if !ended(last.state()) && last.attempt == record.attempt);
         // What the coordinator does itself ends soon, and nothing may follow before it has.
         if !running || (record.node != OWN && view.now >= last) {
             continue;

@@ -7,8 +7,11 @@ use palinurus_proto::v1::{self, OperationState, TaskState};
 use palinurus_repository::{Epoch, Timestamp};
 use proptest::prelude::*;
 
-use super::record::{self, ATTEMPT, Detail, Patch, Recorded};
-use super::{Action, Limits, OWN, Phase, Presence, Seen, Step, View, Work, decide, ended, finished};
+use super::record::{self, Detail, Patch, Recorded};
+use super::{
+    Action, Limits, OWN, Phase, Presence, Seen, Step, View, Work, decide, ended, finished, is_missing,
+    taking_part,
+};
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const LIMITS: Limits = Limits { patience: Duration::from_secs(60), cancel: Duration::from_secs(30) };
@@ -31,24 +34,40 @@ enum Event {
     Break(usize),
     Connect(usize),
     Tick,
+    /// Longer than the patience: whoever is gone is lost.
+    Long,
 }
 
 /// What is to go wrong for good.
 #[derive(Clone, Debug, Default)]
 struct Plan {
     fails: Option<(&'static str, Work)>,
+    /// Fails so often for a store that is away.
+    flaky: Option<(&'static str, Work, u32)>,
     cancel_after: Option<usize>,
-    dies: Option<(&'static str, usize)>,
+    dies: Vec<(&'static str, usize)>,
+    allow_partial: bool,
 }
 
 #[derive(Debug, Default)]
 struct Agent {
     connected: bool,
     dead: bool,
-    tasks: BTreeMap<Work, TaskState>,
+    /// The last attempt of each.
+    tasks: BTreeMap<Work, (u32, TaskState)>,
     unacknowledged: BTreeSet<Work>,
     holds: bool,
-    started: BTreeMap<Work, u32>,
+    started: BTreeMap<(Work, u32), u32>,
+}
+
+impl Agent {
+    fn is_done(&self, work: Work) -> bool {
+        self.tasks.get(&work).is_some_and(|(_, state)| *state == TaskState::TaskDone)
+    }
+
+    fn runs(&self) -> Vec<Work> {
+        self.tasks.iter().filter(|(_, (_, state))| !ended(*state)).map(|(work, _)| *work).collect()
+    }
 }
 
 /// What stands in the ledger.
@@ -59,6 +78,7 @@ struct Ledger {
     aborted: bool,
     forgotten: bool,
     swept: bool,
+    missing: Vec<String>,
 }
 
 struct World {
@@ -70,10 +90,16 @@ struct World {
     agents: BTreeMap<&'static str, Agent>,
     ledger: Ledger,
     echoes: Vec<(&'static str, v1::TaskReport)>,
+    /// Lost while they uploaded.
+    lost_uploading: usize,
+    slept: bool,
 }
 
 impl World {
-    fn new(detail: Detail, plan: Plan) -> Self {
+    fn new(mut detail: Detail, plan: Plan) -> Self {
+        if let Detail::Backup(backup) = &mut detail {
+            backup.allow_partial = plan.allow_partial;
+        }
         let nodes = NODES.map(str::to_owned).to_vec();
         let now = Timestamp(1_000_000);
         let mut world = Self {
@@ -85,6 +111,8 @@ impl World {
             agents: NODES.map(|node| (node, Agent::default())).into(),
             ledger: Ledger::default(),
             echoes: Vec::new(),
+            lost_uploading: 0,
+            slept: false,
         };
         world.lead();
         world
@@ -112,6 +140,12 @@ impl World {
             match step {
                 Step::Wait(_) => return,
                 Step::Advance(..) | Step::Finish(_) => {}
+                Step::Without(missing) => {
+                    let uploads = self.stored.phase == Phase::Upload.name()
+                        && record::find(&self.stored, &missing.node, Work::Upload).is_some();
+                    assert!(self.plan.allow_partial && !self.agents[missing.node.as_str()].connected);
+                    self.lost_uploading += usize::from(uploads);
+                }
                 Step::Do(actions) => {
                     for action in actions {
                         if dies_before == Some(performed) {
@@ -129,12 +163,12 @@ impl World {
 
     fn perform(&mut self, action: &Action) {
         match action {
-            Action::Assign { node, work } => {
+            Action::Assign { node, work, attempt } => {
                 self.seen.told.insert((node.clone(), *work));
                 if node == OWN {
                     self.own.entry(*work).or_insert(None);
                 } else {
-                    self.assign(node, *work);
+                    self.assign(node, *work, *attempt);
                 }
             }
             Action::Stop { node, work } => {
@@ -144,7 +178,8 @@ impl World {
                         *result =
                             Some(Err(v1::Failure { kind: "cancelled".to_owned(), ..Default::default() }));
                     }
-                } else if let Some(state) = self.agents.get_mut(node.as_str()).unwrap().tasks.get_mut(work)
+                } else if let Some((_, state)) =
+                    self.agents.get_mut(node.as_str()).unwrap().tasks.get_mut(work)
                     && !ended(*state)
                 {
                     *state = TaskState::TaskCancelled;
@@ -154,17 +189,24 @@ impl World {
         }
     }
 
-    fn assign(&mut self, node: &str, work: Work) {
+    fn assign(&mut self, node: &str, work: Work, attempt: u32) {
         self.barriers_hold(work);
+        assert!(
+            work == Work::Release || !is_missing(&self.stored, node),
+            "{node} has no part in it any more"
+        );
+        let asked = record::find(&self.stored, node, work).map(|record| record.attempt);
+        assert_eq!(asked, Some(attempt), "recorded before it is asked for");
         let borrows = self.stored.verify.is_none();
         let agent = self.agents.get_mut(node).unwrap();
         assert!(agent.connected, "a task for a node that is gone");
-        if agent.tasks.contains_key(&work) {
+        if agent.tasks.get(&work).is_some_and(|(known, _)| *known >= attempt) {
             agent.unacknowledged.insert(work);
             return;
         }
-        *agent.started.entry(work).or_default() += 1;
-        agent.tasks.insert(work, TaskState::TaskRunning);
+        *agent.started.entry((work, attempt)).or_default() += 1;
+        agent.unacknowledged.remove(&work);
+        agent.tasks.insert(work, (attempt, TaskState::TaskRunning));
         agent.holds |= borrows;
     }
 
@@ -172,8 +214,12 @@ impl World {
     fn barriers_hold(&self, work: Work) {
         let order = [Work::Inspect, Work::Freeze, Work::Snapshot, Work::Thaw, Work::Upload, Work::Manifest];
         let Some(at) = order.iter().position(|each| *each == work).filter(|at| *at > 0) else { return };
-        for agent in self.agents.values() {
-            assert_eq!(agent.tasks.get(&order[at - 1]), Some(&TaskState::TaskDone), "before {work:?}");
+        for (node, agent) in &self.agents {
+            let here = !is_missing(&self.stored, node);
+            assert!(!here || agent.is_done(order[at - 1]), "before {work:?}");
+            let attempts = record::find(&self.stored, node, Work::Upload).map_or(0, |record| record.attempt);
+            let taken_over = self.lost_uploading == 0 || attempts > 1;
+            assert!(!here || work != Work::Manifest || taken_over, "{node} left chunks to a lost node");
         }
         assert!(self.ledger.begun && !self.ledger.aborted);
     }
@@ -183,9 +229,7 @@ impl World {
             self.own.iter().filter(|(_, done)| done.is_none()).map(|(work, _)| *work).collect();
         let mut running: Vec<(&'static str, Work)> = own.into_iter().map(|work| (OWN, work)).collect();
         for (node, agent) in self.agents.iter().filter(|(_, agent)| !agent.dead) {
-            running.extend(
-                agent.tasks.iter().filter(|(_, state)| !ended(**state)).map(|(work, _)| (*node, *work)),
-            );
+            running.extend(agent.runs().into_iter().map(|work| (*node, work)));
         }
         let Some((node, work)) = running.get(pick % running.len().max(1)).copied() else { return };
         if node == OWN {
@@ -193,13 +237,21 @@ impl World {
             self.own.insert(work, Some(result));
             return;
         }
-        let fails = self.plan.fails == Some((node, work));
+        let attempt = self.agents[node].tasks[&work].0;
+        let flaky = matches!(self.plan.flaky, Some((on, what, times)) if (on, what) == (node, work) && attempt <= times);
+        let fails = flaky || self.plan.fails == Some((node, work));
         let agent = self.agents.get_mut(node).unwrap();
-        agent.tasks.insert(work, if fails { TaskState::TaskFailed } else { TaskState::TaskDone });
+        let state = if fails { TaskState::TaskFailed } else { TaskState::TaskDone };
+        agent.tasks.insert(work, (attempt, state));
         agent.unacknowledged.insert(work);
         if work == Work::Release {
-            agent.holds = agent.tasks.values().any(|state| !ended(*state));
-            assert!(!agent.holds, "released under a running task");
+            // Asked in vain to stop for too long, a task is stopped by the release itself.
+            assert!(self.slept || agent.runs().is_empty(), "released under a running task");
+            for work in agent.runs() {
+                agent.tasks.entry(work).and_modify(|(_, state)| *state = TaskState::TaskCancelled);
+                agent.unacknowledged.insert(work);
+            }
+            agent.holds = false;
         }
     }
 
@@ -218,13 +270,19 @@ impl World {
             }
             Work::Commit => {
                 assert!(self.ledger.begun && !self.ledger.aborted);
-                for agent in self.agents.values() {
-                    assert_eq!(agent.tasks.get(&Work::Manifest), Some(&TaskState::TaskDone));
+                for node in taking_part(&self.stored) {
+                    assert!(self.agents[node].is_done(Work::Manifest));
                 }
+                let missing: Vec<String> = missing(&self.stored);
+                assert!(
+                    !self.ledger.committed || self.ledger.missing == missing,
+                    "committed with other content"
+                );
                 self.ledger.committed = true;
-                Ok(Patch::Committed)
+                self.ledger.missing = missing;
+                Ok(Patch::Committed { chunks_moved: 0 })
             }
-            Work::Abort if self.ledger.committed => Ok(Patch::Committed),
+            Work::Abort if self.ledger.committed => Ok(Patch::Committed { chunks_moved: 0 }),
             Work::Abort => {
                 self.ledger.aborted = true;
                 Ok(Patch::Nothing)
@@ -258,15 +316,20 @@ impl World {
             return;
         }
         let agent = self.agents.get_mut(node).unwrap();
-        let mut report =
-            v1::TaskReport { task: work.name().to_owned(), attempt: ATTEMPT, ..Default::default() };
-        report.set_state(agent.tasks[&work]);
-        if agent.tasks[&work] == TaskState::TaskFailed {
+        let (attempt, state) = agent.tasks[&work];
+        let mut report = v1::TaskReport { task: work.name().to_owned(), attempt, ..Default::default() };
+        report.set_state(state);
+        if state == TaskState::TaskFailed {
+            let flaky = self.plan.flaky.is_some_and(|(on, what, _)| (on, what) == (node, work));
             report.failure = Some(v1::Failure {
-                kind: "internal".to_owned(),
+                kind: if flaky { "unavailable" } else { "internal" }.to_owned(),
                 message: "broke".to_owned(),
                 ..Default::default()
             });
+        }
+        if work == Work::Upload {
+            let uploaded = v1::UploadResult { borrowed: 1, ..Default::default() };
+            report.result = Some(v1::TaskResult { result: Some(v1::task_result::Result::Upload(uploaded)) });
         }
         if acknowledged {
             agent.unacknowledged.remove(&work);
@@ -293,9 +356,7 @@ impl World {
         agent.connected = true;
         self.seen.nodes.insert(node.to_owned(), Presence::Connected);
         // Its Hello: what runs, and what ended unacknowledged.
-        let running: Vec<Work> =
-            agent.tasks.iter().filter(|(_, state)| !ended(**state)).map(|(work, _)| *work).collect();
-        self.seen.told.extend(running.into_iter().map(|work| (node.to_owned(), work)));
+        self.seen.told.extend(agent.runs().into_iter().map(|work| (node.to_owned(), work)));
     }
 
     fn gone(&mut self, node: &'static str) {
@@ -321,6 +382,10 @@ impl World {
             Event::Break(pick) => self.gone(NODES[pick % NODES.len()]),
             Event::Connect(pick) => self.connect(NODES[pick % NODES.len()]),
             Event::Tick => self.now = self.now.plus(Duration::from_millis(100)),
+            Event::Long => {
+                self.now = self.now.plus(Duration::from_secs(61));
+                self.slept = true;
+            }
         }
     }
 
@@ -329,9 +394,7 @@ impl World {
             if self.plan.cancel_after == Some(i) {
                 record::cancel(&mut self.stored, self.now);
             }
-            if let Some((node, when)) = self.plan.dies
-                && when == i
-            {
+            for (node, _) in self.plan.dies.clone().into_iter().filter(|(_, when)| *when == i) {
                 self.gone(node);
                 self.agents.get_mut(node).unwrap().dead = true;
             }
@@ -364,12 +427,17 @@ impl World {
         assert_eq!(self.stored.phase, Phase::Done.name());
         for (node, agent) in &self.agents {
             assert!(agent.started.values().all(|times| *times == 1), "{node} did something twice: {agent:?}");
-            let running = agent.tasks.values().any(|state| !ended(*state));
-            assert!(agent.dead || !(agent.holds || running), "{node} still holds something: {agent:?}");
+            let running = !agent.runs().is_empty();
+            // Who was away too long is owed its release: the service gives it when the node comes back.
+            let release = record::find(&self.stored, node, Work::Release).map(v1::TaskRecord::state);
+            let owed = self.slept && release != Some(TaskState::TaskDone);
+            let holds = agent.holds || running;
+            assert!(agent.dead || owed || !holds, "{node} still holds something: {agent:?}");
         }
         match self.stored.kind() {
             v1::OperationKind::Backup => {
                 assert_eq!(succeeded, self.ledger.committed);
+                self.check_missing();
                 let closed = !self.ledger.begun || self.ledger.committed || self.ledger.aborted;
                 assert!(
                     closed || self.plan.fails == Some((OWN, Work::Abort)),
@@ -381,16 +449,51 @@ impl World {
         }
         assert_eq!(state == OperationState::Failed, self.stored.failure.is_some());
         let plan = &self.plan;
-        if plan.fails.is_none() && plan.cancel_after.is_none() && plan.dies.is_none() {
+        let flaky = plan.flaky.is_some_and(|(_, _, times)| times > 2);
+        let lost = !plan.dies.is_empty() || self.slept;
+        if plan.fails.is_none() && !flaky && plan.cancel_after.is_none() && !lost {
             assert_eq!(state, OperationState::Succeeded, "{:?}", self.stored);
         }
         if let (Some((node, _)), OperationState::Failed) = (plan.fails, state) {
-            assert!(plan.dies.is_some() || self.stored.failure.as_ref().unwrap().node == node);
+            assert!(lost || flaky || self.stored.failure.as_ref().unwrap().node == node);
         }
         if state == OperationState::Cancelled {
             assert!(plan.cancel_after.is_some());
         }
     }
+
+    /// A partial backup is one by policy only, and never without saying so.
+    fn check_missing(&self) {
+        let missing = missing(&self.stored);
+        assert!(self.plan.allow_partial || missing.is_empty());
+        assert!(missing.len() < NODES.len());
+        if self.ledger.committed {
+            assert_eq!(self.ledger.missing, missing);
+            let told = |node: &String| {
+                self.stored.warnings.iter().any(|w| w.node == *node && w.message.contains("partial"))
+            };
+            assert!(missing.iter().all(told), "{:?}", self.stored.warnings);
+            assert!(missing.is_empty() || self.stored.state() == OperationState::Warnings);
+        }
+        let others_work =
+            self.plan.fails.is_none() && self.plan.flaky.is_none() && self.plan.cancel_after.is_none();
+        if self.plan.allow_partial && others_work && !self.slept && self.plan.dies.len() < NODES.len() {
+            assert!(self.ledger.committed, "the others could go on: {:?}", self.stored);
+        }
+        if let (false, Some(failure)) = (self.plan.allow_partial, &self.stored.failure)
+            && failure.message.contains("lost")
+        {
+            assert!(failure.message.contains("without it the backup lacks"), "{failure:?}");
+        }
+    }
+}
+
+fn missing(operation: &v1::Operation) -> Vec<String> {
+    operation.backup.iter().flat_map(|backup| &backup.missing).map(|missing| missing.node.clone()).collect()
+}
+
+fn rough_event() -> impl Strategy<Value = Event> {
+    prop_oneof![24 => event(), 1 => Just(Event::Long)]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -430,17 +533,30 @@ fn plan() -> impl Strategy<Value = Plan> {
         (OWN, Work::Check),
     ]);
     let node = prop::sample::select(NODES.to_vec());
+    let moves = prop::sample::select(vec![Work::Upload, Work::Manifest]);
+    let dies = prop_oneof![
+        6 => Just(Vec::new()),
+        4 => prop::collection::vec((node.clone(), 0usize..200), 1..4),
+    ];
     (
-        proptest::option::weighted(0.3, works),
-        proptest::option::weighted(0.3, 0usize..200),
-        proptest::option::weighted(0.2, (node, 0usize..200)),
+        proptest::option::weighted(0.2, works),
+        proptest::option::weighted(0.2, (node, moves, 1u32..5)),
+        proptest::option::weighted(0.2, 0usize..200),
+        dies,
+        any::<bool>(),
     )
-        .prop_map(|(fails, cancel_after, dies)| Plan { fails, cancel_after, dies })
+        .prop_map(|(fails, flaky, cancel_after, dies, allow_partial)| Plan {
+            fails,
+            flaky,
+            cancel_after,
+            dies,
+            allow_partial,
+        })
 }
 
 proptest! {
     #[test]
-    fn every_operation_ends_and_says_how(detail in detail(), plan in plan(), events in prop::collection::vec(event(), 0..250)) {
+    fn every_operation_ends_and_says_how(detail in detail(), plan in plan(), events in prop::collection::vec(rough_event(), 0..250)) {
         let mut world = World::new(detail, plan);
         world.run(&events);
         world.check();

@@ -1,11 +1,11 @@
 //! The message that asks a node for its share of a phase, made from the record alone: sent again after a crash it
 //! is the same message.
 use bytes::Bytes;
-use palinurus_proto::v1::{self, task};
+use palinurus_proto::v1::{self, TaskState, task};
 use palinurus_repository::{Error, Result, TransactionId};
 
 use super::Work;
-use super::record::ATTEMPT;
+use super::record::{self, ATTEMPT};
 
 pub(crate) fn task(
     operation: &v1::Operation,
@@ -34,6 +34,7 @@ pub(crate) fn task(
             base: base(),
             position: operation.nodes.iter().position(|each| each == node).unwrap_or_default() as u32,
             nodes: operation.nodes.len() as u32,
+            take_over: has_uploaded(operation, node),
         }),
         Work::Manifest => {
             task::Work::Manifest(v1::ManifestTask { transaction: transaction()?, base: base() })
@@ -49,12 +50,18 @@ pub(crate) fn task(
     Ok(v1::Task {
         operation: operation.id.clone(),
         task: work.name().to_owned(),
-        attempt: ATTEMPT,
+        attempt: record::find(operation, node, work).map_or(ATTEMPT, |record| record.attempt),
         service: operation.service.clone(),
         node: node.to_owned(),
         repository: repository.to_owned(),
         work: Some(work_of),
     })
+}
+
+/// An attempt before this one has got to its end.
+fn has_uploaded(operation: &v1::Operation, node: &str) -> bool {
+    let upload = |record: &&v1::TaskRecord| record.node == node && record.name == Work::Upload.name();
+    operation.tasks.iter().filter(upload).any(|record| record.state() == TaskState::TaskDone)
 }
 
 fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {

@@ -1,6 +1,5 @@
 //! The state in one redb file, for a single coordinator. The file's lock is the lease, each start is an epoch.
 use std::fmt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,10 +239,8 @@ impl EmbeddedElection {
         Self { state, name: name.to_owned(), leader: watch::Sender::new(None) }
     }
 
-    /// Opens the state file in `directory`, which is made when it is not there. Blocks.
+    /// Opens the state file in `directory`, or makes it. Blocks.
     pub(crate) fn open(directory: &Path, name: &str) -> Result<Self> {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-        made.map_err(|e| Error::io(format!("make the state directory {}", directory.display()), e))?;
         Ok(Self::new(EmbeddedState::open(&directory.join("state.redb"))?, name))
     }
 

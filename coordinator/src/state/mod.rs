@@ -13,12 +13,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod embedded;
+mod etcd;
+#[cfg(any(test, feature = "suite"))]
+mod memory;
 mod records;
 #[cfg(test)]
 pub(crate) mod suite;
 
 pub(crate) use embedded::{EmbeddedElection, EmbeddedState};
-pub(crate) use records::{Records, Versioned};
+pub(crate) use etcd::EtcdElection;
+#[cfg(any(test, feature = "suite"))]
+pub use memory::{Link, MemoryElection, MemoryStore};
+pub(crate) use records::{Key, Records, Versioned, decode};
 
 /// What must be true of a record for a write to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +78,7 @@ pub trait State: Reader {
     async fn delete(&self, key: &str, expect: Expect) -> Result<()>;
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leader {
     pub name: String,
     /// Where agents and operators reach it.

@@ -15,6 +15,28 @@ pub(crate) struct Versioned<T> {
     pub(crate) revision: u64,
 }
 
+/// What a record is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key<'a> {
+    Service(&'a str),
+    /// The service, and the node's name.
+    Node(&'a str, &'a str),
+    /// The service, and the operation's id.
+    Operation(&'a str, &'a str),
+}
+
+impl<'a> Key<'a> {
+    /// None for what a later version keeps.
+    pub(crate) fn of(key: &'a str) -> Option<Self> {
+        match *key.split('/').collect::<Vec<_>>() {
+            ["service", name] => Some(Self::Service(name)),
+            ["node", service, node] => Some(Self::Node(service, node)),
+            ["operation", service, id] => Some(Self::Operation(service, id)),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Records(Arc<dyn State>);
 
@@ -29,6 +51,11 @@ impl Records {
 
     pub(crate) async fn services(&self) -> Result<Vec<Versioned<v1::Service>>> {
         self.list("service/").await
+    }
+
+    pub(crate) async fn service(&self, name: &str) -> Result<Option<Versioned<v1::Service>>> {
+        let key = format!("service/{name}");
+        self.0.get(&key).await?.map(|record| decode(&key, record)).transpose()
     }
 
     pub(crate) async fn put_service(&self, service: &v1::Service, expect: Expect) -> Result<u64> {
@@ -76,7 +103,7 @@ impl Records {
     }
 }
 
-fn decode<T: Message + Default>(key: &str, record: Record) -> Result<Versioned<T>> {
+pub(crate) fn decode<T: Message + Default>(key: &str, record: Record) -> Result<Versioned<T>> {
     let value = T::decode(record.value)
         .map_err(|e| Error::corrupt(format!("the record {key} does not decode")).with_source(e))?;
     Ok(Versioned { value, revision: record.revision })

@@ -3,8 +3,17 @@
 #![allow(missing_debug_implementations, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod cluster;
+#[allow(dead_code)]
+#[path = "../../src/state/etcd/server.rs"]
+mod etcd;
+mod garbage;
+mod over_etcd;
+mod partial;
 mod peer;
 mod recovery;
 mod restore;
 mod session;
+mod standby;
+mod takeover;
 mod world;

@@ -31,6 +31,8 @@ pub(crate) struct PeerConfig {
     pub(crate) engine: String,
     pub(crate) epoch: u64,
     pub(crate) data_empty: bool,
+    /// What its clock says; 0: nothing.
+    pub(crate) now_ms: u64,
     /// Each file's chunks, by the number their bytes are made from.
     pub(crate) files: Vec<(String, Vec<u64>)>,
     pub(crate) key: Arc<KeyFile>,
@@ -50,14 +52,16 @@ struct Inner {
     cut: watch::Sender<bool>,
     /// Of the session that lives now.
     out: Mutex<Option<Out>>,
-    address: watch::Receiver<String>,
+    /// Of the coordinator that welcomed it last.
+    at: Mutex<String>,
 }
 
 /// What an agent has on disk.
 #[derive(Default)]
 struct Kept {
     epoch: u64,
-    running: BTreeMap<(String, String), CancellationToken>,
+    /// The last attempt of each.
+    running: BTreeMap<(String, String), (u32, CancellationToken)>,
     ended: BTreeMap<(String, String), v1::TaskReport>,
     fails: BTreeSet<&'static str>,
     /// How often each task began.
@@ -75,7 +79,8 @@ struct Kept {
 }
 
 impl Peer {
-    pub(crate) fn start(config: PeerConfig, address: watch::Receiver<String>) -> Self {
+    /// Tries the addresses in turn, as an agent does.
+    pub(crate) fn start(config: PeerConfig, addresses: watch::Receiver<Vec<String>>) -> Self {
         let kept = Kept { epoch: config.epoch, ..Kept::default() };
         let inner = Arc::new(Inner {
             config,
@@ -84,9 +89,9 @@ impl Peer {
             held: watch::Sender::default(),
             cut: watch::Sender::new(false),
             out: Mutex::new(None),
-            address: address.clone(),
+            at: Mutex::default(),
         });
-        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(address)));
+        let running = AbortOnDropHandle::new(tokio::spawn(inner.clone().run(addresses)));
         Self { inner, _running: running }
     }
 
@@ -117,6 +122,17 @@ impl Peer {
 
     pub(crate) fn join(&self) {
         self.inner.cut.send_replace(false);
+    }
+
+    /// The machine is gone, with all that ran there; what is on its disk comes back when it is joined.
+    pub(crate) async fn die(&self) {
+        self.cut().await;
+        self.inner.kept().running.values().for_each(|(_, stop)| stop.cancel());
+        self.until(|kept| kept.running.is_empty()).await;
+    }
+
+    pub(crate) async fn asked(&self) {
+        self.until(|kept| !kept.asked.is_empty()).await;
     }
 
     pub(crate) async fn connected(&self) {
@@ -190,22 +206,27 @@ impl Inner {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    async fn run(self: Arc<Self>, mut address: watch::Receiver<String>) {
+    async fn run(self: Arc<Self>, mut addresses: watch::Receiver<Vec<String>>) {
         let mut cut = self.cut.subscribe();
+        let mut leader = None;
+        let mut turn = 0;
         loop {
             self.kept().away = *cut.borrow_and_update();
             self.change();
             cut.wait_for(|cut| !cut).await.unwrap();
             self.kept().away = false;
-            let to = address.borrow_and_update().clone();
+            let all = addresses.borrow_and_update().clone();
+            let to = leader.take().unwrap_or_else(|| all[turn % all.len()].clone());
             let ended = tokio::select! {
                 biased;
-                _ = cut.wait_for(|cut| *cut) => Ok(()),
+                _ = cut.wait_for(|cut| *cut) => Ok(None),
                 ended = self.clone().session(to) => ended,
             };
+            turn += 1;
             *self.out.lock().unwrap() = None;
-            if let Err(e) = ended {
-                tracing::debug!(node = self.config.node, error = e.chain(), "peer's session ended");
+            match ended {
+                Ok(named) => leader = named,
+                Err(e) => tracing::debug!(node = self.config.node, error = e.chain(), "session ended"),
             }
             if self.kept().refused.is_some() {
                 return;
@@ -215,8 +236,9 @@ impl Inner {
         }
     }
 
-    async fn session(self: Arc<Self>, address: String) -> Result<()> {
-        let channel = connect(address).await?;
+    /// The leader's address, when it is told of one.
+    async fn session(self: Arc<Self>, address: String) -> Result<Option<String>> {
+        let channel = connect(address.clone()).await?;
         let (out, outgoing) = mpsc::channel(64);
         // What ends from here on is reported on this session, what ended before is in the Hello.
         {
@@ -247,32 +269,44 @@ impl Inner {
                 kept.epoch = message.epoch;
             }
             match message.message {
-                Some(told::Message::Welcome(_)) => self.kept().welcomes += 1,
+                Some(told::Message::Welcome(_)) => {
+                    self.at.lock().unwrap().clone_from(&address);
+                    self.kept().welcomes += 1;
+                }
+                Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => {
+                    return Ok(Some(format!("http://{}", refused.leader)));
+                }
                 Some(told::Message::Refused(refused)) => {
                     self.kept().refused = refused.failure;
                     self.change();
-                    return Ok(());
+                    return Ok(None);
                 }
                 Some(told::Message::Task(task)) => self.task(task, &out).await,
                 Some(told::Message::Cancel(cancel)) => {
-                    if let Some(stop) = self.kept().running.get(&(cancel.operation, cancel.task)) {
+                    if let Some((attempt, stop)) = self.kept().running.get(&(cancel.operation, cancel.task)) {
+                        assert_eq!(*attempt, cancel.attempt);
                         stop.cancel();
                     }
                 }
                 Some(told::Message::Acknowledge(known)) => {
-                    drop(self.kept().ended.remove(&(known.operation, known.task)))
+                    let key = (known.operation, known.task);
+                    let mut kept = self.kept();
+                    if kept.ended.get(&key).is_some_and(|ended| ended.attempt == known.attempt) {
+                        kept.ended.remove(&key);
+                    }
                 }
                 None => {}
             }
             self.change();
         }
-        Ok(())
+        Ok(None)
     }
 
     fn hello(&self) -> v1::Hello {
         let kept = self.kept();
-        let running =
-            kept.running.keys().map(|(operation, task)| report(operation, task, TaskState::TaskRunning));
+        let running = kept.running.iter().map(|((operation, task), (attempt, _))| {
+            report(operation, task, *attempt, TaskState::TaskRunning)
+        });
         v1::Hello {
             service: self.config.service.clone(),
             node: self.config.node.clone(),
@@ -283,6 +317,7 @@ impl Inner {
             data_empty: self.config.data_empty,
             tasks: running.chain(kept.ended.values().cloned()).collect(),
             protocol: palinurus_proto::PROTOCOL,
+            now_ms: self.config.now_ms,
             ..Default::default()
         }
     }
@@ -291,8 +326,9 @@ impl Inner {
         let key = (task.operation.clone(), task.task.clone());
         let again = {
             let kept = self.kept();
+            let running = kept.running.get(&key);
             let running =
-                kept.running.contains_key(&key).then(|| report(&key.0, &key.1, TaskState::TaskRunning));
+                running.map(|(attempt, _)| report(&key.0, &key.1, *attempt, TaskState::TaskRunning));
             kept.ended.get(&key).filter(|ended| ended.attempt >= task.attempt).cloned().or(running)
         };
         if let Some(again) = again {
@@ -302,7 +338,7 @@ impl Inner {
         let stop = CancellationToken::new();
         {
             let mut kept = self.kept();
-            kept.running.insert(key.clone(), stop.clone());
+            kept.running.insert(key.clone(), (task.attempt, stop.clone()));
             *kept.began.entry(task.task.clone()).or_default() += 1;
             if task.task != "release" {
                 kept.holds.insert(task.operation.clone());
@@ -310,7 +346,12 @@ impl Inner {
         }
         let inner = self.clone();
         let _ = out
-            .send(say(agent_message::Message::Report(report(&key.0, &key.1, TaskState::TaskRunning))))
+            .send(say(agent_message::Message::Report(report(
+                &key.0,
+                &key.1,
+                task.attempt,
+                TaskState::TaskRunning,
+            ))))
             .await;
         // On and on like an agent's task, whatever becomes of the session.
         tokio::spawn(async move {
@@ -331,8 +372,7 @@ impl Inner {
                     }
                 }
             };
-            let mut ended = report(&key.0, &key.1, TaskState::TaskDone);
-            ended.attempt = task.attempt;
+            let mut ended = report(&key.0, &key.1, task.attempt, TaskState::TaskDone);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => ended.set_state(TaskState::TaskCancelled),
@@ -364,7 +404,8 @@ impl Inner {
             Repository::open(storage::open(&task.repository)?, &[(*self.config.key).clone()]).await?;
         match task.work.as_ref().unwrap() {
             task::Work::Inspect(_) => Ok(Some(task_result::Result::Inspect(v1::InspectResult::default()))),
-            task::Work::Freeze(_) | task::Work::Thaw(_) | task::Work::Snapshot(_) => Ok(None),
+            task::Work::Freeze(_) | task::Work::Thaw(_) => Ok(None),
+            task::Work::Snapshot(_) => Ok(Some(task_result::Result::Snapshot(self.snapshot()))),
             task::Work::Upload(upload) => {
                 self.kept().uploads.push(upload.clone());
                 self.upload(task, &upload.transaction, &repository).await
@@ -390,6 +431,17 @@ impl Inner {
         }
     }
 
+    fn snapshot(&self) -> v1::SnapshotResult {
+        let mut files = self.config.files.clone();
+        files.sort_by_key(|(_, chunks)| std::cmp::Reverse(chunks.len()));
+        v1::SnapshotResult {
+            files: files.len() as u64,
+            bytes: files.iter().map(|(_, chunks)| (chunks.len() * CHUNK) as u64).sum(),
+            largest: files.into_iter().map(|(name, _)| name.into_bytes().into()).collect(),
+            ..Default::default()
+        }
+    }
+
     fn chunks(&self, repository: &Repository) -> BTreeMap<ChunkId, Vec<u8>> {
         let all = self.config.files.iter().flat_map(|(_, chunks)| chunks);
         all.map(|n| bytes_of(*n)).map(|bytes| (repository.keys().chunk_id(&bytes), bytes)).collect()
@@ -403,9 +455,12 @@ impl Inner {
     ) -> Result<Option<task_result::Result>> {
         let chunks = self.chunks(repository);
         let mut claims = Claims::open(self, task, transaction).await?;
-        let ids: Vec<ChunkId> = chunks.keys().copied().collect();
+        // Asked again, it has no more to do than what it left to others.
+        let ids: Vec<ChunkId> =
+            chunks.keys().filter(|id| !self.kept().places.contains_key(id)).copied().collect();
         let answers = claims.ask(&ids, false).await?;
         self.kept().asked.extend(answers.iter().map(|(verdict, _)| *verdict));
+        self.change();
         let mut mine = Vec::new();
         let mut borrowed = 0;
         for (id, (verdict, place)) in ids.iter().zip(answers) {
@@ -429,6 +484,8 @@ impl Inner {
         claims: &mut Claims,
     ) -> Result<()> {
         if !mine.is_empty() {
+            let mut held = self.held.subscribe();
+            held.wait_for(|held| !held.contains("store")).await.unwrap();
             let writer = WriterId(draw()?);
             let key = repository.keys().transaction(TransactionId::from_slice(transaction)?)?;
             let mut pack = PackWriter::new(repository.keys(), &key, writer, 0, 1, Vec::new())?;
@@ -575,7 +632,7 @@ impl Claims {
     }
 
     async fn try_open(peer: &Inner, task: &v1::Task, transaction: &[u8]) -> Result<Self> {
-        let address = peer.address.borrow().clone();
+        let address = peer.at.lock().unwrap().clone();
         let channel = connect(address).await?;
         let (out, outgoing) = mpsc::channel(16);
         let open = v1::ClaimOpen {
@@ -601,7 +658,7 @@ impl Claims {
     async fn ask(&mut self, ids: &[ChunkId], settle: bool) -> Result<Vec<(u8, Option<ChunkAt>)>> {
         self.sequence += 1;
         let ids: Vec<u8> = ids.iter().flat_map(|id| id.0).collect();
-        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle };
+        let ask = v1::ClaimAsk { sequence: self.sequence, ids: ids.into(), settle, ..Default::default() };
         let _ = self.out.send(v1::ClaimRequest { message: Some(claim_request::Message::Ask(ask)) }).await;
         let reply = self
             .replies
@@ -641,11 +698,11 @@ fn say(message: agent_message::Message) -> v1::AgentMessage {
     v1::AgentMessage { message: Some(message) }
 }
 
-fn report(operation: &str, task: &str, state: TaskState) -> v1::TaskReport {
+fn report(operation: &str, task: &str, attempt: u32, state: TaskState) -> v1::TaskReport {
     let mut report = v1::TaskReport {
         operation: operation.to_owned(),
         task: task.to_owned(),
-        attempt: 1,
+        attempt,
         ..Default::default()
     };
     report.set_state(state);

@@ -131,6 +131,7 @@ async fn silence_ends_a_session() {
         node: "n1".to_owned(),
         instance: "mute".to_owned(),
         engine: "files".to_owned(),
+        protocol: palinurus_proto::PROTOCOL,
         ..Default::default()
     };
     out.send(v1::AgentMessage { message: Some(agent_message::Message::Hello(hello)) }).await.unwrap();

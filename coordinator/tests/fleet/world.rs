@@ -19,7 +19,7 @@ pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: Config,
     running: Option<(Server, CancellationToken)>,
-    address: watch::Sender<String>,
+    pub(crate) addresses: watch::Sender<Vec<String>>,
 }
 
 impl World {
@@ -28,6 +28,13 @@ impl World {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut world = Self::folders(change);
+        world.start().await;
+        world
+    }
+
+    /// Without a coordinator.
+    pub(crate) fn folders(change: impl FnOnce(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_env("PALINURUS_LOG"))
             .with_test_writer()
@@ -44,15 +51,13 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
-        let mut world = Self { directory, config, running: None, address: watch::Sender::default() };
-        world.start().await;
-        world
+        Self { directory, config, running: None, addresses: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
         let cancel = CancellationToken::new();
         let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
-        self.address.send_replace(format!("http://{}", server.local_addr()));
+        self.addresses.send_replace(vec![format!("http://{}", server.local_addr())]);
         self.running = Some((server, cancel));
     }
 
@@ -68,7 +73,7 @@ impl World {
     }
 
     pub(crate) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.addresses.borrow()[0].clone()
     }
 
     pub(crate) fn repository_path(&self) -> PathBuf {
@@ -103,6 +108,14 @@ impl World {
         }
     }
 
+    pub(crate) async fn apply_with(&self, nodes: &[&str], settings: &[(&str, &str)]) -> Operator {
+        let mut operator = self.operator().await;
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let service = v1::Service { settings: settings.collect(), ..self.service(nodes) };
+        operator.apply(service).await.unwrap();
+        operator
+    }
+
     pub(crate) async fn apply(&self, nodes: &[&str]) -> Operator {
         let mut operator = self.operator().await;
         operator.apply(self.service(nodes)).await.unwrap();
@@ -127,11 +140,12 @@ impl World {
             engine: "files".to_owned(),
             epoch: 0,
             data_empty: false,
+            now_ms: 0,
             files: files.iter().map(|(name, chunks)| ((*name).to_owned(), chunks.clone())).collect(),
             key: Arc::new(self.key()),
         };
         change(&mut config);
-        Peer::start(config, self.address.subscribe())
+        Peer::start(config, self.addresses.subscribe())
     }
 }
 

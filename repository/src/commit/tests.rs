@@ -100,7 +100,7 @@ async fn backup(repository: &Repository, n: u8, own: u32, foreign: &[PackId]) ->
     let mut uses: Vec<_> = (0..own).map(|counter| pack(n, counter)).collect();
     uses.extend_from_slice(foreign);
     let node = upload(repository, n, own, &uses).await;
-    repository.commit(E, txn(n), vec![node], set(&uses)).await.unwrap()
+    repository.commit(E, txn(n), vec![node], Vec::new(), set(&uses)).await.unwrap()
 }
 
 async fn objects(repository: &Repository, prefix: &str) -> Vec<String> {
@@ -324,6 +324,34 @@ async fn keys_are_added_and_removed() {
 }
 
 #[tokio::test]
+async fn a_partial_backup_says_so_to_whoever_opens_the_repository() {
+    let storage = memory();
+    let repository = led(&storage).await;
+    repository.begin(E, txn(1), Purpose::Backup).await.unwrap();
+    let nodes = vec![upload(&repository, 1, 1, &[pack(1, 0)]).await];
+    let missing = MissingNode {
+        node: "n3".to_owned(),
+        reason: "lost".to_owned(),
+        files: 1204,
+        bytes: 5 << 30,
+        paths: vec![b"base/16384/2619".to_vec()],
+    };
+    let uses = set(&[pack(1, 0)]);
+    let commit = async |missing: Vec<MissingNode>| {
+        repository.commit(E, txn(1), nodes.clone(), missing, uses.clone()).await
+    };
+    assert_eq!(commit(vec![missing.clone()]).await.unwrap().missing, [missing.clone()]);
+    commit(vec![missing.clone()]).await.unwrap();
+    assert_eq!(refused(commit(Vec::new()).await), ErrorKind::Conflict, "committed as partial, not as whole");
+    backup(&repository, 2, 1, &[]).await;
+
+    let reader = Repository::open(storage, &[key(1)]).await.unwrap();
+    let backups = reader.backups().await;
+    assert_eq!(backups[0].missing, [missing]);
+    assert_eq!(backups[1].missing, []);
+}
+
+#[tokio::test]
 async fn a_commit_needs_every_manifest_in_full() {
     let storage = memory();
     let repository = led(&storage).await;
@@ -332,7 +360,7 @@ async fn a_commit_needs_every_manifest_in_full() {
     let two = manifest(&repository, 1, "n2", &[pack(1, 0)]).await;
     let nodes = vec![one, two];
     let uses = set(&[pack(1, 0)]);
-    let commit = || repository.commit(E, txn(1), nodes.clone(), uses.clone());
+    let commit = || repository.commit(E, txn(1), nodes.clone(), Vec::new(), uses.clone());
 
     let object = nodes[1].manifest.key(0);
     let good = storage.get(&object, None).await.unwrap();
@@ -350,7 +378,7 @@ async fn a_commit_needs_every_manifest_in_full() {
     assert_eq!(refused(commit().await), ErrorKind::Corrupt, "damaged footer");
     storage.put(&object, good).await.unwrap();
 
-    let error = repository.commit(E, txn(1), nodes.clone(), PackSet::new()).await.unwrap_err();
+    let error = repository.commit(E, txn(1), nodes.clone(), Vec::new(), PackSet::new()).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Invalid && error.what().contains(&pack(1, 0).key()), "{error:?}");
     storage.delete(&[pack(1, 0).key()]).await.unwrap();
     let error = commit().await.unwrap_err();
@@ -373,7 +401,7 @@ async fn a_commit_of_unknown_outcome_is_asked_again() {
         faulty.script.lock().unwrap().push_back(fault);
         let commit = |repository: Arc<Repository>| {
             let node = node.clone();
-            async move { repository.commit(E, txn(1), vec![node], set(&[pack(1, 0)])).await }
+            async move { repository.commit(E, txn(1), vec![node], Vec::new(), set(&[pack(1, 0)])).await }
         };
         let repository = Arc::new(repository);
         let first = commit(repository.clone()).await.unwrap();
@@ -381,12 +409,13 @@ async fn a_commit_of_unknown_outcome_is_asked_again() {
         // Also by the coordinator that takes over.
         let other = Arc::new(reopen(&inner).await);
         other.lead(Epoch(2), "c2").await.unwrap();
-        let later = other.commit(Epoch(2), txn(1), vec![node.clone()], set(&[pack(1, 0)])).await.unwrap();
+        let later =
+            other.commit(Epoch(2), txn(1), vec![node.clone()], Vec::new(), set(&[pack(1, 0)])).await.unwrap();
         assert_eq!((&first, &first), (&again, &later));
         assert_eq!(other.backups().await.len(), 1);
         let changed = vec![NodeCommit { files: 99, ..node.clone() }];
         assert_eq!(
-            refused(other.commit(Epoch(2), txn(1), changed, set(&[pack(1, 0)])).await),
+            refused(other.commit(Epoch(2), txn(1), changed, Vec::new(), set(&[pack(1, 0)])).await),
             ErrorKind::Conflict
         );
     }
@@ -405,7 +434,7 @@ async fn a_stale_leader_neither_commits_nor_sweeps() {
     new.lead(Epoch(2), "c2").await.unwrap();
     let records = objects(&new, "ledger/").await;
     assert_eq!(
-        refused(old.commit(E, txn(2), vec![node.clone()], set(&[pack(2, 0)])).await),
+        refused(old.commit(E, txn(2), vec![node.clone()], Vec::new(), set(&[pack(2, 0)])).await),
         ErrorKind::Fenced
     );
     assert_eq!(refused(old.forget(E, txn(1)).await), ErrorKind::Fenced);
@@ -416,7 +445,7 @@ async fn a_stale_leader_neither_commits_nor_sweeps() {
     assert_eq!(refused(sweep(&old, E).await), ErrorKind::Fenced);
     assert_eq!(objects(&new, "ledger/").await.len(), records.len() + 1, "only the new leader's FORGET");
     // What the old one began, the new one may finish.
-    new.commit(Epoch(2), txn(2), vec![node], set(&[pack(2, 0)])).await.unwrap();
+    new.commit(Epoch(2), txn(2), vec![node], Vec::new(), set(&[pack(2, 0)])).await.unwrap();
 }
 
 #[tokio::test]
@@ -428,7 +457,7 @@ async fn after_an_abort_no_commit() {
     repository.abort(E, txn(1)).await.unwrap();
     repository.abort(E, txn(1)).await.unwrap();
     assert_eq!(
-        refused(repository.commit(E, txn(1), vec![node], set(&[pack(1, 0)])).await),
+        refused(repository.commit(E, txn(1), vec![node], Vec::new(), set(&[pack(1, 0)])).await),
         ErrorKind::Conflict
     );
     assert_eq!(refused(repository.begin(E, txn(1), Purpose::Backup).await), ErrorKind::Conflict);
@@ -512,7 +541,7 @@ async fn swept_packs_are_not_committed_and_late_puts_are_swept_again() {
     // An agent with an old index.
     repository.begin(E, txn(2), Purpose::Backup).await.unwrap();
     let node = upload(&repository, 2, 0, &[pack(1, 0)]).await;
-    let error = repository.commit(E, txn(2), vec![node], set(&[pack(1, 0)])).await.unwrap_err();
+    let error = repository.commit(E, txn(2), vec![node], Vec::new(), set(&[pack(1, 0)])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(
         error.what().contains("swept") && error.what().contains(&pack(1, 0).key()) && error.hint().is_some()
@@ -536,7 +565,8 @@ async fn an_unchanged_node_keeps_its_old_manifest_alive() {
     repository.forget(E, txn(1)).await.unwrap();
     sweep(&repository, E).await.unwrap();
     let unchanged = NodeCommit { unchanged: true, ..first.nodes[0].clone() };
-    let second = repository.commit(E, txn(2), vec![unchanged], first.packs.clone()).await.unwrap();
+    let second =
+        repository.commit(E, txn(2), vec![unchanged], Vec::new(), first.packs.clone()).await.unwrap();
     sweep(&repository, E).await.unwrap();
     sweep(&repository, E).await.unwrap();
     assert_eq!(storage.size(&second.nodes[0].manifest.key(0)).await.unwrap(), second.nodes[0].manifest.size);
@@ -568,7 +598,7 @@ async fn sweeping_beside_running_backups_loses_nothing() {
                 let mut uses = vec![pack(n, 0)];
                 uses.extend(reuse);
                 let node = upload(&repository, n, 1, &uses).await;
-                repository.commit(E, txn(n), vec![node], set(&uses)).await.unwrap();
+                repository.commit(E, txn(n), vec![node], Vec::new(), set(&uses)).await.unwrap();
                 let oldest = repository.backups().await[0].id;
                 repository.forget(E, oldest).await.unwrap();
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Body, NodeCommit, PackSet, Purpose, Record};
+use super::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::entropy::SeededEntropy;
 use crate::error::{Error, Result};
@@ -75,7 +75,32 @@ pub(crate) fn begin_as(transaction: u32, purpose: Purpose) -> Body {
 }
 
 pub(crate) fn commit(transaction: u32, of: &[(u32, u32)]) -> Body {
-    Body::Commit { transaction: txn(transaction), nodes: vec![node(transaction, "n1")], packs: packs(of) }
+    Body::Commit {
+        transaction: txn(transaction),
+        nodes: vec![node(transaction, "n1")],
+        missing: Vec::new(),
+        packs: packs(of),
+    }
+}
+
+pub(crate) fn absent(name: &str) -> MissingNode {
+    MissingNode {
+        node: name.to_owned(),
+        reason: "lost".to_owned(),
+        files: 12,
+        bytes: 1 << 40,
+        paths: vec![b"base/16384/2619".to_vec(), vec![0xff, b'x']],
+    }
+}
+
+/// Without the nodes of those names.
+pub(crate) fn commit_without(transaction: u32, of: &[(u32, u32)], names: &[&str]) -> Body {
+    Body::Commit {
+        transaction: txn(transaction),
+        nodes: vec![node(transaction, "n1")],
+        missing: names.iter().map(|name| absent(name)).collect(),
+        packs: packs(of),
+    }
 }
 
 pub(crate) fn abort(transaction: u32) -> Body {

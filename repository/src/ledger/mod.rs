@@ -19,7 +19,7 @@ mod record;
 mod state;
 
 pub use pack_set::PackSet;
-pub use record::{Body, NodeCommit, Purpose, Record, Rewritten};
+pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
 
 use record::Link;

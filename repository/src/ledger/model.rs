@@ -140,7 +140,12 @@ fn manifest(session: &Session) -> ManifestRef {
 
 fn commits(session: &Session, manifest: ManifestRef) -> Body {
     let node = NodeCommit { manifest, ..super::fixture::node(0, "n1") };
-    Body::Commit { transaction: session.id, nodes: vec![node], packs: session.own.union(&session.refs) }
+    Body::Commit {
+        transaction: session.id,
+        nodes: vec![node],
+        missing: Vec::new(),
+        packs: session.own.union(&session.refs),
+    }
 }
 
 impl World {

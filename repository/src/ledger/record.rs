@@ -23,6 +23,9 @@ const MAGIC: &[u8; 6] = b"PALNL\x01";
 const HEADER_LEN: usize = 24;
 /// What a reader must know to fold a record. Raised when a record means something that older readers miss.
 const LEVEL: u32 = 1;
+/// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
+const LEVEL_PARTIAL: u32 = 2;
+const LEVEL_KNOWN: u32 = LEVEL_PARTIAL;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -41,7 +44,7 @@ pub enum Body {
     /// From here on, what this transaction can see is not swept.
     Begin { transaction: TransactionId, purpose: Purpose },
     /// The backup exists.
-    Commit { transaction: TransactionId, nodes: Vec<NodeCommit>, packs: PackSet },
+    Commit { transaction: TransactionId, nodes: Vec<NodeCommit>, missing: Vec<MissingNode>, packs: PackSet },
     /// The transaction will never commit; what it wrote is garbage.
     Abort { transaction: TransactionId },
     /// The backup is given up.
@@ -90,6 +93,18 @@ pub struct NodeCommit {
     pub warnings: u64,
     /// Nothing had changed: the manifest is an earlier backup's.
     pub unchanged: bool,
+}
+
+/// A node that a backup goes without, and what of it there would have been.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingNode {
+    pub node: String,
+    pub reason: String,
+    /// As its snapshot listed them; 0 when it had none yet.
+    pub files: u64,
+    pub bytes: u64,
+    /// Some of the largest.
+    pub paths: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +172,7 @@ impl Record {
             .open(0, &aad(keys, number, header), &mut sealed)
             .map_err(|e| damaged("its seal does not fit").with_source(e))?;
         let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
-        if wire.level > LEVEL {
+        if wire.level > LEVEL_KNOWN {
             return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
         }
         if wire.previous != previous.map_or(&[][..], |link| &link[..]) {
@@ -173,6 +188,13 @@ impl Record {
             .ok_or_else(|| newer(Error::invalid(format!("ledger record {number} is of an unknown kind"))))
     }
 
+    fn level(&self) -> u32 {
+        match &self.body {
+            Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
+            _ => LEVEL,
+        }
+    }
+
     fn to_wire(&self, previous: Option<&Link>) -> wire::Record {
         use wire::record::Body as W;
         let body = match &self.body {
@@ -180,7 +202,10 @@ impl Record {
             Body::Begin { transaction, purpose } => {
                 W::Begin(wire::Begin { transaction: transaction.0.to_vec(), purpose: *purpose as u32 })
             }
-            Body::Commit { transaction, nodes, packs } => W::Commit(wire_backup(*transaction, nodes, packs)),
+            Body::Commit { transaction, nodes, missing, packs } => W::Commit(wire::Backup {
+                missing: missing.iter().map(wire_missing).collect(),
+                ..wire_backup(*transaction, nodes, packs)
+            }),
             Body::Abort { transaction } => W::Abort(wire::Abort { transaction: transaction.0.to_vec() }),
             Body::Forget { backup } => W::Forget(wire::Forget { backup: backup.0.to_vec() }),
             Body::Condemn { packs } => W::Condemn(wire::Packs { packs: Some(packs.to_wire()) }),
@@ -191,7 +216,7 @@ impl Record {
             }),
         };
         wire::Record {
-            level: LEVEL,
+            level: self.level(),
             previous: previous.map(|link| link.to_vec()).unwrap_or_default(),
             epoch: self.epoch.0,
             at: self.at.0,
@@ -217,9 +242,10 @@ impl Record {
                 };
                 Body::Begin { transaction: transaction(&w.transaction)?, purpose }
             }
-            W::Commit(w) => {
+            W::Commit(mut w) => {
+                let missing = std::mem::take(&mut w.missing).into_iter().map(missing_from_wire).collect();
                 let backup = backup_from_wire(w)?;
-                Body::Commit { transaction: backup.backup, nodes: backup.nodes, packs: backup.packs }
+                Body::Commit { transaction: backup.backup, nodes: backup.nodes, missing, packs: backup.packs }
             }
             W::Abort(w) => Body::Abort { transaction: transaction(&w.transaction)? },
             W::Forget(w) => Body::Forget { backup: transaction(&w.backup)? },
@@ -254,7 +280,26 @@ fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire
         warnings: node.warnings,
         unchanged: node.unchanged,
     });
-    wire::Backup { id: id.0.to_vec(), nodes: nodes.collect(), packs: Some(packs.to_wire()) }
+    wire::Backup {
+        id: id.0.to_vec(),
+        nodes: nodes.collect(),
+        packs: Some(packs.to_wire()),
+        missing: Vec::new(),
+    }
+}
+
+fn wire_missing(missing: &MissingNode) -> wire::Missing {
+    wire::Missing {
+        node: missing.node.clone(),
+        reason: missing.reason.clone(),
+        files: missing.files,
+        bytes: missing.bytes,
+        paths: missing.paths.clone(),
+    }
+}
+
+fn missing_from_wire(w: wire::Missing) -> MissingNode {
+    MissingNode { node: w.node, reason: w.reason, files: w.files, bytes: w.bytes, paths: w.paths }
 }
 
 fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
@@ -360,6 +405,22 @@ mod wire {
         pub(super) nodes: Vec<Node>,
         #[prost(message, optional, tag = "3")]
         pub(super) packs: Option<PackSet>,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) missing: Vec<Missing>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Missing {
+        #[prost(string, tag = "1")]
+        pub(super) node: String,
+        #[prost(string, tag = "2")]
+        pub(super) reason: String,
+        #[prost(uint64, tag = "3")]
+        pub(super) files: u64,
+        #[prost(uint64, tag = "4")]
+        pub(super) bytes: u64,
+        #[prost(bytes = "vec", repeated, tag = "5")]
+        pub(super) paths: Vec<Vec<u8>>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

@@ -83,11 +83,28 @@ fn epochs_fence() {
 #[test]
 fn a_commit_needs_nodes_each_once() {
     let state = after(&[begin(1)]);
-    let commit = |nodes| Body::Commit { transaction: txn(1), nodes, packs: packs(&[]) };
+    let commit = |nodes| Body::Commit { transaction: txn(1), nodes, missing: Vec::new(), packs: packs(&[]) };
     assert_eq!(refused(&state, commit(vec![])), Invalid);
     assert_eq!(refused(&state, commit(vec![node(1, "a"), node(1, "a")])), Invalid);
     assert_eq!(refused(&state, commit(vec![node(1, "../a")])), Invalid);
     allowed(&state, commit(vec![node(1, "a"), node(1, "b")]));
+}
+
+#[test]
+fn a_node_is_in_a_backup_or_missing_from_it() {
+    let state = after(&[begin(1)]);
+    for names in [&["n1"][..], &["n2", "n2"], &["../a"]] {
+        assert_eq!(refused(&state, commit_without(1, &[], names)), Invalid, "{names:?}");
+    }
+    allowed(&state, commit_without(1, &[], &["n2", "n3"]));
+    let state = after(&[begin(1), commit_without(1, &[(1, 0)], &["n2"])]);
+    assert_eq!(state.backup(txn(1)).unwrap().missing, [absent("n2")]);
+    // Elsewhere by now, and as partial as before.
+    let rewritten = Rewritten { backup: txn(1), nodes: vec![node(2, "n1")], packs: packs(&[(2, 0)]) };
+    let rewrite = Body::Rewrite { transaction: txn(2), backups: vec![rewritten] };
+    let state =
+        after(&[begin(1), commit_without(1, &[(1, 0)], &["n2"]), begin_as(2, Purpose::Rewrite), rewrite]);
+    assert_eq!(state.backup(txn(1)).unwrap().missing, [absent("n2")]);
 }
 
 #[test]
@@ -178,7 +195,7 @@ fn a_pin_holds_what_it_reads() {
 fn an_unchanged_node_names_the_manifest_of_a_backup() {
     let unchanged = |transaction, base| {
         let nodes = vec![NodeCommit { unchanged: true, ..node(base, "n1") }];
-        Body::Commit { transaction: txn(transaction), nodes, packs: packs(&[]) }
+        Body::Commit { transaction: txn(transaction), nodes, missing: Vec::new(), packs: packs(&[]) }
     };
     let began = [old(), vec![begin(3)]].concat();
     allowed(&after(&began), unchanged(3, 1));

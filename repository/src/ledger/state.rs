@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::pack_set::PackSet;
-use super::record::{Body, NodeCommit, Purpose, Record};
+use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{BackupId, Epoch, TransactionId, WriterId};
@@ -35,6 +35,8 @@ pub struct BackupRecord {
     pub started: Timestamp,
     pub committed: Timestamp,
     pub nodes: Vec<NodeCommit>,
+    /// Not empty: the backup is partial.
+    pub missing: Vec<MissingNode>,
     /// Every pack that its manifests name.
     pub packs: PackSet,
 }
@@ -178,7 +180,7 @@ impl State {
                 };
                 self.open.insert(*transaction, open);
             }
-            Body::Commit { transaction, nodes, packs } => {
+            Body::Commit { transaction, nodes, missing, packs } => {
                 let began = self.close(*transaction).map_or(record.at, |open| open.began);
                 self.reference(nodes, packs);
                 let backup = BackupRecord {
@@ -186,6 +188,7 @@ impl State {
                     started: began,
                     committed: record.at,
                     nodes: nodes.clone(),
+                    missing: missing.clone(),
                     packs: packs.clone(),
                 };
                 self.backups.insert(number, Arc::new(backup));

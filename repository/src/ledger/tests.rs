@@ -30,6 +30,8 @@ fn history() -> Vec<Record> {
         Body::Rewrite { transaction: txn(3), backups: vec![rewritten] },
         begin_as(4, Purpose::Pin),
         abort(4),
+        begin(5),
+        commit_without(5, &[(5, 0)], &["n2", "n3"]),
     ]
     .into_iter()
     .map(|body| record(1, body))
@@ -60,6 +62,24 @@ fn every_kind_goes_there_and_back() {
     }
 }
 
+/// Who does not know that a node can be missing would show the backup as whole; everything else stays readable.
+#[test]
+fn only_a_partial_commit_asks_more_of_its_reader() {
+    let level = |body: Body| {
+        let keys = keys();
+        let object = record(1, body).seal(&keys, 3, None).unwrap();
+        let salt = object[8..24].try_into().unwrap();
+        let mut sealed = object[24..].to_vec();
+        let aad = [&[1; 16][..], &3u64.to_le_bytes(), &object[..24]].concat();
+        let plain = keys.ledger_aead(3, &salt).unwrap().open(0, &aad, &mut sealed).unwrap().to_vec();
+        assert_eq!(plain[0], 0x08, "field 1, which older readers look at");
+        plain[1]
+    };
+    assert_eq!(level(commit(1, &[])), 1);
+    assert_eq!(level(begin(1)), 1);
+    assert_eq!(level(commit_without(1, &[], &["n2"])), 2);
+}
+
 /// The loser of a race has shown its record to the store: no key may have sealed two of them with one nonce.
 #[test]
 fn rivals_for_one_place_use_different_keys() {
@@ -80,7 +100,8 @@ async fn what_one_appends_the_other_reads() {
     assert_eq!(ledger.next(), history().len() as u64);
     let state = ledger.state();
     assert_eq!(state.leader(), (Epoch(1), "c1"));
-    assert_eq!(state.backups().map(|backup| backup.id).collect::<Vec<_>>(), [txn(2)]);
+    assert_eq!(state.backups().map(|backup| backup.id).collect::<Vec<_>>(), [txn(2), txn(5)]);
+    assert_eq!(state.backup(txn(5)).unwrap().missing, [absent("n2"), absent("n3")]);
     assert_eq!(state.backup(txn(2)).unwrap().packs, packs(&[(3, 0)]), "rewritten");
     assert_eq!(*state.swept(), packs(&[(1, 0)]));
     assert!(state.open_transactions().is_empty());
@@ -270,7 +291,7 @@ async fn damaged_moved_and_foreign_records_are_noticed() {
 async fn what_a_newer_version_wrote_is_refused_with_a_hint() {
     let keys = keys();
     // Field 1 (level), then a body of an unknown tag; and a higher level.
-    for plain in [&[0x08, 1, 0xfa, 0x06, 1, 0][..], &[0x08, 2, 0x82, 0x01, 0]] {
+    for plain in [&[0x08, 1, 0xfa, 0x06, 1, 0][..], &[0x08, 3, 0x82, 0x01, 0]] {
         let storage = store();
         let object = Record::seal_plain(&keys, 0, plain.to_vec()).unwrap();
         storage.put_new(&record::key(0), object.clone()).await.unwrap();
@@ -311,7 +332,7 @@ async fn a_record_against_the_rules_is_void() {
         ledger.refresh().await.unwrap();
         assert_eq!(ledger.next(), last + 2);
     }
-    assert_eq!(ledger.voids(), [14, 15, 16]);
+    assert_eq!(ledger.voids(), [16, 17, 18]);
     assert!(ledger.state().backup(txn(20)).is_none());
     assert!(ledger.state().backup(txn(2)).is_some());
     assert!(ledger.state().usable(&pack(3, 0)));

@@ -115,7 +115,7 @@ impl Trailers {
 }
 
 /// The trailer of a pack of `size` bytes, and how long trailer and footer are.
-pub(super) async fn read_trailer(
+pub async fn read_trailer(
     storage: &dyn Storage,
     keys: &Keys,
     pack: PackId,

@@ -163,7 +163,7 @@ impl Writing<'_> {
         let mut packs = PackSet::new();
         nodes.iter().for_each(|(_, used)| packs.extend(used));
         let nodes = nodes.into_iter().map(|(node, _)| node).collect();
-        self.repository.commit(EPOCH, self.transaction, nodes, packs).await.unwrap();
+        self.repository.commit(EPOCH, self.transaction, nodes, Vec::new(), packs).await.unwrap();
     }
 }
 

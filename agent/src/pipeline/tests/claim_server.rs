@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use palinurus_proto::v1::claim_request::Message;
 use palinurus_proto::v1::fleet_server::{Fleet, FleetServer};
-use palinurus_proto::v1::{AgentMessage, ClaimReply, ClaimRequest, CoordinatorMessage};
+use palinurus_proto::v1::{AgentMessage, ClaimAsk, ClaimReply, ClaimRequest, CoordinatorMessage};
 use palinurus_repository::ChunkId;
 use palinurus_repository::pack::{ChunkAt, PackSummary};
 use tokio::sync::watch;
@@ -63,25 +63,40 @@ impl ClaimServer {
         self.state.streams.load(Ordering::SeqCst)
     }
 
-    fn answer(&self, transaction: &[u8], ids: &[u8], settle: bool, sequence: u64) -> ClaimReply {
+    /// What is claimed and not stored is free again: its claimant is lost.
+    pub(super) fn lose(&self) {
+        for known in self.state.known.lock().unwrap().values_mut() {
+            known.claimed.retain(|_, at| at.is_some());
+        }
+    }
+
+    /// Claims in the name of nobody, who never stores.
+    pub(super) fn claim(&self, transaction: u8, id: ChunkId) {
+        let mut known = self.state.known.lock().unwrap();
+        known.entry(vec![transaction; 16]).or_default().claimed.insert(id, None);
+    }
+
+    fn answer(&self, transaction: &[u8], ask: &ClaimAsk) -> ClaimReply {
         let mut known = self.state.known.lock().unwrap();
         let claimed = &mut known.entry(transaction.to_vec()).or_default().claimed;
         let (mut verdicts, mut places) = (Vec::new(), Vec::new());
-        for id in ids.chunks(32) {
+        for id in ask.ids.chunks(32) {
             let id = ChunkId::from_slice(id).unwrap();
             match claimed.get(&id) {
                 Some(Some(at)) => {
                     verdicts.push(3);
                     places.push(at.encode().into());
                 }
-                Some(None) if !settle => verdicts.push(2),
+                Some(None) if !ask.settle => verdicts.push(2),
                 _ => {
-                    claimed.insert(id, None);
+                    if !ask.look {
+                        claimed.insert(id, None);
+                    }
                     verdicts.push(1);
                 }
             }
         }
-        ClaimReply { sequence, verdicts: verdicts.into(), places }
+        ClaimReply { sequence: ask.sequence, verdicts: verdicts.into(), places }
     }
 }
 
@@ -129,7 +144,7 @@ impl Fleet for ClaimServer {
                                 .retain(|_, at| at.is_some());
                             break;
                         }
-                        let reply = server.answer(&transaction, &ask.ids, ask.settle, ask.sequence);
+                        let reply = server.answer(&transaction, &ask);
                         if out.send(Ok(reply)).await.is_err() {
                             break;
                         }

@@ -11,13 +11,14 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::{AgentMsg, Outbound};
+use super::agent::{AgentMsg, Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
 use crate::operation::{Detail, finished};
 use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
+mod doubt;
 mod operations;
 mod sessions;
 
@@ -39,11 +40,13 @@ pub(crate) enum ServiceMsg {
         node: Arc<str>,
         from: ActorId,
         report: Box<v1::TaskReport>,
+        permit: Permit,
     },
     Beat {
         node: Arc<str>,
         from: ActorId,
         data_empty: bool,
+        permit: Permit,
     },
     /// Over which nodes: empty for all.
     Start {
@@ -157,8 +160,10 @@ impl Actor for ServiceActor {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => reply(to, service.apply(*wanted).await),
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
-            ServiceMsg::Report { node, from, report } => service.report(&node, from, report).await,
-            ServiceMsg::Beat { node, from, data_empty } => service.beat(&node, from, data_empty),
+            ServiceMsg::Report { node, from, report, permit } => {
+                service.report(&node, from, report, permit).await;
+            }
+            ServiceMsg::Beat { node, from, data_empty, permit: _ } => service.beat(&node, from, data_empty),
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
@@ -250,8 +255,16 @@ impl Service {
             ..wanted
         };
         if next != self.record.value {
-            let revision = self.shared.records.put_service(&next, Expect::At(self.record.revision)).await?;
-            self.record = Versioned { value: next, revision };
+            match self.shared.records.put_service(&next, Expect::At(self.record.revision)).await {
+                Ok(revision) => self.record = Versioned { value: next, revision },
+                Err(e) => {
+                    // It may have landed: the next try goes on from what is there.
+                    if let Ok(Some(stored)) = self.shared.records.service(self.name()).await {
+                        self.record = stored;
+                    }
+                    return Err(e);
+                }
+            }
         }
         for node in gone {
             if let Some(seat) = self.seats.remove(&node) {

@@ -3,14 +3,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::{Error, Result, TransactionId};
+use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
 use super::sessions::owes_release;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
-use crate::operation::{Detail, finished, record};
+use crate::operation::{Detail, finished, is_missing, record};
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
@@ -20,10 +20,12 @@ const FAILURES_MAX: u32 = 3;
 /// What runs, and what is to run after it: after a start, the operations that were not finished.
 #[derive(Debug, Default)]
 pub(super) struct Slot {
-    waiting: VecDeque<Versioned<v1::Operation>>,
+    pub(super) waiting: VecDeque<Versioned<v1::Operation>>,
     running: Option<Run>,
+    /// Begun, and whether it is stored is not known: nothing else may begin before it is.
+    pub(super) unsure: Option<v1::Operation>,
     /// Of the operation in the slot, over all of its actors.
-    failures: u32,
+    pub(super) failures: u32,
 }
 
 #[derive(Debug)]
@@ -48,9 +50,8 @@ impl Slot {
         if let Some(run) = &self.running {
             return Some(Current { id: &run.id, kind: run.kind });
         }
-        self.waiting
-            .front()
-            .map(|operation| Current { id: &operation.value.id, kind: operation.value.kind() })
+        let next = self.unsure.as_ref().or(self.waiting.front().map(|operation| &operation.value));
+        next.map(|operation| Current { id: &operation.id, kind: operation.kind() })
     }
 
     pub(super) fn running(&self) -> Option<(&str, &ActorRef<OperationMsg>)> {
@@ -60,7 +61,8 @@ impl Slot {
     /// Runs, or is to run.
     pub(super) fn knows(&self, id: &str) -> bool {
         let runs = self.running.as_ref().is_some_and(|run| run.id == id);
-        runs || self.waiting.iter().any(|operation| operation.value.id == id)
+        let waits = self.waiting.iter().map(|operation| &operation.value).chain(&self.unsure);
+        runs || waits.into_iter().any(|operation| operation.id == id)
     }
 }
 
@@ -86,6 +88,9 @@ impl Service {
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
+                // Kept with the record, so that whoever takes over decides the same.
+                let partial = self.record.value.settings.get("partial");
+                backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
                 nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
             }
             Detail::Verify(verify) if verify.read_data => {
@@ -96,17 +101,23 @@ impl Service {
         }
         let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
         let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
-        let revision = self.shared.records.put_operation(&operation, Expect::Absent).await?;
-        self.shared.board.publish(&operation);
-        tracing::info!(
-            service = self.name(),
-            operation = operation.id,
-            kind = operation.kind().as_str_name(),
-            "begins"
-        );
-        self.slot.failures = 0;
-        self.run(me, vault, Versioned { value: operation.clone(), revision }).await;
-        Ok(operation)
+        match self.shared.records.put_operation(&operation, Expect::Absent).await {
+            Ok(revision) => {
+                self.begin(me, vault, Versioned { value: operation.clone(), revision }).await;
+                Ok(operation)
+            }
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                let id = operation.id.clone();
+                self.slot.unsure = Some(operation);
+                me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+                Err(Error::unavailable(format!("operation {id} may have begun"))
+                    .with_source(e.chain())
+                    .with_hint(format!(
+                        "`palinurus operation watch {id}` finds it once the state can be reached again"
+                    )))
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// The node whose agent reads the data for a check.
@@ -127,7 +138,12 @@ impl Service {
     }
 
     /// An operation whose actor cannot be had waits for the next try.
-    async fn run(&mut self, me: &ActorRef<ServiceMsg>, vault: Arc<Vault>, record: Versioned<v1::Operation>) {
+    pub(super) async fn run(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        vault: Arc<Vault>,
+        record: Versioned<v1::Operation>,
+    ) {
         let (id, kind) = (record.value.id.clone(), record.value.kind());
         let mut nodes = std::collections::BTreeMap::new();
         for node in &record.value.nodes {
@@ -160,7 +176,9 @@ impl Service {
         if self.slot.running.is_some() {
             return;
         }
-        if let Some(operation) = self.slot.waiting.pop_front() {
+        if let Some(operation) = self.slot.unsure.take() {
+            self.make_sure(me, vault, operation).await;
+        } else if let Some(operation) = self.slot.waiting.pop_front() {
             tracing::info!(
                 service = self.name(),
                 operation = operation.value.id,
@@ -199,6 +217,9 @@ impl Service {
             }
         };
         self.slot.running = None;
+        if self.shared.cancel.is_cancelled() {
+            return; // the next leader goes on from the record
+        }
         if finished(operation.value.state()) {
             self.retire(operation).await;
             let _ = me.cast(ServiceMsg::Resume);
@@ -235,7 +256,7 @@ impl Service {
                     error = e.chain(),
                     "cannot give the operation up, trying again"
                 );
-                self.slot.waiting.push_front(operation);
+                self.slot.waiting.push_front(self.newest(operation).await);
             }
         }
         me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
@@ -265,17 +286,11 @@ impl Service {
             let _ = actor.cast(OperationMsg::Cancel(to));
             return;
         }
-        let now = self.shared.now();
-        let answer = match self.slot.waiting.iter_mut().find(|operation| operation.value.id == id) {
-            Some(waiting) => {
-                let mut next = waiting.value.clone();
-                record::cancel(&mut next, now);
-                let stored = self.shared.records.put_operation(&next, Expect::At(waiting.revision)).await;
-                stored.map(|revision| {
-                    self.shared.board.publish(&next);
-                    *waiting = Versioned { value: next.clone(), revision };
-                    next
-                })
+        let at = self.slot.waiting.iter().position(|operation| operation.value.id == id);
+        let answer = match at {
+            Some(at) => self.cancel_waiting(at).await,
+            None if self.slot.knows(id) => {
+                Err(Error::unavailable(format!("operation {id} is being begun")).with_hint("try again"))
             }
             None => Err(match self.history.get(id) {
                 Some(ended) => Error::conflict(format!(
@@ -315,6 +330,12 @@ impl Service {
             return Err(Error::not_found(format!(
                 "node {:?} has no part in operation {}",
                 open.node, open.operation
+            )));
+        }
+        if is_missing(&operation, &open.node) {
+            return Err(Error::conflict(format!(
+                "operation {} goes on without node {}, which was away for too long",
+                open.operation, open.node
             )));
         }
         match self.seats.get(&open.node).and_then(|seat| seat.instance()) {

@@ -1,17 +1,21 @@
 //! Who is connected for each node, and what a session that comes or goes means.
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use palinurus_proto::v1::{self, OperationKind, TaskState, coordinator_message::Message};
 use palinurus_repository::{Error, Result, Timestamp};
 use ractor::{ActorId, ActorRef};
 
 use super::{Connect, Service, ServiceMsg};
-use crate::actor::agent::{AgentActor, AgentArgs, AgentMsg};
+use crate::actor::agent::{AgentActor, AgentArgs, AgentMsg, Permit};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
-use crate::state::Expect;
+use crate::state::{Expect, Versioned};
+
+/// A clock that is further off is warned of.
+const CLOCK_OFF: Duration = Duration::from_secs(60);
 
 /// A node's place: at most one agent at a time has it.
 #[derive(Debug)]
@@ -119,9 +123,13 @@ impl Service {
         node.connected = true;
         node.last_seen_ms = now.0;
         node.data_empty = hello.data_empty;
+        node.clock_ahead_ms = clock_ahead(&hello, now);
         (node.instance, node.version, node.engine) = (hello.instance, hello.version, hello.engine);
         let seen = node.clone();
         tracing::info!(service = self.name(), node = seen.name, instance = seen.instance, "connected");
+        if seen.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
+            tracing::warn!(node = seen.name, ahead_ms = seen.clock_ahead_ms, "the node's clock is off");
+        }
         if let Err(e) = self.shared.records.put_node(&seen).await {
             tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
         }
@@ -234,16 +242,22 @@ impl Service {
         }
     }
 
-    pub(super) async fn report(&mut self, node: &str, from: ActorId, report: Box<v1::TaskReport>) {
+    pub(super) async fn report(
+        &mut self,
+        node: &str,
+        from: ActorId,
+        report: Box<v1::TaskReport>,
+        permit: Permit,
+    ) {
         let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
         if let Some((id, actor)) = self.slot.running()
             && id == report.operation
         {
-            let _ = actor.cast(OperationMsg::Report { node: node.to_owned(), report });
+            let _ = actor.cast(OperationMsg::Report { node: node.to_owned(), report, permit });
             return;
         }
-        if self.slot.knows(&report.operation) {
+        if self.slot.knows(&report.operation) && Work::from_name(&report.task).is_some() {
             // It does not run yet: it hears of this with the Hello, and acknowledges then.
             seat.said.retain(|said| (&said.operation, &said.task) != (&report.operation, &report.task));
             seat.said.push(*report);
@@ -259,7 +273,7 @@ impl Service {
 
     /// Stores how a release that came late ended. False when that failed: the agent will tell it again.
     async fn released(&mut self, node: &str, report: &v1::TaskReport) -> bool {
-        let Some(operation) = self.history.get_mut(&report.operation) else { return true };
+        let Some(operation) = self.history.get(&report.operation).cloned() else { return true };
         if report.task != Work::Release.name() {
             return true;
         }
@@ -272,8 +286,7 @@ impl Service {
         match self.shared.records.put_operation(&next, Expect::At(operation.revision)).await {
             Ok(revision) => {
                 self.shared.board.publish(&next);
-                operation.value = next;
-                operation.revision = revision;
+                self.history.insert(next.id.clone(), Versioned { value: next, revision });
                 true
             }
             Err(e) => {
@@ -283,6 +296,8 @@ impl Service {
                     error = e.chain(),
                     "cannot store how the node was released"
                 );
+                let newest = self.newest(operation).await;
+                self.history.insert(newest.value.id.clone(), newest);
                 false
             }
         }
@@ -316,6 +331,15 @@ impl Service {
         }
         true
     }
+}
+
+/// Of the agent's clock. Only shown: nothing is decided by it.
+fn clock_ahead(hello: &v1::Hello, now: Timestamp) -> i64 {
+    if hello.now_ms == 0 {
+        return 0; // it does not say
+    }
+    let ahead = i128::from(hello.now_ms) - i128::from(now.0);
+    ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
 fn is_session(seat: &Seat, id: ActorId) -> bool {

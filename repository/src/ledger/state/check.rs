@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use super::{OpenTransaction, State, manifest_name};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, TransactionId, check_name};
-use crate::ledger::{Body, NodeCommit, PackSet, Purpose, Record};
+use crate::ledger::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
 
 impl State {
     /// Whether `record` may come next. Who asks holds the newest state, and the conditional put holds it to that.
@@ -30,9 +30,10 @@ impl State {
                 }
                 Ok(())
             }
-            Body::Commit { transaction, nodes, packs } => {
+            Body::Commit { transaction, nodes, missing, packs } => {
                 let open = self.check_open(*transaction, Purpose::Backup)?;
                 self.check_nodes(*transaction, open, nodes)?;
+                check_missing(*transaction, nodes, missing)?;
                 self.check_packs(*transaction, packs)
             }
             Body::Abort { transaction } => self.find_open(*transaction).map(|_| ()),
@@ -202,4 +203,16 @@ impl State {
             None => Ok(()),
         }
     }
+}
+
+/// A node is in a backup or missing from it, and each is said once.
+fn check_missing(transaction: TransactionId, nodes: &[NodeCommit], missing: &[MissingNode]) -> Result<()> {
+    let mut names: HashSet<&String> = nodes.iter().map(|node| &node.node).collect();
+    for MissingNode { node, .. } in missing {
+        check_name("node", node)?;
+        if !names.insert(node) {
+            return Err(Error::invalid(format!("missing node {node} comes twice in {transaction}")));
+        }
+    }
+    Ok(())
 }

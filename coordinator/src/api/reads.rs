@@ -1,0 +1,152 @@
+//! What every coordinator answers: one that leads from its actors, one that stands by from the records it follows.
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use palinurus_proto::{to_status, v1};
+use palinurus_repository::{Error, Repository, Result};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::backups::shown;
+use crate::actor::ask;
+use crate::actor::service::{Described, ServiceMsg};
+use crate::board::Board;
+use crate::door::Lead;
+use crate::operation::finished;
+
+#[async_trait]
+pub(crate) trait Reads: Send + Sync {
+    /// That service with its nodes, or all of them.
+    async fn described(&self, name: Option<&str>) -> Result<Vec<Described>>;
+
+    fn board(&self) -> &Board;
+
+    /// As of now.
+    async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>>;
+
+    /// Cancelled when what is shown here is kept true no longer.
+    fn over(&self) -> CancellationToken;
+}
+
+pub(crate) type Watched = ReceiverStream<Result<v1::Operation, Status>>;
+
+impl dyn Reads {
+    async fn service(&self, name: &str) -> Result<v1::Service> {
+        let found = self.described(Some(name)).await?.pop();
+        found.map(|found| found.service).ok_or_else(|| Error::internal("a service that is none"))
+    }
+
+    pub(super) async fn list_services(&self) -> Result<v1::ListServicesReply> {
+        let described = self.described(None).await?;
+        Ok(v1::ListServicesReply { services: described.into_iter().map(|each| each.service).collect() })
+    }
+
+    pub(super) async fn get_service(&self, request: v1::GetServiceRequest) -> Result<v1::Service> {
+        self.service(&request.service).await
+    }
+
+    pub(super) async fn list_nodes(&self, request: v1::ListNodesRequest) -> Result<v1::ListNodesReply> {
+        let described = self.described(one(&request.service)).await?;
+        Ok(v1::ListNodesReply { nodes: described.into_iter().flat_map(|service| service.nodes).collect() })
+    }
+
+    pub(super) async fn list_backups(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply> {
+        let mut backups = Vec::new();
+        for Described { service, .. } in self.described(one(&request.service)).await? {
+            let found = self.repository(&service).await?.backups().await;
+            backups.extend(found.iter().map(|backup| shown(&service.name, backup)));
+        }
+        Ok(v1::ListBackupsReply { backups })
+    }
+
+    pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
+        let service = self.service(&request.service).await?;
+        let backup = self.repository(&service).await?.find_backup(&request.backup).await?;
+        Ok(shown(&service.name, &backup))
+    }
+
+    pub(super) async fn list_operations(
+        &self,
+        request: v1::ListOperationsRequest,
+    ) -> Result<v1::ListOperationsReply> {
+        if !request.service.is_empty() {
+            self.service(&request.service).await?;
+        }
+        let all = self.board().list();
+        let wanted = all.iter().filter(|operation| {
+            (request.service.is_empty() || operation.service == request.service)
+                && !(request.running && finished(operation.state()))
+        });
+        Ok(v1::ListOperationsReply {
+            operations: wanted.map(|operation| v1::Operation::clone(operation)).collect(),
+        })
+    }
+
+    pub(super) fn get_operation(&self, id: &str) -> Result<v1::Operation> {
+        Ok(v1::Operation::clone(&self.board().find(id)?.borrow()))
+    }
+
+    pub(super) fn watch_operation(&self, id: &str) -> Result<Watched> {
+        let mut watched = self.board().find(id)?;
+        let over = self.over();
+        let (shown, stream) = mpsc::channel(1);
+        tokio::spawn(async move {
+            loop {
+                let operation = v1::Operation::clone(&watched.borrow_and_update());
+                let last = finished(operation.state());
+                if shown.send(Ok(operation)).await.is_err() || last {
+                    return;
+                }
+                tokio::select! {
+                    biased;
+                    () = shown.closed() => return,
+                    () = over.cancelled() => {
+                        let stops = Error::unavailable("this coordinator does not follow the operation any more")
+                            .with_hint("the operation goes on under whoever leads: watch it again");
+                        let _ = shown.send(Err(to_status(&stops))).await;
+                        return;
+                    }
+                    changed = watched.changed() => if changed.is_err() {
+                        return; // too old to be kept
+                    },
+                }
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+}
+
+/// Nothing said means all.
+fn one(name: &str) -> Option<&str> {
+    (!name.is_empty()).then_some(name)
+}
+
+#[async_trait]
+impl Reads for Lead {
+    async fn described(&self, name: Option<&str>) -> Result<Vec<Described>> {
+        let services = match name {
+            None => self.services().await?,
+            Some(name) => vec![self.service(name).await?],
+        };
+        let mut described = Vec::with_capacity(services.len());
+        for service in services {
+            described.push(ask(&service, ServiceMsg::Describe).await?);
+        }
+        Ok(described)
+    }
+
+    fn board(&self) -> &Board {
+        &self.shared.board
+    }
+
+    async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>> {
+        let vault = Self::vault(&self.service(&service.name).await?).await?;
+        Ok(vault.repository.clone())
+    }
+
+    fn over(&self) -> CancellationToken {
+        self.shared.cancel.clone()
+    }
+}
