@@ -21,6 +21,36 @@ fetch(`${address}/${account}/${container}?restype=container`, { method: "PUT", h
 
 impl Server {
     pub async fn azurite() -> Self {
+        let mut server = Self::azurite_in(None);
+        server.answers("GET", "/", "400").await;
+        server.make_container("http");
+        server
+    }
+
+    /// Only at [`Server::https_url`], with a certificate of that CA's.
+    pub async fn azurite_with_tls(ca: &Ca) -> Self {
+        let mut server = Self::azurite_in(Some(ca));
+        server.listens().await;
+        server.make_container("https");
+        server
+    }
+
+    fn azurite_in(ca: Option<&Ca>) -> Self {
+        let dir = directory();
+        let [port] = free_ports();
+        let mut azurite = command("node");
+        azurite.arg(tool("azurite/node_modules/.bin/azurite-blob"));
+        azurite.args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent"]);
+        azurite.args(["--disableTelemetry", "--skipApiVersionCheck", "--location"]).arg(dir.path());
+        if let Some(ca) = ca {
+            azurite.arg("--cert").arg(&ca.certificate).arg("--key").arg(&ca.key);
+        }
+        azurite.env("HOME", dir.path());
+        let process = Process::start("azurite", azurite, &dir.path().join("log"));
+        let credentials = dir.path().join("credentials");
+        std::fs::write(&credentials, format!("# account\nazure_storage_account_key = {KEY}\n")).unwrap();
+        let settings =
+            format!("account={ACCOUNT}&endpoint=ENDPOINT/{ACCOUNT}&credentials={}", credentials.display());
         Self {
             address: local(port),
             https: ca.map(|_| local(port)),

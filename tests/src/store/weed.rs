@@ -27,7 +27,7 @@ impl Server {
         Self::weed_in(dir, Some(&config), None).await
     }
 
-    /// Also at [`Server::https`], with a certificate of that CA's.
+    /// Also at [`Server::https_url`], with a certificate of that CA's.
     pub async fn weed_with_tls(ca: &Ca) -> Self {
         Self::weed_in(directory(), None, Some(ca)).await
     }
