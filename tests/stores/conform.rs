@@ -7,7 +7,7 @@ use palinurus_tests::store::Server;
 async fn conforms(server: &Server, order: Order) {
     let storage = storage::open(&server.url("suite")).unwrap();
     suite::run_sorted(storage.clone(), "conform", order).await;
-    println!("the suite sent {:?}", storage.sent().unwrap());
+    eprintln!("the suite sent {:?}", storage.sent().unwrap());
     let key = KeyFile::generate(&SystemEntropy::new()).unwrap();
     let url = server.url("deep/repository");
     let open = || storage::open(&url).unwrap();

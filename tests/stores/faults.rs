@@ -85,7 +85,7 @@ async fn suffers(server: &Server, percent: u64, seeds: std::ops::Range<u64>) {
         let storage = storage::open(&server.url_through(proxy.address, &prefix)).unwrap();
         let failed = workload(storage.clone(), &told).await;
         let sent = storage.sent().unwrap();
-        println!(
+        eprintln!(
             "{told}: {} of {} requests faulty, {failed} objects failed, {sent:?}",
             proxy.faulty(),
             proxy.requests()
@@ -116,7 +116,7 @@ async fn the_suite_holds_behind_a_bad_network() {
     let proxy = Proxy::before(server.address, faults).await;
     let storage = storage::open(&server.url_through(proxy.address, "suite")).unwrap();
     suite::run_sorted(storage.clone(), "faults", Order::Parts).await;
-    println!("{} of {} requests faulty, {:?}", proxy.faulty(), proxy.requests(), storage.sent().unwrap());
+    eprintln!("{} of {} requests faulty, {:?}", proxy.faulty(), proxy.requests(), storage.sent().unwrap());
 }
 
 /// Every put is carried out and no answer ever comes: each is told that it succeeded, once it can ask.

@@ -340,7 +340,7 @@ async fn a_partial_backup_says_so_to_whoever_opens_the_repository() {
     let commit = async |missing: Vec<MissingNode>| {
         repository.commit(E, txn(1), nodes.clone(), missing, uses.clone()).await
     };
-    assert_eq!(commit(vec![missing.clone()]).await.unwrap().missing, [missing.clone()]);
+    assert_eq!(commit(vec![missing.clone()]).await.unwrap().missing, std::slice::from_ref(&missing));
     commit(vec![missing.clone()]).await.unwrap();
     assert_eq!(refused(commit(Vec::new()).await), ErrorKind::Conflict, "committed as partial, not as whole");
     backup(&repository, 2, 1, &[]).await;

@@ -164,7 +164,7 @@ async fn a_call_ends_although_the_store_hangs() {
 /// 64 callers of a store that is down: what it is asked is bounded by the budget, not by them.
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_not_multiplied() {
-    let storage = Arc::new(known([Mood::Refuses; 100_000]).await);
+    let storage = Arc::new(known(vec![Mood::Refuses; 100_000]).await);
     let callers: Vec<_> = (0..64)
         .map(|_| {
             let storage = storage.clone();

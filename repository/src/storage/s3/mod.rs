@@ -10,6 +10,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
@@ -26,6 +27,8 @@ use crate::error::{Error, ErrorKind, Result};
 mod config;
 mod error;
 mod multipart;
+
+type Answer<T, E> = std::result::Result<T, SdkError<E>>;
 
 /// The metadata that keeps an object's [`Mark`].
 const MARK: &str = "palinurus-put";
@@ -93,26 +96,27 @@ impl S3Storage {
         Ok(client)
     }
 
-    /// The answer to `request`, which moves `bytes`, whichever it is.
-    async fn answer<T, E>(
+    /// The answer to `request`, which moves `bytes`, whichever it is. Boxed at once: the client's futures are large.
+    fn answer<'a, T: Send + 'a, E: Send + 'a>(
         &self,
-        call: &Call<'_>,
+        call: &'a Call<'_>,
         bytes: u64,
-        request: impl Future<Output = std::result::Result<T, SdkError<E>>>,
-    ) -> Result<std::result::Result<T, SdkError<E>>> {
-        in_time(call, bytes, async { Ok(Box::pin(request).await) }).await
+        request: impl Future<Output = Answer<T, E>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<Answer<T, E>>> {
+        Box::pin(in_time(call, bytes, request.map(Ok)))
     }
 
-    async fn ask<T, E>(
-        &self,
-        call: &Call<'_>,
+    fn ask<'a, T: Send + 'a, E>(
+        &'a self,
+        call: &'a Call<'_>,
         bytes: u64,
-        request: impl Future<Output = std::result::Result<T, SdkError<E>>>,
-    ) -> Result<T>
+        request: impl Future<Output = Answer<T, E>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T>>
     where
         E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        self.answer(call, bytes, request).await?.map_err(|e| self.failed(call, e))
+        let answer = self.answer(call, bytes, request);
+        Box::pin(async move { answer.await?.map_err(|e| self.failed(call, e)) })
     }
 
     fn failed<E>(&self, call: &Call<'_>, e: SdkError<E>) -> Error
