@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palinurus_repository::id::check_name;
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Serialize};
 
 mod environment;
@@ -24,8 +24,8 @@ pub struct Config {
     pub coordinator: Vec<String>,
     /// Owned by the agent alone: its identity, the journal of its tasks, lists of what it snapshots.
     pub state: PathBuf,
-    /// The operator's keys, any of which may open the repository.
-    pub keys: Vec<PathBuf>,
+    /// The operator's keys, or commands that print one; any of them may open the repository.
+    pub keys: Vec<KeySource>,
     /// `type` names the engine; the rest is the engine's own, see its module.
     pub engine: toml::Table,
     pub limits: Limits,
@@ -149,6 +149,7 @@ impl Config {
         if self.keys.is_empty() {
             return Err(Error::invalid("no keys").with_hint("keys = [\"/etc/palinurus/operator.key\"]"));
         }
+        self.keys.iter().try_for_each(KeySource::check)?;
         if !self.state.is_absolute() {
             return Err(Error::invalid(format!("state {:?} is not an absolute path", self.state)));
         }
@@ -243,6 +244,7 @@ mod tests {
             ("[engine]", "coordinator = []\n[engine]"),
             ("[engine]", "coordinator = ['ftp://x']\n[engine]"),
             ("[engine]", "keys = []\n[engine]"),
+            ("[engine]", "keys = [{ command = [] }]\n[engine]"),
             ("[engine]", "state = 'relative'\n[engine]"),
             ("[engine]", "[limits]\nworkers = 4\npack_buffers = 4\n[engine]"),
             ("[engine]", "[limits]\nzstd_level = 30\n[engine]"),

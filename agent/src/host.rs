@@ -1,7 +1,7 @@
 //! What every task of this agent may use.
 use std::sync::Arc;
 
-use palinurus_repository::{Clock, Entropy, KeyFile, SystemClock, SystemEntropy};
+use palinurus_repository::{Clock, Entropy, Keyring, SystemClock, SystemEntropy};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -29,7 +29,7 @@ pub(crate) struct Host {
     pub(crate) seams: Seams,
     pub(crate) state: StateDirectory,
     pub(crate) engine: Arc<dyn Engine>,
-    pub(crate) keys: Vec<KeyFile>,
+    pub(crate) keys: Keyring,
     pub(crate) repositories: Repositories,
     /// Random, made with the state directory.
     pub(crate) instance: String,

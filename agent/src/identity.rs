@@ -6,8 +6,15 @@ use palinurus_repository::{Entropy, Error, Result};
 
 use crate::durable;
 
+const NAME: &str = "instance";
+
+/// The next agent with this state directory is another one.
+pub(crate) fn forget(state: &Path) -> Result<()> {
+    durable::remove(&state.join(NAME))
+}
+
 pub(crate) fn instance(state: &Path, entropy: &dyn Entropy) -> Result<String> {
-    let path = state.join("instance");
+    let path = state.join(NAME);
     match std::fs::read_to_string(&path) {
         Ok(text) => {
             let instance = text.trim();

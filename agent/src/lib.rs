@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use palinurus_repository::{KeyFile, Result};
+use palinurus_repository::{Keyring, Result};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ mod epoch;
 mod host;
 mod identity;
 mod journal;
+mod node_epoch;
 mod pipeline;
 pub mod progress;
 mod repositories;
@@ -23,6 +24,7 @@ pub mod restore;
 mod runner;
 mod session;
 pub mod source;
+mod stand_down;
 mod state;
 mod task;
 mod walk;
@@ -34,9 +36,11 @@ pub use host::Seams;
 use epoch::Epochs;
 use host::Host;
 use journal::Journal;
+use node_epoch::NodeEpoch;
 use repositories::Repositories;
 use runner::Runner;
 use session::Session;
+use stand_down::StandDown;
 use state::StateDirectory;
 
 /// For running tasks to stop when the agent ends.
@@ -63,12 +67,19 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     let (journal, found) = Journal::open(&state.journal())?;
     let known: std::collections::HashSet<String> =
         found.iter().map(|(key, _)| key.operation.clone()).collect();
-    // First of all: a database may stand frozen.
-    engine.recover(&|operation| known.contains(operation)).await?;
+    let stand_down = StandDown::open(state.path())?;
+    let stood_down = stand_down.instance();
+    // First of all: a database may stand frozen. Who has stood down takes nothing out of the data directory.
+    let keeps_all = stood_down.is_some();
+    engine.recover(&|operation| keeps_all || known.contains(operation)).await?;
     state.sweep_spools(|operation| known.contains(operation))?;
     let epochs = Arc::new(Epochs::open(state.path())?);
-    let instance = identity::instance(state.path(), &*seams.entropy)?;
-    let keys = read_keys(&config)?;
+    let instance = match stood_down {
+        Some(instance) => instance,
+        None => identity::instance(state.path(), &*seams.entropy)?,
+    };
+    let node_epoch = NodeEpoch::open(state.path(), &config.service, &config.node)?;
+    let keys = Keyring::load(config.keys.clone()).await?;
     tracing::info!(
         service = config.service,
         node = config.node,
@@ -89,7 +100,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         leader,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
-    let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+    let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
     let ended = session.run(cancel).await;
     if tokio::time::timeout(END, runner.end()).await.is_err() {
         tracing::warn!("tasks did not stop in time: they will be done again");
@@ -97,18 +108,6 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     let thawed = host.engine.close().await;
     tracing::info!("agent ends");
     ended.and(thawed)
-}
-
-fn read_keys(config: &Config) -> Result<Vec<KeyFile>> {
-    let mut keys = Vec::new();
-    for path in &config.keys {
-        let (key, warning) = KeyFile::read(path)?;
-        if let Some(warning) = warning {
-            tracing::warn!("{warning}");
-        }
-        keys.push(key);
-    }
-    Ok(keys)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use palinurus_repository::{KeyFile, Keys, Repository, Result, Storage, storage};
+use palinurus_repository::{Keyring, Keys, Result, Storage, storage};
 use tokio::sync::Mutex;
 
 /// An open store and what unlocks it, remembered by URL: neither ever changes.
@@ -16,13 +16,13 @@ pub(crate) struct Unlocked {
 }
 
 impl Repositories {
-    pub(crate) async fn unlock(&self, url: &str, keys: &[KeyFile]) -> Result<Unlocked> {
+    pub(crate) async fn unlock(&self, url: &str, keys: &Keyring) -> Result<Unlocked> {
         let mut known = self.0.lock().await;
         if let Some(unlocked) = known.get(url) {
             return Ok(unlocked.clone());
         }
         let storage = storage::open(url)?;
-        let keys = Repository::unlock(storage.as_ref(), keys).await?;
+        let keys = keys.unlock(storage.as_ref()).await?;
         let unlocked = Unlocked { storage, keys };
         known.insert(url.to_owned(), unlocked.clone());
         Ok(unlocked)

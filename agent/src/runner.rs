@@ -5,6 +5,7 @@
 //! acknowledged, because until then something may be held for it.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use palinurus_proto::v1::{self, TaskState, task::Work, task_result::Result as Outcome};
 use palinurus_repository::{Error, Result};
@@ -16,6 +17,9 @@ use crate::host::Host;
 use crate::journal::{Journal, Record, TaskKey};
 use crate::progress::Counters;
 use crate::task::{self, Call};
+
+/// For tasks to stop when the agent has lost its place.
+const STAND_DOWN: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Runner(Arc<Inner>);
@@ -200,6 +204,40 @@ impl Runner {
 
     pub(crate) fn unacknowledged(&self) -> Vec<v1::TaskReport> {
         self.0.reports(|entry| matches!(entry.status, Status::Ended { acknowledged: false, .. }))
+    }
+
+    /// Ends all that runs and forgets every operation, for an agent that has lost its place. What is given back is
+    /// the agent's own and the engine's standstill; nothing in the data directory is touched, snapshots' links
+    /// included.
+    pub(crate) async fn stand_down(&self) {
+        let stopped: Vec<CancellationToken> = self.0.entries().values().filter_map(Entry::stop).collect();
+        let all = async {
+            for done in &stopped {
+                done.cancelled().await;
+            }
+        };
+        if tokio::time::timeout(STAND_DOWN, all).await.is_err() {
+            tracing::error!("a task does not stop, and goes on without a place");
+        }
+        let operations: BTreeSet<String> = self.0.entries().keys().map(|key| key.operation.clone()).collect();
+        for operation in &operations {
+            if let Err(error) = self.0.host.engine.thaw(operation).await {
+                tracing::error!(operation, error = %error.chain(), "standing down: the data may still be frozen");
+            }
+        }
+        let inner = Arc::clone(&self.0);
+        let forgotten = tokio::task::spawn_blocking(move || {
+            let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
+            operations.iter().try_for_each(|operation| {
+                inner.host.state.remove_spool(operation)?;
+                inner.journal.forget_operation(operation)
+            })
+        });
+        let forgotten = forgotten.await.map_err(|e| Error::internal("stand down").with_source(e));
+        if let Err(error) = forgotten.and_then(|done| done) {
+            tracing::warn!(error = %error.chain(), "standing down: something of an operation stays in the state directory");
+        }
+        self.0.entries().retain(|_, entry| matches!(entry.status, Status::Running { .. }));
     }
 
     /// Stops what runs, so that the next agent is told to do it again, and waits for it.

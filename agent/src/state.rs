@@ -1,7 +1,8 @@
 //! The agent's own directory. One agent at a time, nobody else reads it.
 //!
 //! ```text
-//! lock  instance  epochs.json  freeze.json
+//! lock  instance  epochs.json  node-epoch.json  freeze.json
+//! stood-down.json                           another agent has this one's place for good
 //! journal/<operation>/<task>-<attempt>      a task, before it is started
 //! spool/<operation>/                        what a backup needs until it is released
 //! ```

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use palinurus_proto::v1::coordinator_message::Message as ToAgent;
 use palinurus_proto::v1::task::Work;
 use palinurus_proto::v1::{self, TaskState, task_result};
-use palinurus_repository::{ErrorKind, SystemEntropy};
+use palinurus_repository::{ErrorKind, KeyFile, SystemEntropy};
 
 use super::*;
 use crate::session::far::{Coordinator, Far};
@@ -159,13 +159,13 @@ async fn an_agent_that_is_stopped_or_started_thaws_and_remembers_what_it_holds()
 async fn what_keeps_an_agent_from_starting() {
     let world = World::new().await;
     let refused = async |config: Config| run(config, CancellationToken::new()).await.unwrap_err();
-    let missing = Config { keys: vec![world.path("no-key")], ..world.config() };
+    let missing = Config { keys: vec![world.path("no-key").into()], ..world.config() };
     let error = refused(missing).await;
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.hint().is_some());
     std::fs::write(world.path("bad"), b"no key").unwrap();
     assert_eq!(
-        refused(Config { keys: vec![world.path("bad")], ..world.config() }).await.kind(),
+        refused(Config { keys: vec![world.path("bad").into()], ..world.config() }).await.kind(),
         ErrorKind::Invalid
     );
     assert_eq!(

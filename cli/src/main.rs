@@ -5,6 +5,7 @@ mod config;
 mod confirm;
 mod exit;
 mod follow;
+mod given;
 mod human;
 mod logging;
 mod output;

@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 mod etcd;
@@ -20,8 +20,8 @@ pub struct Config {
     pub advertise: String,
     /// A directory of its own: the state file and the chunk indexes.
     pub state: PathBuf,
-    /// Operator keys; each repository must open with one of them.
-    pub keys: Vec<PathBuf>,
+    /// Operator keys, or commands that print one; each repository must open with one of them.
+    pub keys: Vec<KeySource>,
     /// How long a node may be gone before an operation that needs it fails.
     #[serde(deserialize_with = "duration", serialize_with = "human")]
     pub patience: Duration,
@@ -52,7 +52,7 @@ impl Default for Config {
             listen: "127.0.0.1:7410".to_owned(),
             advertise: String::new(),
             state: PathBuf::from("/var/lib/palinurus/coordinator"),
-            keys: vec![PathBuf::from("/etc/palinurus/operator.key")],
+            keys: vec!["/etc/palinurus/operator.key".into()],
             patience: Duration::from_secs(60),
             heartbeat: Duration::from_secs(5),
             freeze_limit: Duration::from_secs(120),
@@ -86,6 +86,7 @@ impl Config {
         if self.keys.is_empty() {
             return Err(Error::invalid("keys names no file").with_hint("palinurus keys generate makes one"));
         }
+        self.keys.iter().try_for_each(KeySource::check)?;
         for (name, value) in [("heartbeat", self.heartbeat), ("patience", self.patience)] {
             if value.is_zero() {
                 return Err(Error::invalid(format!("{name} is zero")));
@@ -149,7 +150,7 @@ mod tests {
         let expected = Config {
             name: "c1".to_owned(),
             heartbeat: Duration::from_millis(250),
-            keys: vec![PathBuf::from("k")],
+            keys: vec!["k".into()],
             ..Config::default()
         };
         assert_eq!(config, expected);
@@ -175,7 +176,14 @@ mod tests {
             assert_eq!(error.kind(), palinurus_repository::ErrorKind::Invalid, "{bad}");
             assert!(!error.chain().contains("secret"), "{error:?}");
         }
-        for bad in ["nmae = \"c1\"", "patience = 60", "patience = \"0s\"", "keys = []", "name = \"../x\""] {
+        for bad in [
+            "nmae = \"c1\"",
+            "patience = 60",
+            "patience = \"0s\"",
+            "keys = []",
+            "keys = [{}]",
+            "name = \"../x\"",
+        ] {
             let error = Config::parse(bad).unwrap_err();
             assert_eq!(error.kind(), palinurus_repository::ErrorKind::Invalid, "{bad}");
         }

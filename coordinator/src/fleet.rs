@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::actor::agent::{AgentMsg, IN_FLIGHT, OUTBOUND, Outbound};
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
-use crate::actor::service::{Connect, ServiceMsg};
+use crate::actor::service::{Admission, Connect, ServiceMsg};
 use crate::bound;
 use crate::claim::stream;
 use crate::door::{Door, Elsewhere, Lead};
@@ -87,7 +87,11 @@ impl FleetService {
             ask(&service, |to| ServiceMsg::Connect(connect, to)).await
         };
         let agent = match admitted.await {
-            Ok(agent) => agent,
+            Ok(Admission::Seated(agent)) => agent,
+            Ok(Admission::StandDown { epoch, why }) => {
+                let _ = outbound.send(Ok(stand_down(epoch, &why))).await;
+                return;
+            }
             Err(e) => {
                 tracing::info!(error = e.chain(), "refused an agent");
                 let _ = outbound.send(refusal(&e)).await;
@@ -111,7 +115,7 @@ impl FleetService {
             let Ok(permit) = permit else { return };
             let message = match heard {
                 Ok(Some(mut message)) => match bound::message(&mut message) {
-                    Ok(()) => AgentMsg::Heard(message, permit),
+                    Ok(()) => AgentMsg::Heard(Box::new(message), permit),
                     Err(e) => AgentMsg::Ended(format!("it does not keep to the protocol: {}", e.chain())),
                 },
                 // Not a goodbye: a broken connection may end like this too.
@@ -170,6 +174,12 @@ fn follow(elsewhere: &Elsewhere) -> Result<v1::CoordinatorMessage, Status> {
         ..Default::default()
     };
     Ok(v1::CoordinatorMessage { epoch: 0, message: Some(coordinator_message::Message::Refused(refused)) })
+}
+
+/// Under the leader's epoch: a coordinator whose time is over must not send an agent away for good.
+fn stand_down(epoch: u64, why: &Error) -> v1::CoordinatorMessage {
+    let refused = v1::Refused { failure: Some(failure(why)), stand_down: true, ..Default::default() };
+    v1::CoordinatorMessage { epoch, message: Some(coordinator_message::Message::Refused(refused)) }
 }
 
 /// A refusal is for the operator to mend; what passes by itself is a broken stream, and the agent redials.

@@ -1,10 +1,12 @@
 //! Which node is restored from what, and why not. Pure: shown as a plan, and asked again when it is applied.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::ledger::{BackupRecord, NodeCommit};
 use palinurus_repository::{Error, Result};
+
+use crate::failover::names;
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct Planned {
@@ -68,7 +70,10 @@ pub(crate) fn plan(
             plan.refusals.push(format!("node {node} is named twice"));
             continue;
         }
-        if !target.connected {
+        if target.spare {
+            plan.refusals
+                .push(format!("node {node} is a spare: it holds nothing until it takes a node's place"));
+        } else if !target.connected {
             plan.refusals.push(format!("node {node} is not connected: start its agent"));
         } else if !target.data_empty && !delta {
             plan.refusals.push(format!(
@@ -101,14 +106,25 @@ fn onto_themselves<'a>(
     sources: &BTreeMap<&'a str, &NodeCommit>,
     plan: &mut v1::RestorePlan,
 ) -> Vec<(&'a str, &'a str)> {
-    for source in sources.keys().filter(|source| !targets.contains_key(*source)) {
+    let members = || targets.values().filter(|target| !target.spare);
+    // What a node's past is called in the backup: its own name, or that of one whose place it took.
+    let past = |node: &v1::Node| {
+        let name = names(node).find(|name| sources.contains_key(name))?;
+        sources.get_key_value(name).map(|(name, _)| *name)
+    };
+    let taken: BTreeSet<&str> = members().filter_map(|node| past(node)).collect();
+    for source in sources.keys().filter(|source| !taken.contains(*source)) {
         plan.warnings
             .push(format!("node {source} of the backup is a node no more: restore it with node={source}"));
     }
-    for target in targets.keys().filter(|target| !sources.contains_key(*target)) {
-        plan.warnings.push(format!("node {target} is not in the backup and stays as it is"));
+    for target in members().filter(|target| past(target).is_none()) {
+        plan.warnings.push(format!("node {} is not in the backup and stays as it is", target.name));
     }
-    targets.keys().filter(|target| sources.contains_key(*target)).map(|node| (*node, *node)).collect()
+    targets
+        .iter()
+        .filter(|(_, node)| !node.spare)
+        .filter_map(|(name, node)| Some((*name, past(node)?)))
+        .collect()
 }
 
 /// Of a node that the backup does not have.

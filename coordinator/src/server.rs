@@ -50,7 +50,7 @@ impl Server {
     /// With clock, chance and, where given, election of the caller's.
     pub async fn start_in(world: World, config: Config, cancel: CancellationToken) -> Result<Self> {
         config.check()?;
-        let base = Arc::new(Base::new(config, world)?);
+        let base = Arc::new(Base::new(config, world).await?);
         let config = &base.config;
         let (election, file) = election::open(&base).await?;
         let listener = TcpListener::bind(&config.listen)

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use palinurus_repository::{Clock, Entropy, Error, KeyFile, Result, SystemClock, SystemEntropy};
+use palinurus_repository::{Clock, Entropy, Error, Keyring, Result, SystemClock, SystemEntropy};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
@@ -31,19 +31,12 @@ impl Default for World {
 pub(crate) struct Base {
     pub(crate) config: Config,
     pub(crate) world: World,
-    pub(crate) keys: Vec<KeyFile>,
+    pub(crate) keys: Keyring,
 }
 
 impl Base {
-    pub(crate) fn new(config: Config, world: World) -> Result<Self> {
-        let mut keys = Vec::with_capacity(config.keys.len());
-        for path in &config.keys {
-            let (key, warning) = KeyFile::read(path)?;
-            if let Some(warning) = warning {
-                tracing::warn!("{warning}");
-            }
-            keys.push(key);
-        }
+    pub(crate) async fn new(config: Config, world: World) -> Result<Self> {
+        let keys = Keyring::load(config.keys.clone()).await?;
         Ok(Self { config, world, keys })
     }
 }
@@ -75,11 +68,6 @@ impl Shared {
 
     pub(crate) fn now(&self) -> palinurus_repository::Timestamp {
         self.world.clock.now()
-    }
-
-    /// The first key: what new repositories are made with.
-    pub(crate) fn key(&self) -> Result<&KeyFile> {
-        self.keys.first().ok_or_else(|| Error::invalid("no operator key is configured"))
     }
 
     /// `patience` is what the service's settings say, where they do.

@@ -195,6 +195,8 @@ impl View {
                 name: spec.name.clone(),
                 zone: spec.zone.clone(),
                 connected: known.connected && self.led,
+                spare: spec.spare,
+                succeeds: spec.succeeds.clone(),
                 ..known
             }
         };

@@ -9,7 +9,7 @@ use palinurus_repository::index::IndexSegment;
 use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::{self, list_all};
 use palinurus_repository::verify::read_trailer;
-use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::{Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
@@ -23,6 +23,7 @@ const AT_ONCE: usize = 16;
 pub(crate) struct Vault {
     pub(crate) repository: Arc<Repository>,
     pub(crate) epoch: Epoch,
+    pub(crate) entropy: Arc<dyn Entropy>,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
 }
@@ -36,7 +37,13 @@ impl Vault {
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
         let index = off_runtime(move || Index::open(&path, id, cache)).await?;
-        Ok(Self { repository: Arc::new(repository), epoch, index: Arc::new(index), claims: Mutex::default() })
+        Ok(Self {
+            repository: Arc::new(repository),
+            epoch,
+            entropy: shared.world.entropy.clone(),
+            index: Arc::new(index),
+            claims: Mutex::default(),
+        })
     }
 
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.
@@ -158,7 +165,7 @@ impl Vault {
 /// The service's repository, to look at: nobody is fenced by it.
 pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
     let storage = storage::open(&service.repository)?;
-    let repository = Repository::open(storage, &base.keys).await?.with_clock(base.world.clock.clone());
+    let repository = base.keys.open(storage).await?.with_clock(base.world.clock.clone());
     let id = repository.id();
     if id.to_string() != service.repository_id {
         return Err(Error::conflict(format!(

@@ -5,12 +5,13 @@
 //! ```text
 //! repo                                   what this is; write-once
 //! keys/<key id>                          the root key, wrapped for one operator key; all else derives from the root
+//! labels/<key id>                        what that operator key is called
 //! ledger/<n>                             the history: records, each created only if absent, never deleted
 //! t/<transaction>/p/<writer>-<counter>   packs: the data, in sealed frames          (pack.rs)
 //! t/<transaction>/x/<writer>-<n>         index segments: which chunk lies where     (index.rs)
 //! t/<transaction>/m/<node>-<writer>-<part>   manifests: one node's files, and where their bytes lie (manifest/)
 //! ```
-//! All are sealed. None but `keys/*` is ever written twice, and no name is used again.
+//! All are sealed. None but `keys/*` and `labels/*` is ever written twice, and no name is used again.
 //!
 //! # The order of writing
 //!
@@ -42,7 +43,7 @@ use tokio::sync::Mutex;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{BackupId, Epoch, KeyId, RepositoryId, TransactionId};
+use crate::id::{BackupId, Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
@@ -52,8 +53,11 @@ use crate::storage::{Storage, list_all};
 
 mod access;
 mod header;
+mod operators;
 
-use access::{exists, join, key_ids, key_object, place_key, probe, unwrap_root};
+pub use operators::WrappedKey;
+
+use access::{exists, key_object, place_key, probe, unwrap_root};
 
 /// How many manifests are checked at once.
 const PARALLEL: usize = 8;
@@ -64,6 +68,8 @@ const NOBODY: &str = "palinurus";
 pub struct Repository {
     id: RepositoryId,
     storage: Arc<dyn Storage>,
+    /// The one of the keys given that fitted.
+    opened_by: KeyFile,
     root: RootKey,
     keys: Keys,
     ledger: Mutex<Ledger>,
@@ -102,21 +108,24 @@ impl Repository {
             }
             Err(e) => return Err(e),
         }
-        Ok(Self::open(storage, std::slice::from_ref(key)).await?.with_clock(clock))
+        let repository = Self::open(storage, std::slice::from_ref(key)).await?.with_clock(clock);
+        repository.put_label(key.id, "", entropy).await?;
+        Ok(repository)
     }
 
     /// The keys alone, for an agent, which reads and writes objects but never the ledger.
     pub async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Keys> {
-        unlock(storage, keys).await.map(|(_, keys)| keys)
+        unlock(storage, keys).await.map(|unlocked| unlocked.keys)
     }
 
     /// Opens the repository with whichever of the keys fits.
     pub async fn open(storage: Arc<dyn Storage>, keys: &[KeyFile]) -> Result<Self> {
-        let (root, keys) = unlock(&*storage, keys).await?;
+        let Unlocked { opened_by, root, keys } = unlock(&*storage, keys).await?;
         let ledger = Ledger::open(storage.clone(), &keys).await?;
         Ok(Self {
             id: keys.repository(),
             storage,
+            opened_by,
             root,
             keys,
             ledger: Mutex::new(ledger),
@@ -341,56 +350,26 @@ impl Repository {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Record { epoch, at: self.clock.now(), writer, body }
     }
+}
 
-    /// The ids of the operator keys that open this repository.
-    pub async fn key_ids(&self) -> Result<Vec<KeyId>> {
-        key_ids(&*self.storage).await
-    }
-
-    /// From now on `key` opens the repository too. Nothing but the wrapper is written.
-    pub async fn add_key(&self, key: &KeyFile) -> Result<()> {
-        let object = key_object(key.id);
-        match self.storage.put_new(&object, key.wrap(&self.root, self.id)?).await {
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                let there = self.storage.get(&object, None).await?;
-                match key.unwrap(&there, self.id) {
-                    Ok(root) if root == self.root => Ok(()),
-                    _ => Err(Error::conflict(format!("another key with the id {} is there", key.id))),
-                }
-            }
-            other => other,
-        }
-    }
-
-    /// The key no longer opens the repository, to those who have not kept the root key. Never the last one.
-    pub async fn remove_key(&self, id: KeyId) -> Result<()> {
-        let ids = self.key_ids().await?;
-        if !ids.contains(&id) {
-            return Err(Error::not_found(format!(
-                "no key {id} opens this repository; these do: {}",
-                join(&ids)
-            )));
-        }
-        if ids.len() == 1 {
-            return Err(Error::denied(format!("{id} is the last key that opens this repository"))
-                .with_hint("add another key first"));
-        }
-        self.storage.delete(&[key_object(id)]).await
-    }
+struct Unlocked {
+    opened_by: KeyFile,
+    root: RootKey,
+    keys: Keys,
 }
 
 /// The root key and all that derives from it, by whichever key file fits.
-async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<(RootKey, Keys)> {
+async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Unlocked> {
     let header = storage.get(header::NAME, None).await.map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::not_found(format!("there is no repository in {storage:?}"))
             .with_hint("check the URL; a new repository is made when a service is first applied"),
         _ => e,
     })?;
     let id = header::read(&header)?;
-    let root = unwrap_root(storage, keys, id).await?;
+    let (opened_by, root) = unwrap_root(storage, keys, id).await?;
     let keys = Keys::derive(&root, id)?;
     header::prove(&keys, &header)?;
-    Ok((root, keys))
+    Ok(Unlocked { opened_by, root, keys })
 }
 
 fn same(

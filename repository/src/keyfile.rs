@@ -4,28 +4,22 @@ use std::io::{ErrorKind as Io, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use bytes::Bytes;
-
-use crate::crypto::{Key, RingSuite, Suite, TAG_LEN};
+use crate::crypto::Key;
 use crate::entropy::Entropy;
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{KeyId, RepositoryId};
-use crate::keys::{RootKey, key_from_hex};
+use crate::error::{Error, Result};
+use crate::id::KeyId;
+use crate::keys::key_from_hex;
 
 const MAGIC: &str = "palinurus-key-1";
 /// A key file has one line of 100 bytes and perhaps a comment: more is something else.
-const FILE_MAX: u64 = 4096;
-const WRAP_MAGIC: &[u8; 6] = b"PALNK\x01";
-/// With the repository's id.
-const HEADER_LEN: usize = 8 + RepositoryId::LEN;
-const CHECKSUM_LEN: usize = 8;
+pub(crate) const TEXT_MAX: usize = 4096;
 
 /// The file's text is `palinurus-key-1 <id, 16 hex digits> <key, 64 hex digits>`; lines beginning with `#` are
 /// comments.
 #[derive(Clone, Debug)]
 pub struct KeyFile {
     pub id: KeyId,
-    key: Key,
+    pub(crate) key: Key,
 }
 
 impl KeyFile {
@@ -62,24 +56,18 @@ impl KeyFile {
 
     /// The key, and a warning when others than its owner may read the file.
     pub fn read(path: &Path) -> Result<(KeyFile, Option<String>)> {
-        let failed = |e: std::io::Error| {
-            let missing = e.kind() == Io::NotFound;
-            let error = Error::io(format!("read the key file {}", path.display()), e);
-            if missing {
-                error.with_hint("make one with `palinurus keys generate`, or name the right file")
-            } else {
-                error
-            }
-        };
+        let failed = |e: std::io::Error| unreadable(path, e);
         let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.mode();
-        let mut text = Vec::new();
-        file.take(FILE_MAX).read_to_end(&mut text).map_err(failed)?;
-        let key = Self::parse(&text).map_err(|e| {
-            Error::invalid(format!("{} is not a key file: {}", path.display(), e.what()))
-                .with_hint(format!("a key file has one line: {MAGIC}, the key's id, the key"))
-        });
-        text.fill(0);
+        let found = file.metadata().map_err(failed)?;
+        if found.is_dir() {
+            return Err(Error::invalid(format!("{} is a directory, not a key file", path.display()))
+                .with_hint("name the key file in it"));
+        }
+        // Never grown: a buffer that moves leaves its content behind.
+        let mut text = Vec::with_capacity(TEXT_MAX + 64);
+        file.take(TEXT_MAX as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+        let key = Self::from_text(&path.display().to_string(), &mut text)?;
+        let mode = found.mode();
         let warning = (mode & 0o077 != 0).then(|| {
             format!(
                 "the key file {} may be read or changed by others (mode {:04o}): chmod 600 {}",
@@ -88,16 +76,39 @@ impl KeyFile {
                 path.display()
             )
         });
-        Ok((key?, warning))
+        Ok((key, warning))
+    }
+
+    /// A key file's text, wherever it came from; wiped here. Errors name `from` and nothing that the text holds.
+    pub(crate) fn from_text(from: &str, text: &mut [u8]) -> Result<KeyFile> {
+        let key = Self::parse(text).map_err(|e| {
+            let hint = e.hint().map(str::to_owned);
+            Error::invalid(format!("{from} is not a key file: {}", e.what())).with_hint(hint.unwrap_or_else(
+                || {
+                    format!(
+                        "a key file has one line: {MAGIC}, the key's id, the key; bring it back from its copy"
+                    )
+                },
+            ))
+        });
+        text.fill(0);
+        key
     }
 
     /// No error of this names what the text holds.
     fn parse(text: &[u8]) -> Result<Self> {
+        if text.len() > TEXT_MAX {
+            return Err(Error::invalid(format!("it is longer than {TEXT_MAX} bytes")));
+        }
         let text = std::str::from_utf8(text).map_err(|_| Error::invalid("it is not text"))?;
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let line = lines.next().ok_or_else(|| Error::invalid("it is empty"))?;
+        if let Some(error) = foreign(line) {
+            return Err(error);
+        }
         if lines.next().is_some() {
-            return Err(Error::invalid("it has more than one line"));
+            return Err(Error::invalid("it has more than one line")
+                .with_hint("one file holds one key: split it, and name each file"));
         }
         let mut fields = line.split_ascii_whitespace();
         match (fields.next(), fields.next(), fields.next(), fields.next()) {
@@ -109,84 +120,34 @@ impl KeyFile {
             _ => Err(Error::invalid(format!("it does not begin with {MAGIC}"))),
         }
     }
-
-    /// The root key, sealed for this operator key: the content of `keys/<id>`.
-    ///
-    /// Key and nonce are the same at each wrapping, which is safe because what they seal is the same too: a
-    /// repository has one root for life.
-    pub fn wrap(&self, root: &RootKey, repository: RepositoryId) -> Result<Bytes> {
-        let suite = RingSuite;
-        let header = header(suite.id(), repository);
-        let mut sealed = root.0.0;
-        let tag = self.aead(&suite, repository)?.seal(0, &self.aad(&header), &mut sealed)?;
-        let mut wrapped = [&header[..], &sealed, &tag].concat();
-        // Needs no key: tells damage from a wrong key.
-        wrapped.extend_from_slice(&blake3::hash(&wrapped).as_bytes()[..CHECKSUM_LEN]);
-        Ok(Bytes::from(wrapped))
-    }
-
-    /// `Denied` when it was sealed for another key or repository, `Corrupt` when it is damaged.
-    pub fn unwrap(&self, wrapped: &[u8], repository: RepositoryId) -> Result<RootKey> {
-        let suite = RingSuite;
-        let (given, sealed) = intact(wrapped).map_err(|e| {
-            let hint = e.hint().map(str::to_owned);
-            let error = Error::corrupt(format!("the wrapped key keys/{} is damaged: {}", self.id, e.what()));
-            if let Some(hint) = hint { error.with_hint(hint) } else { error }
-        })?;
-        if given != header(suite.id(), repository) {
-            return Err(Error::denied(format!("the object keys/{} is another repository's", self.id)));
-        }
-        let mut sealed = sealed.to_vec();
-        let root = self.aead(&suite, repository)?.open(0, &self.aad(given), &mut sealed).map_err(|e| {
-            Error::new(
-                ErrorKind::Denied,
-                format!("the key {} does not open this repository's keys/{}", self.id, self.id),
-            )
-            .with_hint("the key file belongs to another repository, or was changed")
-            .with_source(e)
-        })?;
-        let mut key = Key([0; 32]);
-        key.0.copy_from_slice(root);
-        sealed.fill(0);
-        Ok(RootKey(key))
-    }
-
-    fn aead(&self, suite: &RingSuite, repository: RepositoryId) -> Result<Box<dyn crate::crypto::Aead>> {
-        suite.aead(&suite.derive(&self.key, &[b"wrap", repository.as_bytes()])?)
-    }
-
-    fn aad(&self, header: &[u8]) -> Vec<u8> {
-        [header, self.id.as_bytes()].concat()
-    }
 }
 
-/// Which repository's root key an object under `keys/` wraps.
-pub(crate) fn wrapped_for(wrapped: &[u8]) -> Result<RepositoryId> {
-    RepositoryId::from_slice(&intact(wrapped)?.0[8..])
+/// What people take for a key file.
+fn foreign(line: &str) -> Option<Error> {
+    let own = "palinurus has keys of its own: `palinurus keys generate` makes one";
+    let (what, hint) = if line.starts_with("-----BEGIN") {
+        ("it is PEM, as certificates, TLS and SSH keys are", own)
+    } else if line.starts_with("AGE-SECRET-KEY-") || line.starts_with("age-encryption.org/") {
+        ("it is age's", own)
+    } else if line.starts_with('{') {
+        ("it is JSON", "have the key file's line taken out of it, such as by `jq -r`")
+    } else if line.starts_with(MAGIC.trim_end_matches('1'))
+        && line.split_ascii_whitespace().next() != Some(MAGIC)
+    {
+        ("a newer palinurus made it", "update palinurus")
+    } else {
+        return None;
+    };
+    Some(Error::invalid(what).with_hint(hint))
 }
 
-fn header(suite: u8, repository: RepositoryId) -> [u8; HEADER_LEN] {
-    let mut header = [0; HEADER_LEN];
-    header[..6].copy_from_slice(WRAP_MAGIC);
-    header[6] = suite;
-    header[8..].copy_from_slice(repository.as_bytes());
-    header
-}
-
-/// Splits a wrapped key into header and sealed part, if it is one and whole.
-fn intact(wrapped: &[u8]) -> Result<(&[u8], &[u8])> {
-    if wrapped.len() != HEADER_LEN + 32 + TAG_LEN + CHECKSUM_LEN {
-        return Err(Error::corrupt("its length is wrong"));
-    }
-    let (wrapped, checksum) = wrapped.split_at(wrapped.len() - CHECKSUM_LEN);
-    if blake3::hash(wrapped).as_bytes()[..CHECKSUM_LEN] != *checksum {
-        return Err(Error::corrupt("its checksum is wrong"));
-    }
-    if !wrapped.starts_with(WRAP_MAGIC) || wrapped[6] != RingSuite.id() {
-        return Err(Error::corrupt("its format is not known")
-            .with_hint("a newer palinurus wrote it: update this one"));
-    }
-    Ok(wrapped.split_at(HEADER_LEN))
+fn unreadable(path: &Path, e: std::io::Error) -> Error {
+    let hint = match e.kind() {
+        Io::NotFound => "make one with `palinurus keys generate`, or name the right file",
+        Io::PermissionDenied => "run as the file's owner, or make this user its owner",
+        _ => "name the right file, or bring it back from its copy",
+    };
+    Error::io(format!("read the key file {}", path.display()), e).with_hint(hint)
 }
 
 fn hex_digit(value: u8) -> u8 {
@@ -200,8 +161,7 @@ mod tests {
 
     use super::*;
     use crate::entropy::SeededEntropy;
-
-    const REPOSITORY: RepositoryId = RepositoryId([9; 16]);
+    use crate::error::ErrorKind;
 
     fn key(seed: u64) -> KeyFile {
         KeyFile::generate(&SeededEntropy::new(seed)).unwrap()
@@ -231,48 +191,46 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_refused_without_showing_them() {
+    fn what_is_no_key_file_is_told_each_in_its_own_way_and_never_shown() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("k");
-        let secret = "5e".repeat(31) + "z0";
-        for text in [
-            "",
-            "# only a comment\n",
-            "hunter2",
-            &format!("{MAGIC} 00112233445566 {secret}"),
-            &format!("{MAGIC} 0011223344556677 {secret}"),
-            &format!("{MAGIC} 0011223344556677"),
-            "\u{0}\u{1}",
-        ] {
-            fs::write(&path, text).unwrap();
+        let (id, secret) = ("0011223344556677", "5e".repeat(32));
+        let short = format!("{MAGIC} {id} {}", &secret[2..]);
+        let told = [
+            (String::new(), "it is empty", "from its copy"),
+            ("# only a comment\n".into(), "it is empty", "from its copy"),
+            ("hunter2".into(), "does not begin with palinurus-key-1", "one line"),
+            (format!("{MAGIC} 00112233445566 {secret}"), "id is not 16 hex digits", "one line"),
+            (short, "the key has 62 characters, not 64", "from its copy"),
+            (format!("{MAGIC} {id} {}z0", &secret[2..]), "the key is not 64 hex digits", "from its copy"),
+            (format!("{MAGIC} {id}"), "it has not three fields", "one line"),
+            (format!("{MAGIC} {id} {secret}\n{MAGIC} {id} {secret}"), "more than one line", "split it"),
+            (format!("palinurus-key-2 {id} {secret}"), "a newer palinurus", "update"),
+            (format!("-----BEGIN PRIVATE KEY-----\n{secret}"), "it is PEM", "keys generate"),
+            (format!("# created: 2026\nAGE-SECRET-KEY-1{secret}"), "it is age's", "keys generate"),
+            (format!("{{\"key\": \"{secret}\"}}"), "it is JSON", "jq"),
+            (secret.repeat(100), "longer than 4096 bytes", "one line"),
+        ];
+        for (text, what, hint) in told {
+            fs::write(&path, &text).unwrap();
             let error = KeyFile::read(&path).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{text}");
+            assert!(
+                error.what().contains(what) && error.what().contains(path.to_str().unwrap()),
+                "{error:?}"
+            );
+            assert!(error.hint().unwrap().contains(hint), "{error:?}");
             assert!(!format!("{error:?}").contains("5e5e") && !format!("{error:?}").contains("hunter2"));
         }
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert!(KeyFile::read(&path).unwrap_err().what().contains("it is not text"));
+        let error = KeyFile::read(directory.path()).unwrap_err();
+        assert!(error.kind() == ErrorKind::Invalid && error.what().contains("is a directory"), "{error:?}");
         let missing = KeyFile::read(&directory.path().join("none")).unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         assert!(missing.hint().unwrap().contains("keys generate"));
-    }
-
-    #[test]
-    fn only_the_same_key_and_repository_unwrap() {
-        let key_one = key(1);
-        let root = RootKey::generate(&SeededEntropy::new(7)).unwrap();
-        let wrapped = key_one.wrap(&root, REPOSITORY).unwrap();
-        assert_eq!(key_one.unwrap(&wrapped, REPOSITORY).unwrap(), root);
-        assert!(!wrapped.windows(8).any(|window| root.0.0.windows(8).any(|secret| secret == window)));
-        let elsewhere = key_one.unwrap(&wrapped, RepositoryId([8; 16])).unwrap_err();
-        assert_eq!(elsewhere.kind(), ErrorKind::Denied);
-        assert_eq!(key(2).unwrap(&wrapped, REPOSITORY).unwrap_err().kind(), ErrorKind::Denied);
-        for i in 0..wrapped.len() {
-            let mut flipped = wrapped.to_vec();
-            flipped[i] ^= 4;
-            assert_eq!(
-                key_one.unwrap(&flipped, REPOSITORY).unwrap_err().kind(),
-                ErrorKind::Corrupt,
-                "byte {i}"
-            );
-            assert_eq!(key_one.unwrap(&wrapped[..i], REPOSITORY).unwrap_err().kind(), ErrorKind::Corrupt);
-        }
+        // Root, whom tests may run as, reads everything.
+        let denied = unreadable(&path, Io::PermissionDenied.into());
+        assert!(denied.kind() == ErrorKind::Denied && denied.hint().unwrap().contains("owner"), "{denied:?}");
     }
 }

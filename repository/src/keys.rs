@@ -153,6 +153,9 @@ impl TransactionKey {
 
 /// Parses the two fields that an operator key file has on its one line (see `keyfile`).
 pub(crate) fn key_from_hex(text: &str) -> Result<Key> {
+    if text.len() != 64 {
+        return Err(Error::invalid(format!("the key has {} characters, not 64", text.chars().count())));
+    }
     let bytes: ChunkId = text.parse().map_err(|_| Error::invalid("the key is not 64 hex digits"))?;
     Ok(Key(bytes.0))
 }

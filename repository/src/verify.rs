@@ -216,7 +216,7 @@ impl Check<'_> {
         let mut damaged = Vec::new();
         for object in keys {
             let wrapped = storage.get(&object.key, None).await;
-            match wrapped.and_then(|wrapped| crate::keyfile::wrapped_for(&wrapped)) {
+            match wrapped.and_then(|wrapped| crate::wrapper::wrapped_for(&wrapped)) {
                 Ok(id) if id == self.repository.id() => whole += 1,
                 Ok(_) => damaged.push((object.key, Error::corrupt("it is another repository's"))),
                 Err(error) => damaged.push((object.key, error)),

@@ -1,4 +1,5 @@
-//! What the end-to-end tests stand on: a world of real processes, odd trees, and independent comparisons.
+//! What the end-to-end tests stand on: a world of real processes, fleets on a network of their own, odd trees, and
+//! independent comparisons.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,11 +9,16 @@
 )]
 
 pub mod compare;
+pub mod faults;
+pub mod fleet;
+pub mod netns;
 pub mod oddities;
+pub mod operator;
 pub mod process;
 pub mod seeded;
 pub mod store;
 pub mod tmpfs;
+pub mod tree;
 pub mod world;
 
 pub use world::World;

@@ -8,10 +8,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// The binary built from this tree, beside the running test. Built here once more, for `cargo test -p` alone
-/// would run yesterday's.
+/// would run yesterday's. `TEST_BINARY` names another: for long runs beside a tree that changes.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(named) = std::env::var_os("TEST_BINARY") {
+            return named.into();
+        }
         let profile = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--workspace", "--target-dir"]).arg(profile.parent().unwrap());
@@ -72,6 +75,16 @@ impl Process {
     pub fn kill(mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// SIGSTOP: it stands still, and knows nothing of it.
+    pub fn pause(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
     /// SIGTERM, and the process's end awaited.

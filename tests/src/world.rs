@@ -29,6 +29,10 @@ pub struct World {
     pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
+    /// Which of the nodes hold no data.
+    pub spares: Vec<&'static str>,
+    /// The operator keys of all of them, as TOML.
+    pub keys: String,
     repository: PathBuf,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
@@ -52,6 +56,8 @@ impl World {
             engine: String::new(),
             service: BTreeMap::new(),
             settings: String::new(),
+            spares: Vec::new(),
+            keys: format!("[{:?}]", dir.path().join("key")),
             repository,
             dir,
         }
@@ -107,11 +113,10 @@ impl World {
         // The same port after a restart: the agents know no other.
         let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".into());
         let config = self.path("coordinator.toml");
-        let keys = self.key();
         let text = format!(
-            "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = [{keys:?}]\n\
+            "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = {}\n\
              heartbeat = \"500ms\"\npatience = \"20s\"\n{}",
-            self.settings
+            self.keys, self.settings
         );
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
@@ -134,7 +139,11 @@ impl World {
             nodes: self
                 .nodes
                 .iter()
-                .map(|name| v1::NodeSpec { name: name.clone(), ..Default::default() })
+                .map(|name| v1::NodeSpec {
+                    name: name.clone(),
+                    spare: self.spares.contains(&name.as_str()),
+                    ..Default::default()
+                })
                 .collect(),
             settings: self.service.clone().into_iter().collect(),
             ..Default::default()
@@ -145,12 +154,12 @@ impl World {
 
     pub fn agent_config(&self, node: &str) -> String {
         format!(
-            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
+            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\n\
              [session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
              [engine]\ntype = \"files\"\nroot = {:?}\n{}",
             self.server(),
             self.agent_state(node),
-            self.key(),
+            self.keys,
             self.data(node),
             self.engine,
         )
@@ -171,6 +180,10 @@ impl World {
 
     pub fn kill_agent(&mut self, node: &str) {
         self.agents.remove(node).expect("it runs").kill();
+    }
+
+    pub async fn stop_agent(&mut self, node: &str) {
+        assert!(self.agents.remove(node).expect("it runs").terminate().await.success());
     }
 
     pub fn agent(&mut self, node: &str) -> &mut Process {
@@ -251,6 +264,17 @@ impl World {
             ended.then_some(operation)
         })
         .await
+    }
+
+    pub async fn failovers(&self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.into(), running: false };
+        let all = self.client().await.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The only failover, once it has begun.
+    pub async fn failover(&self) -> v1::Operation {
+        wait_async("a failover begins", async || self.failovers().await.pop()).await
     }
 
     pub async fn operation(&self, id: &str) -> v1::Operation {

@@ -64,6 +64,9 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// Asked every few seconds.
     async fn probe(&self) -> Result<Health>;
 
+    /// After a restore: sees that the data is in use again, or fit to be, and says what it saw.
+    async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String>;
+
     /// Last of all before a clean end: nothing stays frozen.
     async fn close(&self) -> Result<()>;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palinurus_repository::clock::ManualClock;
 use palinurus_repository::entropy::SeededEntropy;
-use palinurus_repository::{Error, Result, Timestamp};
+use palinurus_repository::{Error, Keyring, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -69,7 +69,8 @@ impl Engine for Puppet {
         Ok(Snapshot { totals: Totals::default(), warnings: Warnings::default(), taken: Timestamp(1) })
     }
 
-    async fn thaw(&self, _: &str) -> Result<()> {
+    async fn thaw(&self, operation: &str) -> Result<()> {
+        self.note(format!("thaw {operation}"));
         Err(Error::denied("it will not thaw").with_hint("ask nicely"))
     }
 
@@ -94,6 +95,10 @@ impl Engine for Puppet {
         Ok(Health { data_empty: true })
     }
 
+    async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
+        Ok("it is".to_owned())
+    }
+
     async fn close(&self) -> Result<()> {
         Ok(())
     }
@@ -109,7 +114,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         },
         state: StateDirectory::open(state).unwrap(),
         engine: Arc::clone(&puppet) as Arc<dyn Engine>,
-        keys: Vec::new(),
+        keys: Keyring::default(),
         repositories: Repositories::default(),
         instance: "instance".into(),
         leader: watch::Sender::new(None),

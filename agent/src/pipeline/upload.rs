@@ -56,7 +56,9 @@ fn compare_with_base(context: &Context, runtime: &tokio::runtime::Handle) -> Res
     let progress = &context.progress;
     progress.files_total.store(totals.files, Ordering::Relaxed);
     progress.bytes_total.store(totals.bytes, Ordering::Relaxed);
-    let Some(reference) = &context.base else { return Ok(false) };
+    // Another's manifest may be this one's base after a failover, but never its own.
+    let own = context.base.as_ref().filter(|base| base.node == context.node);
+    let Some(reference) = own else { return Ok(false) };
     if !list.warnings()?.is_empty() {
         return Ok(false);
     }

@@ -125,7 +125,7 @@ async fn failures_and_panics_are_ends_like_others() {
     assert_eq!(agent.run(unknown).await.failure.unwrap().kind, "invalid");
     agent.runner.start(v1::Task { operation: "../x".into(), ..inspect() }, 4);
     assert!(agent.runner.running().is_empty());
-    assert_eq!(agent.puppet.asked(), Vec::<String>::new());
+    assert_eq!(agent.puppet.asked(), ["thaw op1"]);
     agent.runner.end().await;
 }
 

@@ -92,6 +92,12 @@ impl Far {
             .await;
     }
 
+    pub(crate) async fn send_away(&self, epoch: u64) {
+        let failure = Some(palinurus_proto::failure(&Error::fenced("another agent is n1")));
+        let refused = v1::Refused { failure, stand_down: true, ..Default::default() };
+        self.say(epoch, ToAgent::Refused(refused)).await;
+    }
+
     /// As a coordinator that stands by while nobody leads.
     pub(crate) async fn leaderless(&self) {
         let mut status = palinurus_proto::to_status(&Error::unavailable("nobody leads"));

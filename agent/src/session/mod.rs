@@ -12,7 +12,10 @@ use tonic::transport::{Channel, Endpoint};
 use crate::engine::Health;
 use crate::epoch::Epochs;
 use crate::host::Host;
+use crate::identity;
+use crate::node_epoch::NodeEpoch;
 use crate::runner::Runner;
+use crate::stand_down::StandDown;
 
 mod backoff;
 mod stream;
@@ -33,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) host: Arc<Host>,
     pub(crate) runner: Runner,
     pub(crate) epochs: Arc<Epochs>,
+    pub(crate) node_epoch: NodeEpoch,
+    pub(crate) stand_down: StandDown,
 }
 
 /// What was last seen of the data directory.
@@ -68,17 +73,34 @@ enum End {
         error: Error,
         leader: String,
     },
+    /// Another agent has this one's place for good.
+    Replaced {
+        error: Error,
+    },
 }
 
 impl Session {
     /// Until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) -> Result<()> {
+        if let Some(why) = self.stand_down.why() {
+            tracing::error!(hint = why.hint().unwrap_or_default(), "{}", why.chain());
+            self.let_go().await;
+        }
         let looks = Looks { health: watch::Sender::new(Health::default()), wanted: Notify::new() };
         // One look at a time: a disk that hangs must not eat a thread each time.
+        let mut changes = self.runner.changes();
         let looking = async {
             loop {
                 looks.health.send_replace(self.probe().await);
-                let _ = tokio::time::timeout(PROBE, looks.wanted.notified()).await;
+                // A task that has ended may have filled it.
+                let soon = async {
+                    tokio::select! {
+                        biased;
+                        () = looks.wanted.notified() => {}
+                        _ = changes.changed() => {}
+                    }
+                };
+                let _ = tokio::time::timeout(PROBE, soon).await;
             }
         };
         tokio::select! {
@@ -106,6 +128,17 @@ impl Session {
             self.host.leader.send_replace(None);
             let pause = match end {
                 End::Goodbye => return Ok(()),
+                End::Replaced { error } => {
+                    tracing::error!(
+                        coordinator = address,
+                        error = %error.chain(),
+                        hint = error.hint().unwrap_or_default(),
+                        "this agent stands down"
+                    );
+                    self.lose_place(&error).await;
+                    // Only to be seen: nothing changes until an operator does.
+                    settings.retry_refused
+                }
                 End::Broken { error, welcomed } => {
                     tracing::warn!(coordinator = address, error = %error.chain(), "no session");
                     // The one that was reached is tried first again: it may only have been started anew.
@@ -157,6 +190,29 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Durably first, so that no restart and no crash brings it back to work.
+    async fn lose_place(&self, why: &Error) {
+        let host = &self.host;
+        if self.stand_down.why().is_some() {
+            return;
+        }
+        if let Err(error) = self.stand_down.set(&host.instance, why.chain(), host.seams.clock.now()) {
+            tracing::error!(error = %error.chain(), "cannot keep that this agent has stood down: it asks again when it is started");
+        }
+        self.let_go().await;
+    }
+
+    /// Whoever removes the mark has another agent, which knows nothing of this one's place.
+    async fn let_go(&self) {
+        let state = self.host.state.path();
+        for forgotten in [identity::forget(state), NodeEpoch::forget(state)] {
+            if let Err(error) = forgotten {
+                tracing::error!(error = %error.chain(), "standing down");
+            }
+        }
+        self.runner.stand_down().await;
     }
 
     /// One connection, from dialling to its end.
@@ -214,9 +270,10 @@ impl Session {
             epoch: self.epochs.highest(&host.config.service).0,
             data_empty: health.data_empty,
             tasks: self.runner.hello(),
-            node_epoch: 0,
+            node_epoch: self.node_epoch.last(),
             protocol: palinurus_proto::PROTOCOL,
             now_ms: host.seams.clock.now().0,
+            stood_down: self.stand_down.why().is_some(),
         }
     }
 

@@ -72,7 +72,7 @@ impl Stream {
         let error = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return End::Goodbye;
             }
             ended = self.exchange(session, health, &welcome) => match ended {
@@ -88,7 +88,7 @@ impl Stream {
         let next = tokio::select! {
             biased;
             () = cancel.cancelled() => {
-                self.goodbye().await;
+                self.goodbye("the agent was stopped").await;
                 return Err(End::Goodbye);
             }
             next = tokio::time::timeout(self.timeout, self.next(session)) => next,
@@ -99,7 +99,15 @@ impl Stream {
             false => broken(error),
         });
         match next? {
-            In::Welcome(welcome) => Ok(welcome),
+            // Asked to work after all, by one who cannot know: it is for the operator to say.
+            In::Welcome(_) if session.stand_down.why().is_some() => {
+                self.goodbye("it has stood down").await;
+                Err(End::Replaced { error: Error::fenced("this agent has stood down and wants no place") })
+            }
+            In::Welcome(welcome) => {
+                session.node_epoch.observe(welcome.node_epoch).map_err(broken)?;
+                Ok(welcome)
+            }
             In::Refused(refused) => Err(refusal(refused)),
             _ => Err(broken(Error::internal("the first message is no welcome"))),
         }
@@ -148,7 +156,8 @@ impl Stream {
             let Some(next) = next else {
                 return Err(Error::unavailable("the coordinator ended the session"));
             };
-            if !matches!(next.message, Some(In::Refused(_))) {
+            // A refusal says nothing about who leads, but nobody whose time is over sends an agent away for good.
+            if !matches!(&next.message, Some(In::Refused(refused)) if !refused.stand_down) {
                 session.epochs.observe(&session.host.config.service, Epoch(next.epoch))?;
             }
             // A kind that a later version knows.
@@ -174,7 +183,12 @@ impl Stream {
                 self.told.remove(&key);
                 session.runner.acknowledge(&key);
             }
-            In::Welcome(_) | In::Refused(_) => {}
+            In::Welcome(welcome) => {
+                if let Err(error) = session.node_epoch.observe(welcome.node_epoch) {
+                    tracing::error!(error = %error.chain(), "a node epoch was not taken");
+                }
+            }
+            In::Refused(_) => {}
         }
     }
 
@@ -210,8 +224,8 @@ impl Stream {
     }
 
     /// A clean end: without it the coordinator takes the agent for lost.
-    async fn goodbye(&mut self) {
-        let bye = message(Out::Goodbye(v1::Goodbye { reason: "the agent was stopped".to_owned() }));
+    async fn goodbye(&mut self, why: &str) {
+        let bye = message(Out::Goodbye(v1::Goodbye { reason: why.to_owned() }));
         let said = async {
             if self.out.send(bye).await.is_err() {
                 return;
@@ -229,6 +243,9 @@ fn refusal(refused: v1::Refused) -> End {
         .failure
         .as_ref()
         .map_or_else(|| Error::unavailable("it does not say why"), palinurus_proto::from_failure);
+    if refused.stand_down {
+        return End::Replaced { error };
+    }
     End::Refused { error, leader: refused.leader }
 }
 

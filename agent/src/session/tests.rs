@@ -15,36 +15,46 @@ struct Agent {
     running: JoinHandle<Result<()>>,
     host: Arc<Host>,
     runner: Runner,
-    _dir: tempfile::TempDir,
+    puppet: Arc<puppet::Puppet>,
+    dir: tempfile::TempDir,
 }
 
 impl Agent {
     fn start(coordinators: Vec<String>) -> Self {
-        Self::start_with(coordinators, |_| {})
+        Self::start_in(tempfile::tempdir().unwrap(), coordinators, |_| {})
     }
 
     fn start_with(coordinators: Vec<String>, change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), coordinators, change)
+    }
+
+    fn start_in(dir: tempfile::TempDir, coordinators: Vec<String>, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config { coordinator: coordinators, ..Config::default() };
         config.session.retry_min = Duration::from_millis(1);
         config.session.retry_max = Duration::from_millis(20);
         config.session.retry_refused = Duration::from_millis(30);
         config.session.progress = Duration::from_millis(20);
         change(&mut config);
-        let (host, _) = puppet::host(dir.path(), config);
+        let (host, puppet) = puppet::host(dir.path(), config);
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();
         let runner = Runner::new(Arc::clone(&host), journal, found);
         let epochs = Arc::new(Epochs::open(host.state.path()).unwrap());
-        let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs };
+        let (node_epoch, stand_down) = (
+            NodeEpoch::open(host.state.path(), "db", "n1").unwrap(),
+            StandDown::open(host.state.path()).unwrap(),
+        );
+        let session =
+            Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
         let cancel = CancellationToken::new();
         let running = tokio::spawn(session.run(cancel.clone()));
-        Self { cancel, running, host, runner, _dir: dir }
+        Self { cancel, running, host, runner, puppet, dir }
     }
 
-    async fn end(self) {
+    async fn end(self) -> tempfile::TempDir {
         self.cancel.cancel();
         self.running.await.unwrap().unwrap();
         self.runner.end().await;
+        self.dir
     }
 }
 
@@ -190,6 +200,102 @@ async fn an_epoch_that_is_over_gives_no_orders() {
     agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
     let epochs = Epochs::open(agent.host.state.path()).unwrap();
     assert_eq!(epochs.highest("db"), Epoch(6));
+    agent.end().await;
+}
+
+fn freeze() -> v1::Task {
+    v1::Task {
+        task: "freeze".into(),
+        work: Some(v1::task::Work::Freeze(v1::FreezeTask { dead_man_seconds: 60 })),
+        ..inspect()
+    }
+}
+
+#[tokio::test]
+async fn who_lost_its_place_stops_everything_and_stays_down() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let mut far = coordinator.session().await;
+    assert_eq!((far.hello.node_epoch, far.hello.stood_down), (0, false));
+    let welcome = v1::Welcome { heartbeat_seconds: 1, node_epoch: 1 };
+    far.say(3, ToAgent::Welcome(welcome)).await;
+    far.say(3, ToAgent::Task(freeze())).await;
+    far.report(&[TaskState::TaskRunning]).await;
+    agent.host.state.create_spool("op1").unwrap();
+    drop(far);
+    let far = coordinator.session().await;
+    assert_eq!((far.hello.node_epoch, far.hello.tasks.len()), (1, 1));
+    far.send_away(3).await;
+    // It is heard of again, with nothing to its name.
+    let far = coordinator.session().await;
+    assert!(far.hello.stood_down && far.hello.tasks.is_empty());
+    assert_eq!(far.hello.instance, agent.host.instance);
+    assert_eq!(agent.puppet.asked(), ["freeze op1", "stopped", "thaw op1"]);
+    assert!(!agent.host.state.spool("op1").unwrap().exists());
+    // Whoever welcomes it after all does not know.
+    far.say(3, ToAgent::Welcome(welcome)).await;
+    far.say(3, ToAgent::Task(inspect())).await;
+    let mut far = far;
+    while let Some(heard) = far.hear().await {
+        assert!(matches!(heard, FromAgent::Goodbye(_)), "{heard:?}");
+    }
+    let coordinators = vec![coordinator.url()];
+    let dir = agent.end().await;
+    let journaled = Journal::open(&dir.path().join("journal")).unwrap().1;
+    assert!(journaled.is_empty());
+    // A restart is no way back; without the mark it is another agent, of no node epoch.
+    let agent = Agent::start_in(dir, coordinators.clone(), |_| {});
+    assert!(coordinator.session().await.hello.stood_down);
+    let dir = agent.end().await;
+    std::fs::remove_file(dir.path().join("stood-down.json")).unwrap();
+    assert!(!dir.path().join("instance").exists());
+    let agent = Agent::start_in(dir, coordinators, |_| {});
+    let far = loop {
+        let far = coordinator.session().await;
+        if !far.hello.stood_down {
+            break far;
+        }
+    };
+    assert_eq!(far.hello.node_epoch, 0);
+    drop(far);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_coordinator_whose_time_is_over_sends_nobody_away() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    drop(coordinator.welcomed(5).await);
+    let far = loop {
+        let far = coordinator.session().await;
+        if far.hello.epoch == 5 {
+            break far;
+        }
+    };
+    far.send_away(4).await;
+    assert!(!coordinator.session().await.hello.stood_down);
+    assert!(agent.host.state.path().join("stood-down.json").symlink_metadata().is_err());
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_older_than_its_own_is_not_taken() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let far = coordinator.session().await;
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2 })).await;
+    agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
+    // Minted while it is connected.
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 3 })).await;
+    let read = || NodeEpoch::open(agent.host.state.path(), "db", "n1").unwrap().last();
+    while read() < 3 {
+        tokio::task::yield_now().await;
+    }
+    drop(far);
+    let far = coordinator.session().await;
+    assert_eq!(far.hello.node_epoch, 3);
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2 })).await;
+    assert_eq!(coordinator.session().await.hello.node_epoch, 3);
     agent.end().await;
 }
 

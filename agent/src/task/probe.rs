@@ -5,6 +5,7 @@ use palinurus_repository::Result;
 use super::Call;
 
 pub(super) async fn run(call: &Call) -> Result<ProbeResult> {
-    let health = call.host.engine.probe().await?;
-    Ok(ProbeResult { data_empty: health.data_empty, told: String::new() })
+    let engine = &call.host.engine;
+    let told = engine.check_in_use(call.operation(), &call.cancel).await?;
+    Ok(ProbeResult { data_empty: engine.probe().await?.data_empty, told })
 }

@@ -2,7 +2,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use palinurus_proto::v1::{Damage, VerifyDetail, VerifyResult, VerifyTask};
-use palinurus_repository::{Error, Repository, Result, storage, verify};
+use palinurus_repository::{Error, Result, storage, verify};
 
 use super::Call;
 
@@ -11,7 +11,7 @@ const DAMAGES_TOLD: usize = 1000;
 
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
-    let repository = Repository::open(storage::open(&call.task.repository)?, &host.keys).await?;
+    let repository = host.keys.open(storage::open(&call.task.repository)?).await?;
     let counters = &call.counters;
     let progress = |at: verify::Progress| {
         counters.files_total.store(at.total, Relaxed);

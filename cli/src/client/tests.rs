@@ -28,10 +28,10 @@ impl Two {
                 name: name.to_owned(),
                 listen: "127.0.0.1:0".to_owned(),
                 state: directory.path().join(name),
-                keys: vec![key.clone()],
+                keys: vec![key.clone().into()],
                 ..Config::default()
             };
-            let election = Arc::new(MemoryElection::new(&store, name, Duration::from_secs(2)));
+            let election = Arc::new(MemoryElection::new(&store, name, Duration::from_secs(5)));
             links.push(election.link());
             let world = World { election: Some(election), ..World::default() };
             let server = Server::start_in(world, config, cancel.clone()).await.unwrap();

@@ -1,10 +1,14 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use palinurus_repository::{Error, KeyFile, Result, SystemEntropy};
+use palinurus_repository::{Error, KeyFile, KeyId, Repository, Result, SystemEntropy};
 use serde::Serialize;
 
+use crate::command::repository::KnownPlace;
+use crate::confirm::confirm;
 use crate::exit::Outcome;
-use crate::output::Output;
+use crate::given::{GivenKey, read_file};
+use crate::human;
+use crate::output::{Output, table};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
@@ -12,6 +16,49 @@ pub(crate) enum Verb {
     Generate {
         /// Made new, readable by its owner only; never overwritten.
         file: PathBuf,
+    },
+    /// Lists the keys that open a repository, and which of those given does.
+    List {
+        #[command(flatten)]
+        place: KnownPlace,
+    },
+    /// Lets one more key open a repository.
+    Add {
+        #[command(flatten)]
+        place: KnownPlace,
+        /// The key to add: a file made by `keys generate`.
+        #[arg(long, value_name = "FILE")]
+        new: PathBuf,
+        /// Whose it is, or where it is kept, for `keys list`.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        label: String,
+    },
+    /// Takes a key away: it opens the repository no longer. Open with another one.
+    Remove {
+        #[command(flatten)]
+        place: KnownPlace,
+        /// The key's id as `keys list` shows it, or a unique prefix.
+        key: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Puts a new key in the place of the one given. Rewrites no data; after a failure, do it again.
+    Rotate {
+        #[command(flatten)]
+        place: KnownPlace,
+        /// The new key: a file made by `keys generate`.
+        #[arg(long, value_name = "FILE")]
+        new: PathBuf,
+        /// Whose it is, or where it is kept, for `keys list`.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        label: String,
+        /// Leave the old key in force: `keys remove` takes it away once everybody has the new one.
+        #[arg(long)]
+        keep_old: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -21,28 +68,144 @@ struct Generated {
     file: PathBuf,
 }
 
-pub(crate) fn run(verb: &Verb, output: &Output) -> Result<Outcome> {
-    let Verb::Generate { file } = verb;
-    let key = KeyFile::generate(&SystemEntropy::new())?;
-    key.write(file)?;
-    let made = Generated { key: key.id.to_string(), file: file.clone() };
-    output.data(&made, |made| format!("{}  {}", made.key, made.file.display()));
-    output.note("keep a copy of this file somewhere safe: without it no backup made with it can be read");
-    Ok(Outcome::Done)
+#[derive(Serialize)]
+struct Listed {
+    repository: String,
+    keys: Vec<KeyView>,
 }
 
-/// Reads key files and passes on what is wrong with their permissions.
-pub(crate) fn read_all(files: &[PathBuf], output: &Output) -> Result<Vec<KeyFile>> {
-    if files.is_empty() {
-        return Err(Error::invalid("no key file is named").with_hint("name one with --keys FILE"));
-    }
-    files.iter().map(|file| read(file, output)).collect()
+#[derive(Serialize)]
+struct KeyView {
+    key: String,
+    label: String,
+    added: Option<String>,
+    /// Of the keys given.
+    opened_by: Vec<String>,
+    damage: Option<String>,
 }
 
-fn read(file: &Path, output: &Output) -> Result<KeyFile> {
-    let (key, warning) = KeyFile::read(file)?;
-    if let Some(warning) = warning {
-        output.warn(warning);
+pub(crate) async fn run(verb: Verb, output: &Output) -> Result<Outcome> {
+    let entropy = SystemEntropy::new();
+    match verb {
+        Verb::Generate { file } => {
+            let key = KeyFile::generate(&entropy)?;
+            key.write(&file)?;
+            let made = Generated { key: key.id.to_string(), file };
+            output.data(&made, |made| format!("{}  {}", made.key, made.file.display()));
+            output.note(
+                "keep a copy of this file somewhere safe: without it no backup made with it can be read",
+            );
+            Ok(Outcome::Done)
+        }
+        Verb::List { place } => {
+            let given = place.given.read(output).await?;
+            let repository = place.open_with(&given).await?;
+            tell(&repository, &given, output).await?;
+            Ok(Outcome::Done)
+        }
+        Verb::Add { place, new, label } => {
+            let mut given = place.given.read(output).await?;
+            let repository = place.open_with(&given).await?;
+            let new = read_file(&new, output).await?;
+            repository.add_key(&new.key, &label, &entropy).await?;
+            given.push(new);
+            tell(&repository, &given, output).await?;
+            Ok(Outcome::Done)
+        }
+        Verb::Remove { place, key, yes } => {
+            let given = place.given.read(output).await?;
+            let repository = place.open_with(&given).await?;
+            let id = find(&repository, &key).await?;
+            if !sure(id, yes, output)? {
+                return Ok(Outcome::Declined);
+            }
+            repository.remove_key(id).await?;
+            tell(&repository, &given, output).await?;
+            Ok(Outcome::Done)
+        }
+        Verb::Rotate { place, new, label, keep_old, yes } => {
+            let mut given = place.given.read(output).await?;
+            let [old] = given.as_slice() else {
+                return Err(Error::invalid(format!("{} keys are given, and one is replaced", given.len()))
+                    .with_hint("give the old key alone, or use `keys add` and `keys remove`"));
+            };
+            let old = old.key.id;
+            // Also with the new one: a rotation that died when it had removed the old key is gone on with.
+            given.push(read_file(&new, output).await?);
+            let repository = place.open_with(&given).await?;
+            if !keep_old && !sure(old, yes, output)? {
+                return Ok(Outcome::Declined);
+            }
+            if repository.opened_by() == old {
+                repository.rotate_key(&given[1].key, &label, keep_old, &entropy).await?;
+            } else if !keep_old && repository.key_ids().await?.contains(&old) {
+                repository.remove_key(old).await?;
+            } else {
+                output.note("it was done already");
+            }
+            tell(&repository, &given, output).await?;
+            Ok(Outcome::Done)
+        }
     }
-    Ok(key)
+}
+
+fn sure(removed: KeyId, yes: bool, output: &Output) -> Result<bool> {
+    output.note(format!(
+        "key {removed} will no longer open the repository: not for agents, coordinators and people who have no other"
+    ));
+    let sure = confirm(yes, "Take it away?")?;
+    if !sure {
+        output.note("nothing was changed");
+    }
+    Ok(sure)
+}
+
+async fn find(repository: &Repository, text: &str) -> Result<KeyId> {
+    let ids = repository.key_ids().await?;
+    let prefix = text.to_ascii_lowercase();
+    let mut fits = ids.iter().filter(|id| !prefix.is_empty() && id.to_string().starts_with(&prefix));
+    match (fits.next(), fits.next()) {
+        (Some(id), None) => Ok(*id),
+        (Some(_), Some(_)) => {
+            Err(Error::invalid(format!("{text:?} is the beginning of more than one key's id")))
+        }
+        (None, _) => Err(Error::not_found(format!("no key of this repository has an id like {text:?}"))
+            .with_hint("`palinurus keys list` shows them")),
+    }
+}
+
+/// The keys as they are now.
+async fn tell(repository: &Repository, given: &[GivenKey], output: &Output) -> Result<()> {
+    let keys: Vec<KeyFile> = given.iter().map(|given| given.key.clone()).collect();
+    let wrapped = repository.wrapped_keys(&keys).await?;
+    for given in given {
+        if !wrapped.iter().any(|wrapped| wrapped.opens_with(&given.key)) {
+            output.warn(format!("the key {} in {} does not open this repository", given.key.id, given.from));
+        }
+    }
+    let views = wrapped.into_iter().map(|wrapped| KeyView {
+        key: wrapped.id.to_string(),
+        added: wrapped.label.as_ref().and_then(|label| human::rfc3339(label.added.0)),
+        opened_by: (given.iter().filter(|given| wrapped.opens_with(&given.key)))
+            .map(|given| given.from.clone())
+            .collect(),
+        damage: wrapped.damage.map(|error| error.chain()),
+        label: wrapped.label.map(|label| label.text).unwrap_or_default(),
+    });
+    let listed = Listed { repository: repository.id().to_string(), keys: views.collect() };
+    output.data(&listed, show);
+    Ok(())
+}
+
+fn show(listed: &Listed) -> String {
+    let row = |key: &KeyView| {
+        vec![
+            key.key.clone(),
+            key.added.clone().map_or_else(|| "-".into(), |added| added.replacen('T', " ", 1)),
+            key.damage.as_ref().map_or_else(|| key.opened_by.join(" "), |damage| format!("nobody: {damage}")),
+            key.label.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = listed.keys.iter().map(row).collect();
+    table(&["KEY", "ADDED", "OPENED BY", "LABEL"], &[], &rows)
 }

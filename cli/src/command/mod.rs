@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod demo;
+pub(crate) mod failover;
 mod fleet;
 pub(crate) mod keys;
 pub(crate) mod missing;
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     Backup(backup::Verb),
     /// Restore through the coordinator (plan, apply), or straight from a repository (--repository).
     Restore(restore::Restore),
+    /// Give a lost node's place and data to another agent: plan, apply, and what happened by itself.
+    #[command(subcommand)]
+    Failover(failover::Verb),
     /// Long work: what runs and what ran.
     #[command(subcommand)]
     Operation(operation::Verb),
@@ -70,11 +74,12 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Service(verb) => service::run(verb, global, output).await,
         Command::Backup(verb) => backup::run(verb, global, output).await,
         Command::Restore(restore) => restore::run(restore, global, output).await,
+        Command::Failover(verb) => failover::run(verb, global, output).await,
         Command::Operation(verb) => operation::run(verb, global, output).await,
         Command::Node(verb) => node::run(verb, global, output).await,
         Command::Cluster(verb) => cluster::run(verb, global, output).await,
         Command::Repository(verb) => repository::run(verb, global, output).await,
-        Command::Keys(verb) => keys::run(&verb, output),
+        Command::Keys(verb) => keys::run(verb, output).await,
         Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,
         Command::Agent(daemon) => daemon::agent(daemon, output).await,
         Command::Config(verb) => config::run(&verb, output),

@@ -27,7 +27,10 @@ struct NodeView {
     name: String,
     zone: String,
     connected: bool,
+    spare: bool,
     data_empty: bool,
+    /// Counts who has had the place.
+    node_epoch: u64,
     engine: String,
     version: String,
     instance: String,
@@ -52,6 +55,8 @@ fn view(node: v1::Node) -> NodeView {
         name: node.name,
         zone: node.zone,
         connected: node.connected,
+        spare: node.spare,
+        node_epoch: node.node_epoch,
         data_empty: node.data_empty,
         engine: node.engine,
         version: node.version,
@@ -69,10 +74,11 @@ fn show(nodes: &Nodes) -> String {
             (Some(_), true) => "empty",
             (Some(_), false) => "present",
         };
+        let data = if node.spare { format!("{data} (spare)") } else { data.to_owned() };
         let seen = node.last_seen.clone().unwrap_or_else(|| "never".into()).replacen('T', " ", 1);
         let clock = clock(node.clock_ahead_ms);
         let cells =
-            [&node.service, &node.name, &node.zone, state, data, &node.engine, &node.version, &seen, &clock];
+            [&node.service, &node.name, &node.zone, state, &data, &node.engine, &node.version, &seen, &clock];
         cells.map(str::to_owned).into()
     };
     let rows: Vec<Vec<String>> = nodes.nodes.iter().map(row).collect();

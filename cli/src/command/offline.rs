@@ -16,17 +16,22 @@ use crate::command::operation::ProgressView;
 use crate::command::repository::KnownPlace;
 use crate::confirm::confirm;
 use crate::exit::Outcome;
+use crate::given::Given;
 use crate::output::{Output, fields};
 use crate::{human, signal};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Offline {
+    // Spelled out: clap takes an optional group that holds another group for absent.
     /// Where the backups lie: file:///path.
     #[arg(long, value_name = "URL")]
     repository: String,
     /// An operator key file; may be repeated.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE")]
     keys: Vec<PathBuf>,
+    /// A command that prints an operator key, see `keys list --help`; may be repeated.
+    #[arg(long, value_name = "COMMAND")]
+    key_command: Vec<String>,
     /// An id, a unique prefix of one, or `latest`; `palinurus repository list` shows them.
     #[arg(long, default_value = "latest")]
     backup: String,
@@ -62,8 +67,8 @@ struct Restored {
 
 pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
     let cancel = signal::cancel_on_signal()?;
-    let place = KnownPlace { repository: wanted.repository, keys: wanted.keys };
-    let repository = place.open(output).await?;
+    let given = Given { keys: wanted.keys, key_command: wanted.key_command };
+    let repository = KnownPlace { repository: wanted.repository, given }.open(output).await?;
     let backup = repository.find_backup(&wanted.backup).await?;
     let node = choose(&backup, &repository.backups().await, wanted.node.as_deref())?;
     for missing in &backup.missing {

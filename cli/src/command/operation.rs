@@ -3,6 +3,7 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::Result;
 use serde::Serialize;
 
+use crate::command::failover::FailoverView;
 use crate::command::missing::{self, MissingView};
 use crate::command::restore::PlanView;
 use crate::exit::Outcome;
@@ -19,6 +20,11 @@ pub(crate) enum Verb {
         /// Only those that have not ended.
         #[arg(long)]
         running: bool,
+    },
+    /// One operation as it is now, with its tasks and its log.
+    Show {
+        /// Its id, or a unique prefix of it.
+        id: String,
     },
     /// Follows an operation until it ends, and says how it ended.
     Watch {
@@ -64,6 +70,16 @@ pub(crate) struct OperationView {
     pub(crate) chunks_moved: Option<u64>,
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
+    pub(crate) failover: Option<FailoverView>,
+    /// What was decided and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) log: Vec<LogView>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct LogView {
+    at: Option<String>,
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -143,6 +159,9 @@ impl OperationView {
         view.warnings = warnings.collect();
         view.restore = operation.restore.as_ref().and_then(|detail| detail.plan.as_ref()).map(PlanView::of);
         view.verify = operation.verify.as_ref().map(VerifyView::of);
+        let log = operation.log.iter();
+        view.log =
+            log.map(|entry| LogView { at: human::rfc3339(entry.at_ms), text: entry.text.clone() }).collect();
         view
     }
 
@@ -176,6 +195,8 @@ impl OperationView {
             chunks_moved: operation.backup.as_ref().map(|detail| detail.chunks_moved),
             restore: None,
             verify: None,
+            failover: operation.failover.as_ref().map(FailoverView::of),
+            log: Vec::new(),
         }
     }
 }
@@ -224,6 +245,12 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             output.data(&operations, show_list);
             Ok(Outcome::Done)
         }
+        Verb::Show { id } => {
+            let operation =
+                client.get_operation(v1::GetOperationRequest { id }).await.map_err(from_status)?;
+            output.data(&OperationView::of(&operation.into_inner()), show);
+            Ok(Outcome::Done)
+        }
         Verb::Watch { id } => {
             let operation = follow::follow(global, output, &id).await?;
             follow::say_warnings(output, &operation);
@@ -259,6 +286,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if let Some(backup) = &operation.backup {
         pairs.push(("backup", backup.clone()));
     }
+    if let Some(failover) = &operation.failover {
+        pairs.extend(failover.rows());
+    }
     if progress.bytes_total > 0 {
         pairs.push((
             "data",
@@ -276,7 +306,18 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if operation.warning_count > 0 {
         pairs.push(("warnings", operation.warning_count.to_string()));
     }
-    fields(&pairs) + &missing::show(&operation.missing)
+    if let Some(failure) = &operation.failure {
+        pairs.push(("failure", human::name(failure.message.as_bytes())));
+    }
+    let mut text = fields(&pairs) + &missing::show(&operation.missing);
+    if !operation.log.is_empty() {
+        text.push('\n');
+    }
+    for entry in &operation.log {
+        let at = entry.at.clone().unwrap_or_default().replacen('T', " ", 1);
+        text.push_str(&format!("{at}  {}\n", human::name(entry.text.as_bytes())));
+    }
+    text
 }
 
 fn show_list(operations: &Operations) -> String {

@@ -1,16 +1,15 @@
 //! What lies in the object store, looked at through the coordinator or straight with a key.
-use std::path::PathBuf;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Repository, Result, storage, verify};
+use palinurus_repository::{Error, KeyFile, Repository, Result, storage, verify};
 use serde::Serialize;
 
-use crate::command::keys;
 use crate::command::missing::{self, MissingView};
 use crate::command::operation::{DamageView, VerifyView};
 use crate::exit::Outcome;
+use crate::given::{Given, GivenKey};
 use crate::output::{Output, table};
 use crate::{Global, client, follow, human};
 
@@ -36,12 +35,11 @@ pub(crate) enum Verb {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Place {
-    /// Without a coordinator: where the backups lie, file:///path.
-    #[arg(long, value_name = "URL", requires = "keys")]
+    /// Without a coordinator, with an operator key: where the backups lie, file:///path.
+    #[arg(long, value_name = "URL")]
     repository: Option<String>,
-    /// An operator key file; may be repeated.
-    #[arg(long, value_name = "FILE", requires = "repository")]
-    keys: Vec<PathBuf>,
+    #[command(flatten)]
+    given: Given,
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,14 +47,18 @@ pub(crate) struct KnownPlace {
     /// Where the backups lie: file:///path.
     #[arg(long, value_name = "URL")]
     pub(crate) repository: String,
-    /// An operator key file; may be repeated.
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) keys: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) given: Given,
 }
 
 impl KnownPlace {
     pub(crate) async fn open(&self, output: &Output) -> Result<Repository> {
-        let keys = keys::read_all(&self.keys, output)?;
+        let given = self.given.read(output).await?;
+        self.open_with(&given).await
+    }
+
+    pub(crate) async fn open_with(&self, given: &[GivenKey]) -> Result<Repository> {
+        let keys: Vec<KeyFile> = given.iter().map(|given| given.key.clone()).collect();
         Repository::open(storage::open(&self.repository)?, &keys).await
     }
 }
@@ -81,9 +83,13 @@ struct BackupView {
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
     match verb {
-        Verb::Check { place: Place { repository: Some(repository), keys }, read_data, .. } => {
-            let repository = KnownPlace { repository, keys }.open(output).await?;
+        Verb::Check { place: Place { repository: Some(repository), given }, read_data, .. } => {
+            let repository = KnownPlace { repository, given }.open(output).await?;
             check_alone(&repository, read_data, output).await
+        }
+        Verb::Check { place, .. } if !place.given.sources().is_empty() => {
+            Err(Error::invalid("a key opens a repository, and none is named")
+                .with_hint("name it with --repository URL, or leave the key away to ask the coordinator"))
         }
         Verb::Check { service, read_data, .. } => check(service, read_data, global, output).await,
         Verb::List { place } => {

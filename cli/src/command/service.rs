@@ -43,6 +43,9 @@ struct NodeFile {
     name: String,
     #[serde(default)]
     zone: String,
+    /// Holds no data, and takes the place of a node that is lost.
+    #[serde(default)]
+    spare: bool,
 }
 
 fn files() -> String {
@@ -69,6 +72,9 @@ struct ServiceView {
 struct NodeSpecView {
     name: String,
     zone: String,
+    spare: bool,
+    /// Whose places it took, the last first.
+    succeeds: Vec<String>,
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
@@ -116,6 +122,7 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
     let nodes = service.nodes.into_iter().map(|node| v1::NodeSpec {
         name: node.name,
         zone: node.zone,
+        spare: node.spare,
         ..Default::default()
     });
     Ok(v1::Service {
@@ -129,7 +136,12 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
 }
 
 fn view(service: v1::Service) -> ServiceView {
-    let nodes = service.nodes.into_iter().map(|node| NodeSpecView { name: node.name, zone: node.zone });
+    let nodes = service.nodes.into_iter().map(|node| NodeSpecView {
+        name: node.name,
+        zone: node.zone,
+        spare: node.spare,
+        succeeds: node.succeeds,
+    });
     ServiceView {
         name: service.name,
         r#type: service.r#type,
@@ -142,18 +154,7 @@ fn view(service: v1::Service) -> ServiceView {
 }
 
 fn show(service: &ServiceView) -> String {
-    let nodes: Vec<String> =
-        service
-            .nodes
-            .iter()
-            .map(|node| {
-                if node.zone.is_empty() {
-                    node.name.clone()
-                } else {
-                    format!("{} ({})", node.name, node.zone)
-                }
-            })
-            .collect();
+    let nodes: Vec<String> = service.nodes.iter().map(show_node).collect();
     let mut settings: Vec<String> =
         service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
     settings.sort();
@@ -165,6 +166,20 @@ fn show(service: &ServiceView) -> String {
         ("nodes", nodes.join(", ")),
         ("settings", settings.join(", ")),
     ])
+}
+
+fn show_node(node: &NodeSpecView) -> String {
+    let mut of_it: Vec<String> = Vec::new();
+    if !node.zone.is_empty() {
+        of_it.push(node.zone.clone());
+    }
+    if node.spare {
+        of_it.push("spare".into());
+    }
+    if let Some(lost) = node.succeeds.first() {
+        of_it.push(format!("in place of {lost}"));
+    }
+    if of_it.is_empty() { node.name.clone() } else { format!("{} ({})", node.name, of_it.join(", ")) }
 }
 
 fn show_list(services: &Services) -> String {
@@ -182,9 +197,11 @@ mod tests {
 
     #[test]
     fn a_file_describes_a_service_and_an_unknown_key_is_refused() {
-        let text = "name = 'a'\nrepository = 'file:///r'\n[[nodes]]\nname = 'n1'\nzone = 'z'\n";
+        let text = "name = 'a'\nrepository = 'file:///r'\n[[nodes]]\nname = 'n1'\nzone = 'z'\n[[nodes]]\nname = 's1'\nspare = true\n";
         let service = parse(Path::new("s.toml"), text).unwrap();
-        assert_eq!((service.name.as_str(), service.r#type.as_str(), service.nodes.len()), ("a", "files", 1));
+        assert_eq!((service.name.as_str(), service.r#type.as_str(), service.nodes.len()), ("a", "files", 2));
+        let shown = show(&view(service));
+        assert!(shown.contains("n1 (z), s1 (spare)"), "{shown}");
         let error = parse(Path::new("s.toml"), &format!("nodse = 1\n{text}")).unwrap_err();
         assert!(error.chain().contains("nodse"), "{}", error.chain());
     }

@@ -63,7 +63,7 @@ pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outc
             name: "up".into(),
             listen: up.listen,
             state: make_dir(&state.join("coordinator"))?,
-            keys: vec![key.clone()],
+            keys: vec![key.clone().into()],
             ..Default::default()
         },
         cancel.child_token(),
@@ -183,7 +183,7 @@ fn agent_config(
         node: NODE.into(),
         coordinator: vec![server.to_owned()],
         state: state.to_owned(),
-        keys: vec![key.to_owned()],
+        keys: vec![key.into()],
         engine,
         ..Default::default()
     })

@@ -25,8 +25,10 @@ pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 #[derive(Debug)]
 pub(crate) enum AgentMsg {
     Send(Message),
-    Heard(v1::AgentMessage, Permit),
+    Heard(Box<v1::AgentMessage>, Permit),
     Ended(String),
+    /// The agent holds its place from this node epoch on.
+    Place(u64),
     Check,
 }
 
@@ -79,7 +81,7 @@ impl Actor for AgentActor {
             heard: Instant::now(),
             _over: over.drop_guard(),
         };
-        session.send(&me, Message::Welcome(v1::Welcome { heartbeat_seconds: seconds, node_epoch }));
+        session.welcome(&me, node_epoch);
         Ok(session)
     }
 
@@ -91,8 +93,9 @@ impl Actor for AgentActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             AgentMsg::Send(message) => session.send(&me, message),
-            AgentMsg::Heard(message, permit) => session.heard(&me, message, permit),
+            AgentMsg::Heard(message, permit) => session.heard(&me, *message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
+            AgentMsg::Place(node_epoch) => session.welcome(&me, node_epoch),
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));
             }
@@ -112,6 +115,11 @@ impl Actor for AgentActor {
 }
 
 impl Session {
+    fn welcome(&self, me: &ActorRef<AgentMsg>, node_epoch: u64) {
+        let heartbeat_seconds = u32::try_from(self.heartbeat.as_secs()).unwrap_or(u32::MAX);
+        self.send(me, Message::Welcome(v1::Welcome { heartbeat_seconds, node_epoch }));
+    }
+
     /// Never waits: a session whose queue is full is over, and its agent is told everything again on the next one.
     fn send(&self, me: &ActorRef<AgentMsg>, message: Message) {
         let message = v1::CoordinatorMessage { epoch: self.epoch, message: Some(message) };

@@ -16,7 +16,7 @@ use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record::{self, ATTEMPT};
 use crate::operation::{
-    Action, Limits, OWN, Patch, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
+    Action, Limits, OWN, Patch, Places, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
 };
 use crate::shared::Shared;
 use crate::state::Versioned;
@@ -66,10 +66,10 @@ pub(crate) enum Link {
 #[derive(Debug)]
 pub(crate) struct OperationActor;
 
-#[derive(Debug)]
 pub(crate) struct OperationArgs {
     pub(crate) shared: Arc<Shared>,
     pub(crate) vault: Arc<Vault>,
+    pub(crate) places: Arc<dyn Places>,
     pub(crate) repository: String,
     pub(crate) limits: Limits,
     pub(crate) record: Versioned<v1::Operation>,
@@ -79,6 +79,7 @@ pub(crate) struct OperationArgs {
 pub(crate) struct Running {
     shared: Arc<Shared>,
     vault: Arc<Vault>,
+    places: Arc<dyn Places>,
     repository: String,
     limits: Limits,
     record: Versioned<v1::Operation>,
@@ -101,12 +102,13 @@ impl Actor for OperationActor {
         me: ActorRef<OperationMsg>,
         args: OperationArgs,
     ) -> Result<Running, ActorProcessingErr> {
-        let OperationArgs { shared, vault, repository, limits, mut record, nodes } = args;
+        let OperationArgs { shared, vault, places, repository, limits, mut record, nodes } = args;
         record.value.epoch = vault.epoch.0;
         me.cast(OperationMsg::Begin(nodes))?;
         Ok(Running {
             shared,
             vault,
+            places,
             repository,
             limits,
             record,
@@ -293,8 +295,8 @@ impl Running {
             return;
         }
         let stop = CancellationToken::new();
-        let (operation, vault, me, stopped) =
-            (self.record.value.clone(), self.vault.clone(), me.clone(), stop.clone());
+        let (operation, vault, places, me, stopped) =
+            (self.record.value.clone(), self.vault.clone(), self.places.clone(), me.clone(), stop.clone());
         let patience = self.shared.config.store_patience;
         let run = async move {
             let shown = std::sync::Mutex::new(None::<Instant>);
@@ -305,7 +307,7 @@ impl Running {
                     let _ = me.cast(OperationMsg::OwnProgress { work, progress });
                 }
             };
-            let done = own::persevere(work, &operation, &vault, patience, &stopped, &progress);
+            let done = own::persevere(work, &operation, &vault, &*places, patience, &stopped, &progress);
             // A panic in a task of its own would be silence: the operation must hear of it.
             let ended = AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|_| {
                 Err(palinurus_proto::failure(&Error::internal(format!("{} panicked", work.name()))))

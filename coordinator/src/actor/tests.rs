@@ -15,13 +15,15 @@ use tonic::Request;
 
 use super::agent::{AgentMsg, IN_FLIGHT, OUTBOUND};
 use super::coordinator::{CoordinatorActor, CoordinatorMsg};
-use super::service::{Connect, ServiceMsg};
+use super::service::{Admission, Connect, ServiceMsg};
 use crate::api::Api;
 use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::operation::finished;
 use crate::shared::{Base, Shared, World};
 use crate::state::{Change, EmbeddedElection, EmbeddedState, Expect, Reader, Record, Records, State};
+
+mod fence;
 
 /// A real state whose next updates of operations fail.
 #[derive(Debug)]
@@ -126,10 +128,14 @@ impl Fixture {
             gate: tokio::sync::Mutex::default(),
             on_the_way: Mutex::default(),
         });
-        let config =
-            Config { state: directory.path().to_owned(), keys: vec![key], history, ..Config::default() };
+        let config = Config {
+            state: directory.path().to_owned(),
+            keys: vec![key.into()],
+            history,
+            ..Config::default()
+        };
         let records = Records::new(state.clone());
-        let base = Arc::new(Base::new(config, World::default()).unwrap());
+        let base = Arc::new(Base::new(config, World::default()).await.unwrap());
         let cancel = CancellationToken::new();
         let shared = Arc::new(Shared::new(base.clone(), records, cancel.clone()));
         let (root, _) = CoordinatorActor::spawn(None, CoordinatorActor, shared.clone()).await.unwrap();
@@ -270,12 +276,13 @@ async fn a_flood_waits_outside() {
     let reading = tokio::spawn(async move { while told.recv().await.is_some() {} });
     let hello = v1::Hello { node: "n".to_owned(), engine: "files".to_owned(), ..Default::default() };
     let connect = Box::new(Connect { hello, outbound, over: CancellationToken::new() });
-    let agent = super::ask(&service, |to| ServiceMsg::Connect(connect, to)).await.unwrap();
+    let seated = super::ask(&service, |to| ServiceMsg::Connect(connect, to)).await.unwrap();
+    let Admission::Seated(agent) = seated else { panic!("{seated:?}") };
     let room = Arc::new(Semaphore::new(IN_FLIGHT));
     let say = |permit| {
         let report = v1::TaskReport { operation: "none".to_owned(), ..Default::default() };
         let message = Some(v1::agent_message::Message::Report(report));
-        agent.cast(AgentMsg::Heard(v1::AgentMessage { message }, permit)).unwrap();
+        agent.cast(AgentMsg::Heard(Box::new(v1::AgentMessage { message }), permit)).unwrap();
     };
 
     let gate = fixture.state.gate.lock().await;

@@ -9,14 +9,15 @@ use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
+use crate::failover::Policy;
 use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1000;
 const TYPES: [&str; 1] = ["files"];
 /// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
-/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default).
-const SETTINGS: [&str; 2] = ["patience", "partial"];
+/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). The others are [`Policy`]'s.
+const SETTINGS: [&str; 5] = ["patience", "partial", "failover", "failover_patience", "failover_from"];
 
 impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
@@ -59,7 +60,9 @@ impl Lead {
             return Err(used(&wanted.repository, &other.value.name));
         }
         let led = repository.read(|state| state.leader().0).await;
+        let nodes = wanted.nodes.iter().map(|node| v1::NodeSpec { succeeds: Vec::new(), ..node.clone() });
         let service = v1::Service {
+            nodes: nodes.collect(),
             repository_id: id,
             created_ms: self.shared.now().0,
             epoch_base: epoch_base(led, self.shared.records.epoch()),
@@ -81,10 +84,11 @@ impl Lead {
 
     async fn open_or_create(&self, url: &str) -> Result<Repository> {
         let storage = storage::open(url)?;
-        match Repository::open(storage.clone(), &self.shared.keys).await {
+        match self.shared.keys.open(storage.clone()).await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let world = &self.shared.world;
-                Repository::create(storage, self.shared.key()?, &*world.entropy, world.clock.clone()).await
+                let key = self.shared.keys.first()?;
+                Repository::create(storage, &key, &*world.entropy, world.clock.clone()).await
             }
             other => other,
         }
@@ -122,6 +126,10 @@ fn validate(service: &v1::Service) -> Result<()> {
             return Err(Error::invalid(format!("node {} is named twice", node.name)));
         }
     }
+    if service.nodes.iter().all(|node| node.spare) {
+        return Err(Error::invalid(format!("service {} has spares only", service.name))
+            .with_hint("a spare holds nothing: name the nodes that do"));
+    }
     for (key, value) in &service.settings {
         match key.as_str() {
             "patience" => {
@@ -132,6 +140,7 @@ fn validate(service: &v1::Service) -> Result<()> {
                         .with_hint("such as 60s or 5m")
                 })?;
             }
+            "failover" | "failover_patience" | "failover_from" => {}
             "partial" if !matches!(value.as_str(), "allow" | "refuse") => {
                 return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
             }
@@ -142,7 +151,7 @@ fn validate(service: &v1::Service) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Policy::read(&service.r#type, &service.settings).map(drop)
 }
 
 /// Names become parts of object names, which have no capitals.
@@ -183,7 +192,7 @@ mod tests {
             validate(&v1::Service { settings, ..service() }).unwrap();
         }
         type Change = fn(&mut v1::Service);
-        let wrong: [(Change, &str); 10] = [
+        let wrong: [(Change, &str); 13] = [
             (|s| s.name = "Shop".to_owned(), "Shop"),
             (|s| s.name = "a.b".to_owned(), "a.b"),
             (|s| s.name.clear(), "service name"),
@@ -192,6 +201,9 @@ mod tests {
             (|s| s.nodes.clear(), "no nodes"),
             (|s| s.nodes.push(s.nodes[0].clone()), "twice"),
             (|s| s.nodes[0].name = "../x".to_owned(), "../x"),
+            (|s| s.nodes[0].spare = true, "spares only"),
+            (|s| drop(s.settings.insert("failover".to_owned(), "perhaps".to_owned())), "perhaps"),
+            (|s| drop(s.settings.insert("failover_from".to_owned(), "replica".to_owned())), "no replicas"),
             (|s| drop(s.settings.insert("partial".to_owned(), "maybe".to_owned())), "maybe"),
             (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
         ];

@@ -13,6 +13,7 @@ use crate::door::{Door, Lead};
 
 mod apply;
 mod backups;
+mod failover;
 mod reads;
 
 pub(crate) use reads::Reads;
@@ -166,16 +167,16 @@ impl Coordinator for Api {
 
     async fn plan_failover(
         &self,
-        _: Request<v1::FailoverRequest>,
+        request: Request<v1::FailoverRequest>,
     ) -> Result<Response<v1::FailoverPlan>, Status> {
-        Err(Status::unimplemented("failover"))
+        answer(self.lead()?.plan_failover(request.into_inner()).await)
     }
 
     async fn apply_failover(
         &self,
-        _: Request<v1::FailoverRequest>,
+        request: Request<v1::FailoverRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        Err(Status::unimplemented("failover"))
+        answer(self.lead()?.apply_failover(request.into_inner()).await)
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {

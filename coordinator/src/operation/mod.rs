@@ -12,6 +12,7 @@ mod backup;
 mod barrier;
 mod delete;
 mod failover;
+mod fence;
 mod lost;
 pub(crate) mod own;
 pub(crate) mod record;
@@ -22,6 +23,7 @@ mod sim;
 mod task;
 mod verify;
 
+pub(crate) use fence::Places;
 pub(crate) use lost::{is_missing, taking_part};
 pub(crate) use record::{Detail, Patch, Recorded};
 pub(crate) use release::touched;

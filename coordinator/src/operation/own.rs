@@ -11,6 +11,7 @@ use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verif
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::fence::{Places, fence};
 use super::record::{self, Patch};
 use super::{Work, taking_part};
 use crate::vault::Vault;
@@ -27,6 +28,7 @@ pub(crate) async fn persevere(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     patience: Duration,
     stop: &CancellationToken,
     progress: OnProgress<'_>,
@@ -34,7 +36,7 @@ pub(crate) async fn persevere(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match perform(work, operation, vault, progress).await {
+        let error = match perform(work, operation, vault, places, progress).await {
             Ok(patch) => return Ok(patch),
             Err(e) => e,
         };
@@ -56,6 +58,7 @@ async fn perform(
     work: Work,
     operation: &v1::Operation,
     vault: &Vault,
+    places: &dyn Places,
     progress: OnProgress<'_>,
 ) -> Result<Patch> {
     match work {
@@ -65,6 +68,7 @@ async fn perform(
         Work::Forget => forget(operation, vault).await,
         Work::Sweep => swept(vault).await,
         Work::Check => check(vault, progress).await,
+        Work::Fence => fence(operation, places).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
     }
 }
@@ -83,15 +87,16 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     }
     let (_, warnings) = vault.claims(transaction).await?;
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
-    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, &operation.nodes)).await };
+    let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
     Ok(Patch::Begun { bases, warnings })
 }
 
-/// For each node, its manifest in the newest backup that has the node.
-fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
-    let newest = |node: &String| {
+/// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.
+fn bases(state: &State, operation: &v1::Operation) -> Vec<v1::NodeManifest> {
+    let successions = operation.backup.iter().flat_map(|backup| &backup.successions);
+    let newest = |node: &String, name: &String| {
         state.backups().rev().find_map(|backup| {
-            let commit = backup.nodes.iter().find(|commit| commit.node == *node)?;
+            let commit = backup.nodes.iter().find(|commit| commit.node == *name)?;
             Some(v1::NodeManifest {
                 node: node.clone(),
                 backup_id: backup.id.to_string(),
@@ -99,7 +104,11 @@ fn bases(state: &State, nodes: &[String]) -> Vec<v1::NodeManifest> {
             })
         })
     };
-    nodes.iter().filter_map(newest).collect()
+    let base = |node: &String| {
+        let before = successions.clone().filter(|each| each.node == *node).flat_map(|each| &each.succeeds);
+        std::iter::once(node).chain(before).find_map(|name| newest(node, name))
+    };
+    operation.nodes.iter().filter_map(base).collect()
 }
 
 /// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
@@ -134,6 +143,7 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         });
         let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
         let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        vault.list_unlisted(transaction, &packs).await?;
         repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
     let chunks_moved = vault.close_claims().await;

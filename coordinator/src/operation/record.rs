@@ -10,6 +10,8 @@ use super::{Action, OWN, Outcome, Phase, Step, Work, ended};
 /// Warnings and damages kept; the counts have them all.
 pub(crate) const WARNINGS_KEPT: usize = 100;
 const LOG_KEPT: usize = 200;
+/// Of what a probe says.
+const TOLD_MAX: usize = 500;
 pub(crate) const DAMAGES_KEPT: usize = 1000;
 /// The first.
 pub(crate) const ATTEMPT: u32 = 1;
@@ -28,10 +30,21 @@ pub(crate) enum Detail {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Patch {
     Nothing,
-    Begun { bases: Vec<v1::NodeManifest>, warnings: Vec<v1::Warning> },
-    Committed { chunks_moved: u64 },
-    Swept { condemned: u64, swept: u64, objects: u64 },
+    Begun {
+        bases: Vec<v1::NodeManifest>,
+        warnings: Vec<v1::Warning>,
+    },
+    Committed {
+        chunks_moved: u64,
+    },
+    Swept {
+        condemned: u64,
+        swept: u64,
+        objects: u64,
+    },
     Checked(v1::VerifyDetail),
+    /// Who has the place now, in words.
+    Fenced(String),
 }
 
 /// What came of a report.
@@ -163,6 +176,10 @@ fn advance(operation: &mut v1::Operation, phase: Phase, failure: Option<v1::Fail
     operation.phase = phase.name().to_owned();
     operation.phase_ms = now.0;
     operation.updated_ms = now.0;
+    if operation.failover.is_some() {
+        let why = failure.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default();
+        note(operation, now, format!("{}{why}", phase.name()));
+    }
     if operation.failure.is_none() {
         operation.failure = failure;
     }
@@ -266,12 +283,30 @@ pub(crate) fn report(
         _ => None,
     };
     warn(operation, node, heard.0, heard.1);
+    if has_ended && report.state() == TaskState::TaskDone && report.task == Work::Probe.name() {
+        in_use(operation, report, now);
+    }
     if let Some(verified) = verified {
         verify(operation, verified);
     }
     operation.progress = Some(sum(&operation.tasks));
     operation.updated_ms = now.0;
     if has_ended { Recorded::Ended } else { Recorded::Progress }
+}
+
+/// The restored node is in use again: that is when a failover is over for its users.
+fn in_use(operation: &mut v1::Operation, report: &TaskReport, now: Timestamp) {
+    let told = match report.result.as_ref().and_then(|result| result.result.as_ref()) {
+        Some(task_result::Result::Probe(probe)) => probe.told.chars().take(TOLD_MAX).collect(),
+        _ => String::new(),
+    };
+    let Some(failover) = &mut operation.failover else { return };
+    failover.rto_ms = now.0.saturating_sub(failover.gone_ms).max(1);
+    let text = match told.is_empty() {
+        true => format!("{} is in use again", failover.node),
+        false => format!("{} is in use again: {told}", failover.node),
+    };
+    note(operation, now, text);
 }
 
 /// How a task of the coordinator's own ended.
@@ -315,6 +350,7 @@ pub(crate) fn own(
             }
         }
         Patch::Checked(detail) => verify(operation, detail),
+        Patch::Fenced(told) => note(operation, now, told),
     }
     if let Some(record) = own_record(operation, work) {
         record.set_state(TaskState::TaskDone);

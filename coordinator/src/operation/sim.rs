@@ -78,6 +78,8 @@ struct Ledger {
     aborted: bool,
     forgotten: bool,
     swept: bool,
+    /// Not in the ledger: the place is another agent's.
+    fenced: bool,
     missing: Vec<String>,
 }
 
@@ -100,7 +102,10 @@ impl World {
         if let Detail::Backup(backup) = &mut detail {
             backup.allow_partial = plan.allow_partial;
         }
-        let nodes = NODES.map(str::to_owned).to_vec();
+        let nodes = match &detail {
+            Detail::Failover(failover) => vec![failover.node.clone()],
+            _ => NODES.map(str::to_owned).to_vec(),
+        };
         let now = Timestamp(1_000_000);
         let mut world = Self {
             plan,
@@ -212,6 +217,14 @@ impl World {
 
     /// Nobody is a phase ahead: whoever is asked to go on, all have finished what comes before.
     fn barriers_hold(&self, work: Work) {
+        if let Some(failover) = &self.stored.failover {
+            let restored = self.agents[failover.node.as_str()].is_done(Work::Restore);
+            match work {
+                Work::Restore => assert!(self.ledger.fenced, "restored while the old agent may come back"),
+                Work::Probe => assert!(restored),
+                _ => {}
+            }
+        }
         let order = [Work::Inspect, Work::Freeze, Work::Snapshot, Work::Thaw, Work::Upload, Work::Manifest];
         let Some(at) = order.iter().position(|each| *each == work).filter(|at| *at > 0) else { return };
         for (node, agent) in &self.agents {
@@ -297,6 +310,10 @@ impl World {
                 Ok(Patch::Swept { condemned: 1, swept: 1, objects: 1 })
             }
             Work::Check => Ok(Patch::Checked(v1::VerifyDetail::default())),
+            Work::Fence => {
+                self.ledger.fenced = true;
+                Ok(Patch::Fenced("another holds the place".to_owned()))
+            }
             other => panic!("{other:?} is no work of the coordinator's"),
         }
     }
@@ -445,6 +462,13 @@ impl World {
                 );
             }
             v1::OperationKind::Delete => assert_eq!(succeeded, self.ledger.swept),
+            v1::OperationKind::Failover => {
+                let failover = self.stored.failover.as_ref().unwrap();
+                let probed = record::find(&self.stored, &failover.node, Work::Probe);
+                assert_eq!(succeeded, probed.is_some_and(|probed| probed.state() == TaskState::TaskDone));
+                assert_eq!(succeeded, failover.rto_ms > 0);
+                assert!(!succeeded || self.ledger.fenced);
+            }
             _ => {}
         }
         assert_eq!(state == OperationState::Failed, self.stored.failure.is_some());
@@ -514,6 +538,7 @@ fn detail() -> impl Strategy<Value = Detail> {
         1 => Just(Detail::Restore(v1::RestoreDetail::default())),
         1 => Just(Detail::Verify(v1::VerifyDetail { node: "n2".to_owned(), read_data: true, ..Default::default() })),
         1 => Just(Detail::Delete(v1::DeleteDetail::default())),
+        1 => Just(Detail::Failover(v1::FailoverDetail { node: "n2".to_owned(), ..Default::default() })),
     ]
 }
 
@@ -525,12 +550,15 @@ fn plan() -> impl Strategy<Value = Plan> {
         ("n1", Work::Upload),
         ("n2", Work::Manifest),
         ("n1", Work::Restore),
+        ("n2", Work::Restore),
+        ("n2", Work::Probe),
         ("n2", Work::Verify),
         (OWN, Work::Begin),
         (OWN, Work::Commit),
         (OWN, Work::Abort),
         (OWN, Work::Sweep),
         (OWN, Work::Check),
+        (OWN, Work::Fence),
     ]);
     let node = prop::sample::select(NODES.to_vec());
     let moves = prop::sample::select(vec![Work::Upload, Work::Manifest]);

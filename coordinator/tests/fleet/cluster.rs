@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::world::{Operator, World};
 
 /// Short, and long enough for a machine that has much else to do.
-pub(crate) const TTL: Duration = Duration::from_secs(2);
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const TTL: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 pub(crate) struct Cluster {
     pub(crate) world: World,
@@ -117,6 +117,24 @@ impl Cluster {
             }
         };
         tokio::time::timeout(DEADLINE, looking).await.unwrap()
+    }
+
+    /// How the operation ended, whoever leads until then.
+    pub(crate) async fn finished(&self, id: &str) -> v1::Operation {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        let watching = async {
+            loop {
+                let (_, mut operator) = self.leader().await;
+                let Ok(watched) = operator.0.watch_operation(request.clone()).await else { continue };
+                let mut watched = watched.into_inner();
+                while let Ok(Some(operation)) = watched.message().await {
+                    if operation.finished_ms > 0 {
+                        return operation;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, watching).await.unwrap()
     }
 
     async fn leads(&self, member: usize) -> bool {

@@ -7,6 +7,7 @@ mod cluster;
 #[allow(dead_code)]
 #[path = "../../src/state/etcd/server.rs"]
 mod etcd;
+mod failover;
 mod garbage;
 mod over_etcd;
 mod partial;

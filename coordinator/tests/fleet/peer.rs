@@ -73,6 +73,9 @@ struct Kept {
     welcomes: u64,
     away: bool,
     refused: Option<v1::Failure>,
+    stood_down: bool,
+    node_epoch: u64,
+    data_empty: bool,
     restored: Option<(u64, u64)>,
     uploads: Vec<v1::UploadTask>,
     asked: Vec<u8>,
@@ -81,7 +84,7 @@ struct Kept {
 impl Peer {
     /// Tries the addresses in turn, as an agent does.
     pub(crate) fn start(config: PeerConfig, addresses: watch::Receiver<Vec<String>>) -> Self {
-        let kept = Kept { epoch: config.epoch, ..Kept::default() };
+        let kept = Kept { epoch: config.epoch, data_empty: config.data_empty, ..Kept::default() };
         let inner = Arc::new(Inner {
             config,
             kept: Mutex::new(kept),
@@ -104,6 +107,12 @@ impl Peer {
 
     pub(crate) fn let_go(&self) {
         self.inner.held.send_modify(BTreeSet::clear);
+    }
+
+    pub(crate) fn let_go_of(&self, name: &'static str) {
+        self.inner.held.send_modify(|held| {
+            held.remove(name);
+        });
     }
 
     pub(crate) fn fail(&self, name: &'static str) {
@@ -142,6 +151,22 @@ impl Peer {
     pub(crate) async fn refused(&self) -> Error {
         self.until(|kept| kept.refused.is_some()).await;
         palinurus_proto::from_failure(self.inner.kept().refused.as_ref().unwrap())
+    }
+
+    /// Refused, and for good.
+    pub(crate) async fn stood_down(&self) -> Error {
+        let error = self.refused().await;
+        assert!(self.inner.kept().stood_down, "{error:?}");
+        error
+    }
+
+    pub(crate) fn node_epoch(&self) -> u64 {
+        self.inner.kept().node_epoch
+    }
+
+    /// Its directory holds something from now on, or nothing.
+    pub(crate) fn set_empty(&self, data_empty: bool) {
+        self.inner.kept().data_empty = data_empty;
     }
 
     pub(crate) async fn released(&self, operation: &str) {
@@ -249,10 +274,11 @@ impl Inner {
         let mut client = FleetClient::new(channel);
         let mut told = client.session(ReceiverStream::new(outgoing)).await.map_err(from_status)?.into_inner();
         let beat = tokio::spawn({
-            let (out, data_empty) = (out.clone(), self.config.data_empty);
+            let (out, inner) = (out.clone(), self.clone());
             async move {
                 loop {
                     tokio::time::sleep(Duration::from_millis(300)).await;
+                    let data_empty = inner.kept().data_empty;
                     let beat = agent_message::Message::Heartbeat(v1::Heartbeat { data_empty });
                     if out.send(say(beat)).await.is_err() {
                         return;
@@ -269,14 +295,19 @@ impl Inner {
                 kept.epoch = message.epoch;
             }
             match message.message {
-                Some(told::Message::Welcome(_)) => {
+                Some(told::Message::Welcome(welcome)) => {
                     self.at.lock().unwrap().clone_from(&address);
-                    self.kept().welcomes += 1;
+                    let mut kept = self.kept();
+                    assert!(welcome.node_epoch >= kept.node_epoch, "a node epoch that falls");
+                    kept.welcomes += 1;
+                    kept.node_epoch = welcome.node_epoch;
                 }
                 Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => {
                     return Ok(Some(format!("http://{}", refused.leader)));
                 }
                 Some(told::Message::Refused(refused)) => {
+                    tracing::debug!(node = self.config.node, ?refused, "peer refused");
+                    self.kept().stood_down = refused.stand_down;
                     self.kept().refused = refused.failure;
                     self.change();
                     return Ok(None);
@@ -314,7 +345,8 @@ impl Inner {
             version: "test".to_owned(),
             engine: self.config.engine.clone(),
             epoch: kept.epoch,
-            data_empty: self.config.data_empty,
+            data_empty: kept.data_empty,
+            node_epoch: kept.node_epoch,
             tasks: running.chain(kept.ended.values().cloned()).collect(),
             protocol: palinurus_proto::PROTOCOL,
             now_ms: self.config.now_ms,
@@ -424,7 +456,10 @@ impl Inner {
                 Ok(None)
             }
             task::Work::Restore(restore) => self.restore(restore, &repository).await,
-            task::Work::Probe(_) => Ok(Some(task_result::Result::Probe(v1::ProbeResult::default()))),
+            task::Work::Probe(_) => Ok(Some(task_result::Result::Probe(v1::ProbeResult {
+                told: "all is well".to_owned(),
+                ..Default::default()
+            }))),
             task::Work::Verify(_) => Ok(Some(task_result::Result::Verify(v1::VerifyResult {
                 detail: Some(v1::VerifyDetail { read_data: true, packs_checked: 3, ..Default::default() }),
             }))),
@@ -607,7 +642,12 @@ impl Inner {
                 }
             }
         }
-        self.kept().restored = Some((files, bytes));
+        {
+            let mut kept = self.kept();
+            assert!(restore.delta || kept.data_empty, "a restore onto data");
+            kept.restored = Some((files, bytes));
+            kept.data_empty = false;
+        }
         Ok(Some(task_result::Result::Restore(v1::RestoreResult { files, bytes, ..Default::default() })))
     }
 }

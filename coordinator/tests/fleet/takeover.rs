@@ -56,7 +56,7 @@ async fn taken_over_in(phase: &'static str) {
     cluster.link(old).cut();
     let (new, mut operator) = cluster.leader_but(old).await;
     fleet.two.let_go();
-    let ended = operator.finished(&before.id).await;
+    let ended = fleet.cluster.finished(&before.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     assert!(ended.epoch > before.epoch);
     let id = |operation: &v1::Operation| operation.backup.as_ref().unwrap().backup_id.clone();
@@ -111,8 +111,8 @@ async fn taken_over_after_writes_that_were_not_answered() {
     let started = fleet.stands_in("upload").await;
     fleet.cluster.link(fleet.old).cut_answers();
     fleet.two.let_go();
-    let (_, mut operator) = fleet.cluster.leader_but(fleet.old).await;
-    let ended = operator.finished(&started.id).await;
+    fleet.cluster.leader_but(fleet.old).await;
+    let ended = fleet.cluster.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     for peer in [&fleet.one, &fleet.two] {
         peer.released(&started.id).await;
@@ -132,9 +132,9 @@ async fn a_leader_that_is_stopped_hands_over_at_once() {
     let started = operator.start_backup().await.unwrap();
     operator.until(&started.id, |operation| task(operation, "n1", "upload").is_some()).await;
     cluster.stop(old).await;
-    let (_, mut operator) = cluster.leader_but(old).await;
+    cluster.leader_but(old).await;
     peer.let_go();
-    assert_eq!(operator.finished(&started.id).await.state(), OperationState::Succeeded);
+    assert_eq!(cluster.finished(&started.id).await.state(), OperationState::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,9 +145,9 @@ async fn a_cancelled_operation_stays_cancelled() {
     let id = v1::GetOperationRequest { id: started.id.clone() };
     fleet.operator.0.cancel_operation(id).await.unwrap();
     fleet.cluster.link(fleet.old).cut();
-    let (_, mut operator) = fleet.cluster.leader_but(fleet.old).await;
+    fleet.cluster.leader_but(fleet.old).await;
     fleet.two.let_go();
-    let ended = operator.finished(&started.id).await;
+    let ended = fleet.cluster.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Cancelled, "{ended:#?}");
     fleet.one.released(&started.id).await;
     fleet.two.released(&started.id).await;
@@ -168,8 +168,8 @@ async fn a_leader_that_slept_can_neither_write_nor_commit() {
     assert!(led.epoch > before.epoch);
     // Its agents are still with it, and what they tell it now would let it commit.
     fleet.two.let_go();
-    let (_, mut operator) = fleet.cluster.leader_but(old).await;
-    let ended = operator.finished(&started.id).await;
+    fleet.cluster.leader_but(old).await;
+    let ended = fleet.cluster.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     assert_eq!(ended.epoch, led.epoch, "the new leader's work");
     assert!(fleet.one.epoch() == led.epoch && fleet.two.epoch() == led.epoch);
@@ -214,8 +214,8 @@ async fn the_state_is_away_for_everybody() {
     }
     assert_eq!(fleet.cluster.world.repository().await.backups().await.len(), 0);
     links.iter().for_each(palinurus_coordinator::state::Link::mend);
-    let (_, mut operator) = fleet.cluster.leader().await;
-    let ended = operator.finished(&started.id).await;
+    fleet.cluster.leader().await;
+    let ended = fleet.cluster.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     for peer in [&fleet.one, &fleet.two] {
         peer.released(&started.id).await;

@@ -46,7 +46,7 @@ impl World {
             name: "c1".to_owned(),
             listen: "127.0.0.1:0".to_owned(),
             state: directory.path().join("coordinator"),
-            keys: vec![key],
+            keys: vec![key.into()],
             heartbeat: Duration::from_secs(1),
             ..Config::default()
         };
@@ -85,7 +85,7 @@ impl World {
     }
 
     pub(crate) fn key(&self) -> KeyFile {
-        KeyFile::read(&self.config.keys[0]).unwrap().0
+        KeyFile::read(&self.directory.path().join("operator.key")).unwrap().0
     }
 
     /// Looked at past the coordinator: what a restore without one would see.
@@ -106,6 +106,23 @@ impl World {
             nodes: nodes.collect(),
             ..Default::default()
         }
+    }
+
+    /// Some of the nodes are spares.
+    pub(crate) fn service_with(
+        &self,
+        nodes: &[&str],
+        spares: &[&str],
+        settings: &[(&str, &str)],
+    ) -> v1::Service {
+        let all: Vec<&str> = nodes.iter().chain(spares).copied().collect();
+        let mut service = self.service(&all);
+        for spec in &mut service.nodes {
+            spec.spare = spares.contains(&spec.name.as_str());
+        }
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        service.settings = settings.collect();
+        service
     }
 
     pub(crate) async fn apply_with(&self, nodes: &[&str], settings: &[(&str, &str)]) -> Operator {
@@ -192,6 +209,24 @@ impl Operator {
 
     pub(crate) async fn finished(&mut self, id: &str) -> v1::Operation {
         self.until(id, |operation| operation.finished_ms > 0).await
+    }
+
+    pub(crate) async fn failovers(&mut self) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { service: SERVICE.to_owned(), running: false };
+        let all = self.0.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+    }
+
+    /// The failover of this number, from the first on, once it has begun.
+    pub(crate) async fn failover(&mut self, number: usize) -> v1::Operation {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(found) = self.failovers().await.into_iter().nth(number) {
+                return found;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "no failover begins");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) async fn backups(&mut self) -> Vec<v1::Backup> {

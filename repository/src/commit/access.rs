@@ -1,14 +1,13 @@
 //! How a repository is made and who may open it: the probe of the store, and the wrapped root keys under `keys/`.
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{KeyId, RepositoryId};
-use crate::keyfile::{KeyFile, wrapped_for};
+use crate::keyfile::KeyFile;
 use crate::keys::RootKey;
 use crate::storage::{Storage, list_all};
+use crate::wrapper::wrapped_for;
 
 pub(super) fn key_object(id: KeyId) -> String {
     format!("keys/{id}")
@@ -19,41 +18,59 @@ pub(super) async fn key_ids(storage: &dyn Storage) -> Result<Vec<KeyId>> {
     Ok(objects.iter().filter_map(|object| object.key.strip_prefix("keys/")?.parse().ok()).collect())
 }
 
+/// Named in messages; a repository has a handful.
+const NAMED: usize = 8;
+
 pub(super) fn join(ids: &[KeyId]) -> String {
-    if ids.is_empty() {
-        return "none".to_owned();
+    let named: Vec<_> = ids.iter().take(NAMED).map(ToString::to_string).collect();
+    match ids.len().saturating_sub(NAMED) {
+        0 => named.join(", "),
+        more => format!("{} and {more} more", named.join(", ")),
     }
-    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// The root key, and which of the keys opened it. One that fails does not keep another from being tried.
 pub(super) async fn unwrap_root(
     storage: &dyn Storage,
     keys: &[KeyFile],
     id: RepositoryId,
-) -> Result<RootKey> {
-    let wanted = key_ids(storage).await?;
-    let mut failures = BTreeMap::new();
-    for key in keys.iter().filter(|key| wanted.contains(&key.id)) {
-        match key.unwrap(&storage.get(&key_object(key.id), None).await?, id) {
-            Ok(root) => return Ok(root),
-            Err(e) => drop(failures.insert(key.id, e)),
+) -> Result<(KeyFile, RootKey)> {
+    let wrapped_for = key_ids(storage).await?;
+    let mut failure = None;
+    for key in keys.iter().filter(|key| wrapped_for.contains(&key.id)) {
+        let wrapped = storage.get(&key_object(key.id), None).await;
+        match wrapped.and_then(|wrapped| key.unwrap(&wrapped, id)) {
+            Ok(root) => return Ok((key.clone(), root)),
+            // Removed since it was listed.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => drop(failure.get_or_insert(e)),
         }
     }
-    if let Some((_, failure)) = failures.pop_first() {
-        return Err(failure);
-    }
-    let had: Vec<_> = keys.iter().map(|key| key.id).collect();
-    let error = Error::denied(format!(
-        "none of your keys opens this repository: it takes one of {}, and you have {}",
-        join(&wanted),
-        join(&had)
-    ));
-    Err(if wanted.is_empty() {
-        error.with_hint("the objects under keys/ are gone: bring them back from the store's older versions")
-    } else {
-        error.with_hint("name the key file that this repository was made with")
-    })
+    Err(failure.unwrap_or_else(|| none_opens(keys, &wrapped_for)))
 }
+
+fn none_opens(keys: &[KeyFile], wrapped_for: &[KeyId]) -> Error {
+    let mut given: Vec<_> = keys.iter().map(|key| key.id).collect();
+    given.sort();
+    given.dedup();
+    let tried = match given.as_slice() {
+        [] => "no key was given, and without one this repository does not open".to_owned(),
+        [one] => format!("the key given, {one}, does not open this repository"),
+        more => format!("none of the {} keys given ({}) opens this repository", more.len(), join(more)),
+    };
+    let (wrapped, hint) = match wrapped_for {
+        [] => (
+            "it is wrapped for no key any more".to_owned(),
+            "the objects under keys/ are gone: bring them back from the store's older versions",
+        ),
+        [one] => (format!("it is wrapped for key {one}"), NAME_IT),
+        more => (format!("it is wrapped for keys {}", join(more)), NAME_IT),
+    };
+    Error::denied(format!("{tried}: {wrapped}")).with_hint(hint)
+}
+
+const NAME_IT: &str = "name that key's file; its first line has the id. A key that was rotated away opens nothing, and \
+                       when every copy of the others is lost, so are the backups";
 
 pub(super) fn exists(storage: &dyn Storage) -> Error {
     Error::conflict(format!("there is a repository in {storage:?} already"))

@@ -14,10 +14,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::keys::Keys;
 use crate::storage::{Object, Storage};
 
+mod history;
 mod pack_set;
 mod record;
 mod state;
 
+pub use history::history;
 pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};

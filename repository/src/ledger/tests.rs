@@ -45,6 +45,15 @@ async fn write_history(storage: &Arc<dyn Storage>) {
     }
 }
 
+#[tokio::test]
+async fn the_history_is_every_record_in_order() {
+    let storage = store();
+    write_history(&storage).await;
+    assert_eq!(super::history(&*storage, &keys()).await.unwrap(), history());
+    storage.delete(&[record::key(3)]).await.unwrap();
+    assert_eq!(super::history(&*storage, &keys()).await.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
 fn error(result: Result<Ledger>) -> Error {
     result.unwrap_err()
 }

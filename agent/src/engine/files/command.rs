@@ -27,10 +27,17 @@ impl Drop for Group {
     }
 }
 
+/// How long a command may take, and the setting that says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) time: Duration,
+    pub(super) setting: &'static str,
+}
+
 pub(super) async fn run(
     argv: &[String],
     environment: &[(&str, &str)],
-    timeout: Duration,
+    limit: Limit,
     cancel: &CancellationToken,
 ) -> Result<()> {
     let Some((program, arguments)) = argv.split_first() else {
@@ -72,12 +79,14 @@ pub(super) async fn run(
         () = cancel.cancelled() => {
             Err(Error::unavailable(format!("{program:?} was stopped: the task was cancelled")))
         }
-        ended = tokio::time::timeout(timeout, work) => match ended {
+        ended = tokio::time::timeout(limit.time, work) => match ended {
             Ok(status) => status.map_err(|e| Error::io(format!("wait for {program:?}"), e)),
             Err(_) => {
-                let timeout = humantime::format_duration(timeout);
-                Err(Error::unavailable(format!("{program:?} did not end within {timeout}"))
-                    .with_hint("it was killed; see what it waits for, or raise engine.freeze_timeout"))
+                let time = humantime::format_duration(limit.time);
+                Err(Error::unavailable(format!("{program:?} did not end within {time}")).with_hint(format!(
+                    "it was killed; see what it waits for, or raise engine.{}",
+                    limit.setting
+                )))
             }
         },
     };
@@ -111,7 +120,7 @@ mod tests {
 
     async fn sh(script: &str, timeout: Duration, cancel: &CancellationToken) -> Result<()> {
         let argv = ["sh", "-c", script].map(str::to_owned);
-        run(&argv, &[("PALINURUS_OPERATION", "op1")], timeout, cancel).await
+        run(&argv, &[("PALINURUS_OPERATION", "op1")], Limit { time: timeout, setting: "x" }, cancel).await
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -125,7 +134,9 @@ mod tests {
             .unwrap_err();
         assert!(error.what().contains("exit status: 3"), "{error:?}");
         assert!(error.chain().ends_with("last words") && error.chain().len() < TAIL + 200, "{error:?}");
-        let error = run(&["/no/such/program".to_owned()], &[], LONG, &never).await.unwrap_err();
+        let error = run(&["/no/such/program".to_owned()], &[], Limit { time: LONG, setting: "x" }, &never)
+            .await
+            .unwrap_err();
         assert!(error.what().contains("/no/such/program"));
     }
 

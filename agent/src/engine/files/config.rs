@@ -52,6 +52,11 @@ pub struct Config {
     /// For each of the two.
     #[serde(default = "freeze_timeout", with = "human")]
     pub freeze_timeout: Duration,
+    /// Program and arguments that say whether restored data is in use again, by their exit.
+    #[serde(default)]
+    pub probe_command: Vec<String>,
+    #[serde(default = "probe_timeout", with = "human")]
+    pub probe_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -63,6 +68,10 @@ pub struct Paged {
 
 fn freeze_timeout() -> Duration {
     Duration::from_secs(30)
+}
+
+fn probe_timeout() -> Duration {
+    Duration::from_secs(60)
 }
 
 impl Config {
@@ -86,8 +95,12 @@ impl Config {
             )
             .with_hint("what is frozen must be thawed: give both or neither"));
         }
-        if config.freeze_timeout.is_zero() {
-            return Err(Error::invalid("engine.freeze_timeout is zero"));
+        for (name, timeout) in
+            [("freeze_timeout", config.freeze_timeout), ("probe_timeout", config.probe_timeout)]
+        {
+            if timeout.is_zero() {
+                return Err(Error::invalid(format!("engine.{name} is zero")));
+            }
         }
         Ok(config)
     }
@@ -133,6 +146,7 @@ mod tests {
             ("root = '/d'\nrot = 1", "rot"),
             ("root = '/d'\nfreeze_command = ['x']", "thaw_command"),
             ("root = '/d'\nfreeze_timeout = 'soon'", "soon"),
+            ("root = '/d'\nprobe_timeout = '0s'", "probe_timeout is zero"),
             ("root = '/d'\nsnapshot_dir = 'x'", "snapshot_dir"),
             ("root = '/d'\npaged = [{ glob = 'x' }]", "page_size"),
         ] {

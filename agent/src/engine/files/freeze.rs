@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::command;
+use super::command::{self, Limit};
 use crate::durable;
 
 const TIME_UP: &str = "its time was up";
@@ -105,9 +105,9 @@ impl Freezer {
         }
         self.inner.write(&mut held, Record { operation: operation.to_owned(), state: State::Freezing })?;
         self.arm(operation.to_owned(), dead_man);
-        let timeout = commands.timeout.min(dead_man);
+        let limit = freeze_limit(commands.timeout.min(dead_man));
         let environment = commands.environment(operation);
-        let frozen = match command::run(&commands.freeze, &environment, timeout, cancel).await {
+        let frozen = match command::run(&commands.freeze, &environment, limit, cancel).await {
             Ok(()) => {
                 self.inner.write(&mut held, Record { operation: operation.to_owned(), state: State::Frozen })
             }
@@ -231,7 +231,8 @@ impl Inner {
             )));
         };
         let environment = commands.environment(&record.operation);
-        command::run(&commands.thaw, &environment, commands.timeout, &CancellationToken::new()).await?;
+        command::run(&commands.thaw, &environment, freeze_limit(commands.timeout), &CancellationToken::new())
+            .await?;
         self.write(held, Record { state, ..record })
     }
 
@@ -255,6 +256,10 @@ impl Commands {
         let given = self.environment.iter().map(|(name, value)| (*name, value.as_str()));
         given.chain([("PALINURUS_OPERATION", operation)]).collect()
     }
+}
+
+fn freeze_limit(time: Duration) -> Limit {
+    Limit { time, setting: "freeze_timeout" }
 }
 
 fn early(why: &str) -> State {

@@ -16,11 +16,13 @@ mod command;
 mod config;
 mod freeze;
 mod place;
+mod probe;
 
 pub use config::{Config, Paged};
 
 use freeze::{Commands, Freezer};
 use place::{Place, is_inside};
+use probe::Probe;
 
 #[derive(Debug)]
 pub struct FilesEngine {
@@ -29,6 +31,7 @@ pub struct FilesEngine {
     cross_file_systems: bool,
     rules: Arc<Rules>,
     freezer: Freezer,
+    probe: Probe,
     clock: Arc<dyn Clock>,
 }
 
@@ -46,21 +49,24 @@ impl FilesEngine {
         // Agents may share a snapshot_dir; operations have the same name on all of them.
         let links =
             config.snapshot_dir.as_ref().map(|path| path.join(format!("{}.{}", parts.service, parts.node)));
+        let environment = vec![
+            ("PALINURUS_SERVICE", parts.service),
+            ("PALINURUS_NODE", parts.node),
+            ("PALINURUS_ROOT", config.root.to_string_lossy().into_owned()),
+        ];
         let commands = (!config.freeze_command.is_empty()).then(|| Commands {
             freeze: config.freeze_command.clone(),
             thaw: config.thaw_command.clone(),
             timeout: config.freeze_timeout,
-            environment: vec![
-                ("PALINURUS_SERVICE", parts.service),
-                ("PALINURUS_NODE", parts.node),
-                ("PALINURUS_ROOT", config.root.to_string_lossy().into_owned()),
-            ],
+            environment: environment.clone(),
         });
+        let probe = Probe { argv: config.probe_command.clone(), time: config.probe_timeout, environment };
         Ok(Self {
             wants_links: config.wants_links(),
             cross_file_systems: config.cross_file_systems,
             rules: Arc::new(config.rules()?),
             freezer: Freezer::new(commands, &parts.state),
+            probe,
             place: Place::new(config.root, links),
             clock: parts.clock,
         })
@@ -143,6 +149,21 @@ impl Engine for FilesEngine {
     async fn probe(&self) -> Result<Health> {
         let place = self.place.clone();
         blocking(move || Ok(Health { data_empty: place.is_empty()? })).await
+    }
+
+    async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String> {
+        let place = self.place.clone();
+        let names = blocking(move || {
+            place.check_whole()?;
+            place.names()
+        })
+        .await?;
+        let seen = format!("{} holds {names} names", self.place.root.display());
+        if self.probe.argv.is_empty() {
+            return Ok(seen);
+        }
+        self.probe.run(operation, cancel).await?;
+        Ok(format!("{seen}, and probe_command ended well"))
     }
 
     async fn close(&self) -> Result<()> {

@@ -38,6 +38,15 @@ impl Place {
         Err(Error::conflict(what).with_hint("finish the restore first"))
     }
 
+    /// That it can be read, and how many names are at its top.
+    pub(super) fn names(&self) -> Result<usize> {
+        let listed = std::fs::read_dir(&self.root)
+            .and_then(|names| names.map(|name| name.map(drop)).collect::<Result<Vec<()>, std::io::Error>>());
+        listed
+            .map(|names| names.len())
+            .map_err(|e| Error::io(format!("list data directory {}", self.root.display()), e))
+    }
+
     /// For one who is not root.
     pub(super) fn free_bytes(&self) -> Result<u64> {
         let found = rustix::fs::statvfs(&self.root).map_err(|e| {

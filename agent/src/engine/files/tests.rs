@@ -173,3 +173,31 @@ fn the_agents_own_state_is_never_data() {
         );
     }
 }
+
+#[tokio::test]
+async fn restored_data_is_in_use_when_it_is_whole_and_the_operator_says_so() {
+    let never = CancellationToken::new();
+    let world = World::new("");
+    let told = world.engine().check_in_use("op1", &never).await.unwrap();
+    assert!(told.contains("root holds 4 names"), "{told}");
+    let marker = world.path("root").join(crate::restore::UNFINISHED);
+    fs::write(&marker, b"").unwrap();
+    let error = world.engine().check_in_use("op1", &never).await.unwrap_err();
+    assert!(error.what().contains("not ended"), "{error:?}");
+    fs::remove_file(marker).unwrap();
+
+    let script =
+        "test $PALINURUS_NODE = n1 && test -e $PALINURUS_ROOT/live || { echo no such table >&2; exit 3; }";
+    let world = World::new(&format!("probe_command = ['sh', '-c', '{script}']"));
+    let told = world.engine().check_in_use("op1", &never).await.unwrap();
+    assert!(told.contains("probe_command"), "{told}");
+    fs::remove_file(world.path("root/live")).unwrap();
+    let error = world.engine().check_in_use("op1", &never).await.unwrap_err();
+    assert!(error.chain().contains("no such table"), "{error:?}");
+
+    let world = World::new("probe_command = ['sleep', '600']\nprobe_timeout = '100ms'");
+    let error = world.engine().check_in_use("op1", &never).await.unwrap_err();
+    assert!(error.hint().unwrap().contains("engine.probe_timeout"), "{error:?}");
+    fs::remove_dir_all(world.path("root")).unwrap();
+    assert!(world.engine().check_in_use("op1", &never).await.is_err());
+}

@@ -11,19 +11,27 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::{AgentMsg, Outbound, Permit};
+use super::agent::{Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
+use crate::failover::Sources;
 use crate::operation::{Detail, finished};
 use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
+mod admission;
 mod doubt;
+mod failover;
+mod fence;
 mod operations;
+mod seat;
 mod sessions;
 
+pub(crate) use admission::Admission;
+use failover::Failovers;
+pub(crate) use failover::Wanted;
 use operations::Slot;
-use sessions::Seat;
+use seat::{Seat, seats};
 
 /// Between tries to open a repository, longer each time.
 const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -35,7 +43,7 @@ pub(crate) enum ServiceMsg {
     Describe(Reply<Described>),
     /// The service as it is to be; validated, and the same repository.
     Apply(Box<v1::Service>, Reply<v1::Service>),
-    Connect(Box<Connect>, Reply<ActorRef<AgentMsg>>),
+    Connect(Box<Connect>, Reply<Admission>),
     Report {
         node: Arc<str>,
         from: ActorId,
@@ -56,6 +64,14 @@ pub(crate) enum ServiceMsg {
     },
     Cancel(String, Reply<v1::Operation>),
     Vault(Reply<Arc<Vault>>),
+    /// What a failover would do; changes nothing.
+    PlanFailover(Box<Wanted>, Reply<v1::FailoverPlan>),
+    ApplyFailover(Box<Wanted>, Reply<v1::Operation>),
+    /// Gives a place to another agent: a step of the failover that runs.
+    Fence(Box<v1::FailoverDetail>, Reply<String>),
+    /// Look again whether a place needs another agent.
+    Reconsider,
+    Surveyed(Sources),
     /// Checked: that operation runs, with that node and transaction.
     Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
     Open,
@@ -101,6 +117,9 @@ pub(crate) struct Service {
     deferred: Vec<ServiceMsg>,
     open_again: Duration,
     seats: BTreeMap<String, Seat>,
+    /// Nodes that are gone from the service, whose old agents must still be known when they come back.
+    departed: BTreeMap<String, v1::Node>,
+    failovers: Failovers,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
@@ -119,8 +138,9 @@ impl Actor for ServiceActor {
         let ServiceArgs { shared, record } = args;
         let name = record.value.name.clone();
         let now = shared.now();
-        let known: Vec<v1::Node> =
-            shared.records.nodes(&name).await?.into_iter().map(|node| node.value).collect();
+        let known = shared.records.nodes(&name).await?;
+        let mut known: BTreeMap<String, v1::Node> =
+            known.into_iter().map(|node| (node.value.name.clone(), node.value)).collect();
         let mut history = BTreeMap::new();
         let mut slot = Slot::default();
         for operation in shared.records.operations(&name).await? {
@@ -132,7 +152,7 @@ impl Actor for ServiceActor {
             }
         }
         let epoch = Epoch(record.value.epoch_base + shared.records.epoch().0);
-        let seats = sessions::seats(&record.value, known, now);
+        let seats = seats(&record.value, &mut known, now);
         me.cast(ServiceMsg::Open)?;
         Ok(Service {
             shared,
@@ -144,6 +164,8 @@ impl Actor for ServiceActor {
             deferred: Vec::new(),
             open_again: OPEN_AGAIN_AFTER,
             seats,
+            departed: known,
+            failovers: Failovers::default(),
             history,
             slot,
         })
@@ -158,17 +180,29 @@ impl Actor for ServiceActor {
         let Some(message) = service.unless_opening(message) else { return Ok(()) };
         match message {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
-            ServiceMsg::Apply(wanted, to) => reply(to, service.apply(*wanted).await),
+            ServiceMsg::Apply(wanted, to) => {
+                reply(to, service.apply(*wanted).await);
+                service.reconsider(&me);
+            }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
             }
-            ServiceMsg::Beat { node, from, data_empty, permit: _ } => service.beat(&node, from, data_empty),
+            ServiceMsg::Beat { node, from, data_empty, permit } => {
+                service.beat(&me, &node, from, data_empty).await;
+                drop(permit);
+            }
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
             ServiceMsg::Cancel(id, to) => service.cancel(&id, to).await,
             ServiceMsg::Vault(to) => reply(to, service.vault()),
+            ServiceMsg::PlanFailover(wanted, to) => reply(to, service.plan_failover(*wanted)),
+            ServiceMsg::ApplyFailover(_, to) if to.is_closed() => {}
+            ServiceMsg::ApplyFailover(wanted, to) => reply(to, service.apply_failover(&me, *wanted).await),
+            ServiceMsg::Fence(failover, to) => reply(to, service.fence(&failover).await),
+            ServiceMsg::Reconsider => service.reconsider(&me),
+            ServiceMsg::Surveyed(sources) => service.surveyed(&me, sources).await,
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
@@ -247,7 +281,9 @@ impl Service {
             ))
             .with_hint(format!("wait for it, or cancel it: palinurus operation cancel {}", running.id)));
         }
+        let nodes = self.succeeded(wanted.nodes)?;
         let next = v1::Service {
+            nodes,
             repository: self.record.value.repository.clone(),
             repository_id: self.record.value.repository_id.clone(),
             created_ms: self.record.value.created_ms,
@@ -267,10 +303,15 @@ impl Service {
             }
         }
         for node in gone {
-            if let Some(seat) = self.seats.remove(&node) {
+            let seat = self.seats.remove(&node);
+            if let Some(seat) = &seat {
                 seat.leave("its node was taken out of the service");
             }
-            self.shared.records.delete_node(self.name(), &node).await?;
+            match seat.map(|seat| seat.shown()).filter(|known| !known.fenced.is_empty()) {
+                // Whom it has shut out must stay out, should the node ever be made again.
+                Some(known) => drop(self.departed.insert(node, known)),
+                None => self.shared.records.delete_node(self.name(), &node).await?,
+            }
         }
         self.add_seats();
         Ok(self.record.value.clone())
@@ -294,6 +335,7 @@ impl Service {
             Ok(_) => {
                 tracing::info!(service = self.name(), epoch = self.epoch.0, "leads the repository");
                 let _ = me.cast(ServiceMsg::Resume);
+                let _ = me.cast(ServiceMsg::Reconsider);
             }
             Err(e) => {
                 tracing::error!(service = self.name(), error = e.chain(), "cannot open the repository");

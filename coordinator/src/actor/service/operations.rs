@@ -74,24 +74,22 @@ impl Service {
         nodes: Vec<String>,
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        if let Some(current) = self.slot.current() {
-            let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
-            return Err(Error::conflict(format!(
-                "operation {id} ({kind}) is running on service {}",
-                self.name()
-            ))
-            .with_hint(format!("watch it: palinurus operation watch {id}")));
-        }
+        self.slot_free()?;
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
         let mut nodes = nodes;
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
+                let members = self.record.value.nodes.iter().filter(|node| !node.spare);
+                nodes = members.clone().map(|node| node.name.clone()).collect();
+                let taken = members.filter(|node| !node.succeeds.is_empty());
+                backup.successions = taken
+                    .map(|node| v1::Succession { node: node.name.clone(), succeeds: node.succeeds.clone() })
+                    .collect();
                 // Kept with the record, so that whoever takes over decides the same.
                 let partial = self.record.value.settings.get("partial");
                 backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
-                nodes = self.record.value.nodes.iter().map(|node| node.name.clone()).collect();
             }
             Detail::Verify(verify) if verify.read_data => {
                 verify.node = self.reader()?;
@@ -99,8 +97,31 @@ impl Service {
             }
             Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
         }
-        let id = format!("{:016x}", u64::from_be_bytes(entropy.array()?));
-        let operation = record::create(id, self.name(), nodes, self.epoch, self.shared.now(), detail);
+        self.begin_new(me, vault, nodes, detail, &[]).await
+    }
+
+    pub(super) fn slot_free(&self) -> Result<()> {
+        let Some(current) = self.slot.current() else { return Ok(()) };
+        let (id, kind) = (current.id, current.kind.as_str_name().to_lowercase());
+        Err(Error::conflict(format!("operation {id} ({kind}) is running on service {}", self.name()))
+            .with_hint(format!("watch it: palinurus operation watch {id}")))
+    }
+
+    /// `notes`: why, for the operation's log.
+    pub(super) async fn begin_new(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        vault: Arc<Vault>,
+        nodes: Vec<String>,
+        detail: Detail,
+        notes: &[String],
+    ) -> Result<v1::Operation> {
+        let id = format!("{:016x}", u64::from_be_bytes(self.shared.world.entropy.array()?));
+        let now = self.shared.now();
+        let mut operation = record::create(id, self.name(), nodes, self.epoch, now, detail);
+        for text in notes {
+            record::note(&mut operation, now, text);
+        }
         match self.shared.records.put_operation(&operation, Expect::Absent).await {
             Ok(revision) => {
                 self.begin(me, vault, Versioned { value: operation.clone(), revision }).await;
@@ -122,12 +143,8 @@ impl Service {
 
     /// The node whose agent reads the data for a check.
     fn reader(&self) -> Result<String> {
-        let spec = self
-            .record
-            .value
-            .nodes
-            .iter()
-            .find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
+        let mut members = self.record.value.nodes.iter().filter(|node| !node.spare);
+        let spec = members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
             Error::unavailable(format!(
                 "no agent of service {} is connected, and one is to read the data",
@@ -156,6 +173,7 @@ impl Service {
         let args = OperationArgs {
             shared: self.shared.clone(),
             vault,
+            places: Arc::new(super::failover::Seats(me.clone())),
             repository: self.record.value.repository.clone(),
             limits: self.shared.limits(patience),
             record: record.clone(),
@@ -199,7 +217,7 @@ impl Service {
         if self.slot.running.as_ref().is_some_and(|run| run.actor.get_id() == child) {
             self.operation_ended(me, why, failed).await;
         } else {
-            self.session_ended(child, &why).await;
+            self.session_ended(me, child, &why).await;
         }
     }
 
@@ -223,6 +241,7 @@ impl Service {
         if finished(operation.value.state()) {
             self.retire(operation).await;
             let _ = me.cast(ServiceMsg::Resume);
+            let _ = me.cast(ServiceMsg::Reconsider);
             return;
         }
         self.slot.failures += 1;

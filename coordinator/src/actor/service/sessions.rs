@@ -1,112 +1,53 @@
 //! Who is connected for each node, and what a session that comes or goes means.
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use palinurus_proto::v1::{self, OperationKind, TaskState, coordinator_message::Message};
-use palinurus_repository::{Error, Result, Timestamp};
+use palinurus_repository::{Error, Result};
 use ractor::{ActorId, ActorRef};
 
+use super::admission::Admission;
+use super::seat::{Seat, seats};
 use super::{Connect, Service, ServiceMsg};
-use crate::actor::agent::{AgentActor, AgentArgs, AgentMsg, Permit};
+use crate::actor::agent::{AgentActor, AgentArgs, Permit};
 use crate::actor::operation::{Link, OperationMsg, acknowledge};
 use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::{Expect, Versioned};
 
-/// A clock that is further off is warned of.
-const CLOCK_OFF: Duration = Duration::from_secs(60);
-
-/// A node's place: at most one agent at a time has it.
-#[derive(Debug)]
-pub(super) struct Seat {
-    node: v1::Node,
-    session: Option<ActorRef<AgentMsg>>,
-    gone_since: Timestamp,
-    /// What its agent's Hello said of operations that do not run yet.
-    said: Vec<v1::TaskReport>,
-}
-
-impl Seat {
-    fn new(node: v1::Node, now: Timestamp) -> Self {
-        Self { node: v1::Node { connected: false, ..node }, session: None, gone_since: now, said: Vec::new() }
-    }
-
-    pub(super) fn shown(&self) -> v1::Node {
-        self.node.clone()
-    }
-
-    pub(super) fn connected(&self) -> bool {
-        self.session.is_some()
-    }
-
-    pub(super) fn instance(&self) -> Option<&str> {
-        self.session.as_ref().map(|_| self.node.instance.as_str())
-    }
-
-    pub(super) fn leave(&self, why: &str) {
-        if let Some(session) = &self.session {
-            session.stop(Some(why.to_owned()));
-        }
-    }
-
-    /// As an operation that begins or goes on is to see it.
-    pub(super) fn link(&mut self, operation: &str) -> Link {
-        match &self.session {
-            None => Link::Gone(self.gone_since),
-            Some(agent) => {
-                let (tasks, said) = self.said.drain(..).partition(|report| report.operation == operation);
-                self.said = said;
-                Link::Here { agent: agent.clone(), tasks }
-            }
-        }
-    }
-
-    fn send(&self, message: Message) {
-        if let Some(session) = &self.session {
-            let _ = session.cast(AgentMsg::Send(message));
-        }
-    }
-}
-
-pub(super) fn seats(service: &v1::Service, known: Vec<v1::Node>, now: Timestamp) -> BTreeMap<String, Seat> {
-    let mut known: BTreeMap<String, v1::Node> =
-        known.into_iter().map(|node| (node.name.clone(), node)).collect();
-    let seat = |spec: &v1::NodeSpec| {
-        let node = known.remove(&spec.name).unwrap_or_default();
-        let node = v1::Node {
-            service: service.name.clone(),
-            name: spec.name.clone(),
-            zone: spec.zone.clone(),
-            ..node
-        };
-        (spec.name.clone(), Seat::new(node, now))
-    };
-    service.nodes.iter().map(seat).collect()
-}
-
 impl Service {
     /// After the service has changed: a seat for each new node.
     pub(super) fn add_seats(&mut self) {
-        for (name, seat) in seats(&self.record.value, Vec::new(), self.shared.now()) {
-            let zone = seat.node.zone.clone();
-            self.seats.entry(name).or_insert(seat).node.zone = zone;
+        for (name, seat) in seats(&self.record.value, &mut self.departed, self.shared.now()) {
+            let v1::Node { zone, spare, succeeds, .. } = seat.node.clone();
+            let node = &mut self.seats.entry(name).or_insert(seat).node;
+            (node.zone, node.spare, node.succeeds) = (zone, spare, succeeds);
         }
     }
 
-    pub(super) async fn connect(
-        &mut self,
-        me: &ActorRef<ServiceMsg>,
-        connect: Connect,
-    ) -> Result<ActorRef<AgentMsg>> {
+    pub(super) async fn connect(&mut self, me: &ActorRef<ServiceMsg>, connect: Connect) -> Result<Admission> {
         let Connect { hello, outbound, over } = connect;
+        self.check_epoch(&hello)?;
+        if let Some(why) = self.shut_out(&hello) {
+            tracing::warn!(
+                service = self.name(),
+                node = hello.node,
+                instance = hello.instance,
+                why = why.chain(),
+                "an agent is to stand down"
+            );
+            return Ok(Admission::StandDown { epoch: self.epoch.0, why });
+        }
         self.admit(&hello)?;
         let name: Arc<str> = hello.node.as_str().into();
         let args = AgentArgs {
             service: me.clone(),
             node: name,
             epoch: self.epoch.0,
-            node_epoch: self.seats.get(&hello.node).map_or(0, |seat| seat.node.node_epoch),
+            node_epoch: self
+                .seats
+                .get(&hello.node)
+                .map_or(0, |seat| seat.node.node_epoch.max(hello.node_epoch)),
             heartbeat: self.shared.config.heartbeat,
             outbound,
             over,
@@ -119,61 +60,15 @@ impl Service {
         };
         seat.leave("its agent has connected again");
         seat.session = Some(agent.clone());
+        seat.seat(&hello, now);
         let node = &mut seat.node;
-        node.connected = true;
-        node.last_seen_ms = now.0;
-        node.data_empty = hello.data_empty;
-        node.clock_ahead_ms = clock_ahead(&hello, now);
         (node.instance, node.version, node.engine) = (hello.instance, hello.version, hello.engine);
         let seen = node.clone();
         tracing::info!(service = self.name(), node = seen.name, instance = seen.instance, "connected");
-        if seen.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
-            tracing::warn!(node = seen.name, ahead_ms = seen.clock_ahead_ms, "the node's clock is off");
-        }
-        if let Err(e) = self.shared.records.put_node(&seen).await {
-            tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
-        }
+        self.store_seen(&seen).await;
         self.heard_hello(&hello.node, hello.tasks);
-        Ok(agent)
-    }
-
-    fn admit(&self, hello: &v1::Hello) -> Result<()> {
-        let Some(seat) = self.seats.get(&hello.node) else {
-            let nodes: Vec<&str> = self.seats.keys().map(String::as_str).collect();
-            return Err(Error::not_found(format!("service {} has no node {:?}", self.name(), hello.node))
-                .with_hint(format!(
-                    "its nodes are {}; `palinurus service apply` adds one",
-                    nodes.join(", ")
-                )));
-        };
-        if hello.engine != self.record.value.r#type {
-            return Err(Error::invalid(format!(
-                "node {} has engine {:?}, and service {} is of type {:?}",
-                hello.node,
-                hello.engine,
-                self.name(),
-                self.record.value.r#type
-            )));
-        }
-        if hello.epoch > self.epoch.0 {
-            return Err(Error::fenced(format!(
-                "node {} has seen epoch {}, and this coordinator leads {} with {}",
-                hello.node,
-                hello.epoch,
-                self.name(),
-                self.epoch
-            ))
-            .with_hint("another coordinator has taken over: see which one the agents should follow"));
-        }
-        match seat.instance() {
-            Some(instance) if instance != hello.instance => Err(Error::conflict(format!(
-                "node {} of service {} is taken by agent {instance}, which is connected",
-                hello.node,
-                self.name()
-            ))
-            .with_hint("stop the other agent, or give this one the name of another node")),
-            _ => Ok(()),
-        }
+        self.reconsider(me);
+        Ok(Admission::Seated(agent))
     }
 
     /// The running operation hears of its tasks; what waits is kept; whatever else runs there is to end.
@@ -249,8 +144,14 @@ impl Service {
         report: Box<v1::TaskReport>,
         permit: Permit,
     ) {
-        let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) else { return };
+        let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
+        // Newer than the last heartbeat.
+        if let Some(v1::task_result::Result::Probe(probe)) =
+            report.result.as_ref().and_then(|result| result.result.as_ref())
+        {
+            seat.node.data_empty = probe.data_empty;
+        }
         if let Some((id, actor)) = self.slot.running()
             && id == report.operation
         {
@@ -303,47 +204,63 @@ impl Service {
         }
     }
 
-    pub(super) fn beat(&mut self, node: &str, from: ActorId, data_empty: bool) {
+    pub(super) async fn beat(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        node: &str,
+        from: ActorId,
+        data_empty: bool,
+    ) {
         let now = self.shared.now();
-        if let Some(seat) = self.seats.get_mut(node).filter(|seat| is_session(seat, from)) {
-            seat.node.data_empty = data_empty;
-            seat.node.last_seen_ms = now.0;
+        let moving = self.failover_running().is_some_and(|failover| failover.node == node);
+        let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
+        seat.node.last_seen_ms = now.0;
+        if std::mem::replace(&mut seat.node.data_empty, data_empty) == data_empty {
+            return;
+        }
+        if !data_empty && !moving && seat.node.holder != seat.node.instance {
+            // It was given data in another way: the data is its own now.
+            seat.node.holder.clone_from(&seat.node.instance);
+            seat.node.holder_gone_ms = 0;
+        }
+        let seen = seat.node.clone();
+        self.store_seen(&seen).await;
+        self.reconsider(me);
+    }
+
+    async fn store_seen(&self, seen: &v1::Node) {
+        if let Err(e) = self.shared.records.put_node(seen).await {
+            tracing::warn!(node = seen.name, error = e.chain(), "cannot store when the node was seen");
         }
     }
 
     /// True when the child was a session that had a seat.
-    pub(super) async fn session_ended(&mut self, child: ActorId, why: &str) -> bool {
+    pub(super) async fn session_ended(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        child: ActorId,
+        why: &str,
+    ) -> bool {
         let now = self.shared.now();
-        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| is_session(seat, child)) else {
+        let Some((node, seat)) = self.seats.iter_mut().find(|(_, seat)| seat.is(child)) else {
             return false;
         };
         tracing::info!(node, why, "session ended");
         seat.session = None;
         seat.gone_since = now;
         seat.node.connected = false;
-        seat.node.last_seen_ms = now.0;
+        (seat.node.last_seen_ms, seat.node.gone_ms) = (now.0, now.0);
+        if seat.node.instance == seat.node.holder {
+            seat.node.holder_gone_ms = now.0;
+        }
         let (node, seen) = (node.clone(), seat.node.clone());
         if let Some((_, actor)) = self.slot.running() {
             let _ = actor.cast(OperationMsg::Node { node: node.clone(), link: Link::Gone(now) });
         }
-        if let Err(e) = self.shared.records.put_node(&seen).await {
-            tracing::warn!(node, error = e.chain(), "cannot store when the node was seen");
-        }
+        self.store_seen(&seen).await;
+        self.reconsider(me);
         true
     }
-}
-
-/// Of the agent's clock. Only shown: nothing is decided by it.
-fn clock_ahead(hello: &v1::Hello, now: Timestamp) -> i64 {
-    if hello.now_ms == 0 {
-        return 0; // it does not say
-    }
-    let ahead = i128::from(hello.now_ms) - i128::from(now.0);
-    ahead.clamp(i64::MIN.into(), i64::MAX.into()) as i64
-}
-
-fn is_session(seat: &Seat, id: ActorId) -> bool {
-    seat.session.as_ref().is_some_and(|session| session.get_id() == id)
 }
 
 fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
@@ -354,7 +271,8 @@ fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
 
 /// The operation ended without that node, which may still hold something of it.
 pub(super) fn owes_release(operation: &v1::Operation, node: &str) -> bool {
-    let borrows = matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore);
+    let borrows =
+        matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore | OperationKind::Failover);
     let released = |record: &v1::TaskRecord| record.state() == TaskState::TaskDone;
     borrows && touched(operation, node) && !record::find(operation, node, Work::Release).is_some_and(released)
 }

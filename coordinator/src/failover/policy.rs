@@ -1,0 +1,100 @@
+//! A service's settings for failover.
+use std::collections::HashMap;
+use std::time::Duration;
+
+use palinurus_proto::v1;
+use palinurus_repository::{Error, Result};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Off,
+    #[default]
+    Manual,
+    Automatic,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) mode: Mode,
+    /// How long a node may be gone before a spare takes its place.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { mode: Mode::default(), patience: PATIENCE }
+    }
+}
+
+impl Policy {
+    /// A service whose settings were stored was valid then; what is not understood now is left alone.
+    pub(crate) fn of(service: &v1::Service) -> Self {
+        Self::read(&service.r#type, &service.settings)
+            .unwrap_or(Self { mode: Mode::Manual, ..Self::default() })
+    }
+
+    pub(crate) fn read(engine: &str, settings: &HashMap<String, String>) -> Result<Self> {
+        let mut policy = Self::default();
+        if let Some(mode) = settings.get("failover") {
+            policy.mode = match mode.as_str() {
+                "off" => Mode::Off,
+                "manual" => Mode::Manual,
+                "automatic" => Mode::Automatic,
+                other => {
+                    return Err(Error::invalid(format!("failover {other:?} is not known"))
+                        .with_hint("off, manual or automatic"));
+                }
+            };
+        }
+        if let Some(patience) = settings.get("failover_patience") {
+            policy.patience = humantime::parse_duration(patience).map_err(|e| {
+                Error::invalid(format!("failover_patience {patience:?}"))
+                    .with_source(e)
+                    .with_hint("such as 90s or 5m")
+            })?;
+            if policy.patience.is_zero() {
+                return Err(Error::invalid("failover_patience is zero")
+                    .with_hint("a node whose agent restarts is gone for a moment: allow at least that"));
+            }
+        }
+        match settings.get("failover_from").map(String::as_str) {
+            None | Some("backup") => Ok(policy),
+            Some("replica") => Err(Error::invalid(format!(
+                "failover_from = replica: the engine {engine} has no replicas to rebuild a node from"
+            ))
+            .with_hint("leave it at backup")),
+            Some(other) => {
+                Err(Error::invalid(format!("failover_from {other:?} is not known")).with_hint("backup"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(settings: &[(&str, &str)]) -> Result<Policy> {
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        Policy::read("files", &settings.collect())
+    }
+
+    #[test]
+    fn what_is_not_said_is_manual_and_what_cannot_be_is_refused() {
+        assert_eq!(read(&[]).unwrap(), Policy { mode: Mode::Manual, patience: Duration::from_secs(300) });
+        let automatic = read(&[("failover", "automatic"), ("failover_patience", "90s")]).unwrap();
+        assert_eq!(automatic, Policy { mode: Mode::Automatic, patience: Duration::from_secs(90) });
+        assert_eq!(read(&[("failover", "off"), ("failover_from", "backup")]).unwrap().mode, Mode::Off);
+        for (key, value, told) in [
+            ("failover", "yes", "yes"),
+            ("failover_patience", "soon", "soon"),
+            ("failover_patience", "0s", "zero"),
+            ("failover_from", "replica", "no replicas"),
+            ("failover_from", "luck", "luck"),
+        ] {
+            assert!(read(&[(key, value)]).unwrap_err().what().contains(told), "{key}");
+        }
+    }
+}

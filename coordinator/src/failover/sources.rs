@@ -1,0 +1,92 @@
+//! What a node could be restored from.
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use palinurus_proto::v1;
+use palinurus_repository::Timestamp;
+use palinurus_repository::ledger::{BackupRecord, NodeCommit, State};
+
+/// One node's part of a backup.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Source {
+    pub(crate) backup_id: String,
+    /// Its name there.
+    pub(crate) node: String,
+    pub(crate) manifest: Bytes,
+    /// When the backup began: what was there by then is in it, so that no loss is told too small.
+    pub(crate) moment: Timestamp,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Source {
+    pub(crate) fn of(backup: &BackupRecord, commit: &NodeCommit) -> Self {
+        Self {
+            backup_id: backup.id.to_string(),
+            node: commit.node.clone(),
+            manifest: commit.manifest.encode().into(),
+            moment: backup.started,
+            files: commit.files,
+            bytes: commit.bytes,
+        }
+    }
+
+    pub(super) fn reason(&self) -> String {
+        format!("the backup {} has {}, as of {}", self.backup_id, self.node, super::time(self.moment))
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sources {
+    newest: BTreeMap<String, Source>,
+    backups: BTreeSet<String>,
+}
+
+impl Sources {
+    pub(crate) fn of(state: &State) -> Self {
+        let mut found = Self::default();
+        for backup in state.backups() {
+            found.backups.insert(backup.id.to_string());
+            for commit in &backup.nodes {
+                found.newest.insert(commit.node.clone(), Source::of(backup, commit));
+            }
+        }
+        found
+    }
+
+    #[cfg(test)]
+    pub(super) fn with(sources: impl IntoIterator<Item = Source>) -> Self {
+        let mut found = Self::default();
+        sources.into_iter().for_each(|source| found.add(source));
+        found
+    }
+
+    #[cfg(test)]
+    pub(super) fn add(&mut self, source: Source) {
+        self.backups.insert(source.backup_id.clone());
+        self.newest.insert(source.node.clone(), source);
+    }
+
+    /// The node's own newest, else that of the nodes whose places it took.
+    pub(crate) fn newest(&self, node: &v1::Node) -> Option<&Source> {
+        names(node).find_map(|name| self.newest.get(name))
+    }
+
+    /// What a failover has begun with, while that backup is there.
+    pub(super) fn still(&self, begun: &v1::FailoverDetail) -> Option<Source> {
+        let manifest = begun.manifest.as_ref()?;
+        self.backups.contains(&manifest.backup_id).then(|| Source {
+            backup_id: manifest.backup_id.clone(),
+            node: begun.lost.clone(),
+            manifest: manifest.manifest.clone(),
+            moment: Timestamp(begun.backup_ms),
+            files: 0,
+            bytes: 0,
+        })
+    }
+}
+
+/// A node's name, and those whose backups stand for its past.
+pub(crate) fn names(node: &v1::Node) -> impl Iterator<Item = &str> {
+    std::iter::once(node.name.as_str()).chain(node.succeeds.iter().map(String::as_str))
+}

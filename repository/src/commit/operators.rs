@@ -1,0 +1,189 @@
+//! Whose keys open a repository, and how that changes. Only `keys/*` and `labels/*` are written: the root key stays what
+//! it is, so nothing else has to be sealed anew.
+//!
+//! Whatever dies on the way leaves a key that works: a new wrapper is proved before an old one goes, and nobody
+//! removes the key that they themselves came in with.
+use bytes::Bytes;
+
+use super::access::{join, key_ids, key_object};
+use super::{Repository, unlock};
+use crate::entropy::Entropy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::KeyId;
+use crate::keyfile::KeyFile;
+use crate::label::{self, Label};
+use crate::wrapper::wrapped_for;
+
+/// One operator key that the root key is wrapped for.
+#[derive(Debug)]
+pub struct WrappedKey {
+    pub id: KeyId,
+    /// None where nobody gave it one, or it cannot be read: nothing hangs on it.
+    pub label: Option<Label>,
+    /// Why nobody can use this wrapper.
+    pub damage: Option<Error>,
+    opened: Vec<KeyId>,
+}
+
+impl WrappedKey {
+    /// Of the keys asked about, whether this one opens the wrapper.
+    pub fn opens_with(&self, key: &KeyFile) -> bool {
+        self.opened.contains(&key.id)
+    }
+}
+
+fn label_object(id: KeyId) -> String {
+    format!("labels/{id}")
+}
+
+impl Repository {
+    /// Which of the keys given opened this repository.
+    pub fn opened_by(&self) -> KeyId {
+        self.opened_by.id
+    }
+
+    /// The ids of the operator keys that open this repository.
+    pub async fn key_ids(&self) -> Result<Vec<KeyId>> {
+        key_ids(&*self.storage).await
+    }
+
+    /// The same with all that is known of each, and which of `given` opens it.
+    pub async fn wrapped_keys(&self, given: &[KeyFile]) -> Result<Vec<WrappedKey>> {
+        let mut found = Vec::new();
+        for id in self.key_ids().await? {
+            let wrapped = match self.storage.get(&key_object(id), None).await {
+                Ok(wrapped) => wrapped,
+                // Removed since it was listed.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            let fits = |key: &&KeyFile| key.id == id && self.opens(key, &wrapped);
+            let opened = given.iter().filter(fits).map(|key| key.id).collect();
+            let label = self.label(id).await?;
+            found.push(WrappedKey { id, label, damage: self.damage(&wrapped), opened });
+        }
+        Ok(found)
+    }
+
+    fn opens(&self, key: &KeyFile, wrapped: &[u8]) -> bool {
+        key.unwrap(wrapped, self.id).is_ok_and(|root| root == self.root)
+    }
+
+    fn damage(&self, wrapped: &Bytes) -> Option<Error> {
+        match wrapped_for(wrapped) {
+            Ok(id) if id == self.id => None,
+            Ok(_) => Some(Error::corrupt("it is another repository's")),
+            Err(e) => Some(e),
+        }
+    }
+
+    async fn label(&self, id: KeyId) -> Result<Option<Label>> {
+        let object = label_object(id);
+        let read = match self.storage.size(&object).await {
+            Ok(size) if size <= label::OBJECT_MAX => self.storage.get(&object, None).await,
+            Ok(_) => return Ok(None),
+            Err(e) => Err(e),
+        };
+        match read {
+            Ok(label) => Ok(Label::open(&label, &self.keys, id).ok()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) async fn put_label(&self, id: KeyId, text: &str, entropy: &dyn Entropy) -> Result<()> {
+        let label = Label::new(text, self.clock.now())?.seal(&self.keys, id, entropy)?;
+        self.storage.put(&label_object(id), label).await
+    }
+
+    /// From now on `key` opens the repository too; proved before this returns. Adding it again changes nothing but the
+    /// label, where one is given.
+    pub async fn add_key(&self, key: &KeyFile, label: &str, entropy: &dyn Entropy) -> Result<()> {
+        Label::new(label, self.clock.now())?;
+        let new = match self.storage.put_new(&key_object(key.id), key.wrap(&self.root, self.id)?).await {
+            Ok(()) => true,
+            Err(e) if e.kind() == ErrorKind::Conflict => false,
+            Err(e) => return Err(e),
+        };
+        self.prove(key).await?;
+        if new || !label.is_empty() {
+            self.put_label(key.id, label, entropy).await?;
+        }
+        Ok(())
+    }
+
+    /// As whoever has only this key will open the repository.
+    async fn prove(&self, key: &KeyFile) -> Result<()> {
+        let unlocked =
+            unlock(&*self.storage, std::slice::from_ref(key)).await.map_err(|e| match e.kind() {
+                ErrorKind::Denied | ErrorKind::Corrupt => Error::conflict(format!(
+                    "keys/{} is there already, and this key does not open it: {}",
+                    key.id,
+                    e.what()
+                ))
+                .with_hint("make a new key with `palinurus keys generate`, and add that"),
+                _ => e,
+            })?;
+        if unlocked.root != self.root {
+            return Err(Error::corrupt(format!("keys/{} wraps another root key", key.id)));
+        }
+        Ok(())
+    }
+
+    /// The key no longer opens the repository, to those who have not kept the root key. Never the one that this
+    /// repository was opened with: so one that somebody holds is always left.
+    pub async fn remove_key(&self, id: KeyId) -> Result<()> {
+        self.remove(id, &self.opened_by).await
+    }
+
+    /// Puts `new` in the place of the key that this repository was opened with; says whether that one is gone, which
+    /// it is unless it is to be kept. After a failure both may open the repository; doing it again goes on.
+    pub async fn rotate_key(
+        &self,
+        new: &KeyFile,
+        label: &str,
+        keep: bool,
+        entropy: &dyn Entropy,
+    ) -> Result<()> {
+        if new.id == self.opened_by.id {
+            return Err(Error::invalid(format!("the new key is the old one: {}", new.id))
+                .with_hint("make a new key with `palinurus keys generate`"));
+        }
+        self.add_key(new, label, entropy).await?;
+        if keep { Ok(()) } else { self.remove(self.opened_by.id, new).await }
+    }
+
+    async fn remove(&self, id: KeyId, by: &KeyFile) -> Result<()> {
+        let ids = self.key_ids().await?;
+        if !ids.contains(&id) {
+            return Err(Error::not_found(format!("no key {id} opens this repository"))
+                .with_hint(format!("these do: {}", join(&ids))));
+        }
+        if id == by.id {
+            let last = if ids.len() == 1 { "the last key" } else { "the key that was used to open" };
+            return Err(Error::denied(format!("{id} is {last} of this repository"))
+                .with_hint("open it with another of its keys to remove this one; `keys add` adds one"));
+        }
+        self.prove(by).await?;
+        self.storage.delete(&[key_object(id)]).await?;
+        // Somebody with the key just removed may have removed ours at the same moment.
+        match self.storage.put_new(&key_object(by.id), by.wrap(&self.root, self.id)?).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => {}
+            Err(e) => return Err(e),
+            Ok(()) => {
+                return Err(Error::conflict(format!(
+                    "key {} was removed by somebody at the same moment",
+                    by.id
+                ))
+                .with_hint("it is back; see `palinurus keys list`"));
+            }
+        }
+        if let Err(e) = self.storage.delete(&[label_object(id)]).await {
+            tracing::debug!(key = %id, error = e.chain(), "the label of a removed key stays");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! A leader that stands still for longer than its lease, in the middle of what it does, and wakes when another leads.
+use palinurus_proto::v1;
+use palinurus_repository::ledger::{Body, Record};
+use palinurus_tests::fleet::{COORDINATORS, Fleet, NODES, on_a_network};
+use palinurus_tests::seeded::Random;
+use palinurus_tests::tree;
+use palinurus_tests::world::{SERVICE, wait, wait_async};
+use tonic::Code;
+
+use crate::sound::{self, Truth};
+
+#[test]
+fn a_leader_that_wakes_after_its_lease_neither_commits_nor_deletes() {
+    on_a_network(async |fleet| {
+        let mut random = Random::new(8);
+        let mut truth = Truth::default();
+
+        // In the middle of a backup: the next leader finishes it as the same backup.
+        let dirs = NODES.map(|node| fleet.data(node));
+        (0..4).for_each(|_| tree::change(&dirs, &mut random));
+        let now = sound::trees(fleet);
+        let backup = fleet.operator.start_backup().await;
+        let id = backup.backup.as_ref().unwrap().backup_id.clone();
+        in_phase(fleet, &backup.id, "upload").await;
+        let ended = outlive(fleet, &backup).await;
+        assert_eq!(ended.backup.as_ref().unwrap().backup_id, id, "the same backup");
+        let commits = |records: Vec<Record>| {
+            records.iter().filter(|record| matches!(record.body, Body::Commit { .. })).count()
+        };
+        assert_eq!(commits(sound::ledger(fleet).await), 1);
+        truth.0.insert(id.clone(), now.clone());
+        sound::backups(fleet, &truth).await;
+
+        // In the middle of a deletion: the next leader goes on with it, and keeps what it has to keep.
+        tree::change(&dirs, &mut random);
+        let now = sound::trees(fleet);
+        let second = fleet.operator.start_backup().await;
+        let second = fleet.operator.ended(&second.id).await.backup.unwrap().backup_id;
+        truth.0.insert(second, now);
+        // It is over in milliseconds, unless each step has to wait for the state.
+        let leader = fleet.operator.leader().await;
+        fleet.net.slow(&leader);
+        let deletion = fleet.operator.start_delete(&id).await.unwrap();
+        outlive(fleet, &deletion).await;
+        truth.0.remove(&id);
+
+        // Who knows only one that stands by is led to the leader.
+        let leader = fleet.operator.leader().await;
+        let standby = COORDINATORS.into_iter().find(|name| *name != leader).unwrap();
+        let now = sound::trees(fleet);
+        let third = fleet.cli(standby, &["backup", "start"]).await.json();
+        truth.0.insert(third["backup"].as_str().unwrap().to_owned(), now);
+        sound::settled(fleet).await;
+        sound::backups(fleet, &truth).await;
+    });
+}
+
+async fn in_phase(fleet: &Fleet, id: &str, phase: &str) {
+    wait_async(&format!("operation {id} is in its phase {phase}"), async || {
+        let running = fleet.operator.running().await.into_iter().find(|operation| operation.id == id);
+        let running = running.expect("it is still running: give it more data");
+        (running.phase == phase).then_some(())
+    })
+    .await;
+}
+
+/// Pauses the leader until another has brought the operation to its end, wakes it, and sees it stand by.
+async fn outlive(fleet: &mut Fleet, begun: &v1::Operation) -> v1::Operation {
+    let old = fleet.operator.leader().await;
+    let old = COORDINATORS.into_iter().find(|name| *name == old).unwrap();
+    let stood_down = stood_down(fleet, old);
+    fleet.pause(old);
+    let new = wait_async("another leads", async || {
+        fleet.operator.leaders().await.into_iter().find(|name| name != old)
+    })
+    .await;
+    fleet.net.heal();
+    let ended = fleet.operator.ended(&begun.id).await;
+    assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
+    assert!(ended.epoch > begun.epoch, "{new} ended it, not {old}: {ended:?}");
+    let written = sound::ledger(fleet).await;
+    let epoch = written.last().unwrap().epoch;
+    let lead = written.iter().find(|record| record.epoch == epoch).unwrap();
+    assert!(matches!(&lead.body, Body::Leader { name } if *name == new), "{lead:?}");
+
+    fleet.resume(old);
+    wait(&format!("{old} says that it stepped down"), || {
+        (self::stood_down(fleet, old) > stood_down).then_some(())
+    })
+    .await;
+    // It stands by, and names the leader.
+    let address = format!("{}:{}", fleet.net.host(&new).address, palinurus_tests::operator::PORT);
+    wait_async(&format!("{old} names {new}"), async || {
+        let request = v1::StartBackupRequest { service: SERVICE.into(), full: false };
+        let asked = fleet.operator.ask_one(old, async |mut client| client.start_backup(request).await).await;
+        let refused = asked.expect_err("a coordinator that does not lead begins nothing");
+        let leader = refused.metadata().get("palinurus-leader").map(|leader| leader.to_str().unwrap());
+        (refused.code() == Code::FailedPrecondition && leader == Some(&*address)).then_some(())
+    })
+    .await;
+    assert_eq!(fleet.operator.leaders().await, [new.as_str()]);
+    // `ledger` has checked that nothing of a lower epoch follows; and nothing at all was written since.
+    assert_eq!(sound::ledger(fleet).await, written);
+    assert_eq!(fleet.operator.ended(&begun.id).await, ended);
+    sound::settled(fleet).await;
+    ended
+}
+
+/// How often it did.
+fn stood_down(fleet: &Fleet, name: &str) -> usize {
+    let log = std::fs::read_to_string(fleet.log(name)).unwrap();
+    log.lines().filter(|line| line.contains("stepping down")).count()
+}
