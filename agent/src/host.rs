@@ -1,25 +1,59 @@
 //! What every task of this agent may use.
+use std::fmt;
 use std::sync::Arc;
 
-use palinurus_repository::{Clock, Entropy, Keyring, SystemClock, SystemEntropy};
+use async_trait::async_trait;
+use palinurus_repository::storage::AllStores;
+use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Stores, SystemClock, SystemEntropy};
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::repositories::Repositories;
+use crate::mover::{Mover, Threads};
+use crate::repositories::{Repositories, Unlocked};
 use crate::state::StateDirectory;
 
-/// Time and chance, so that tests own both.
+/// Time, chance and all that lies outside, so that tests own them.
 #[derive(Clone, Debug)]
 pub struct Seams {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
+    pub blocking: Blocking,
+    pub stores: Arc<dyn Stores>,
+    pub dial: Arc<dyn Dial>,
+    /// None: what the settings say.
+    pub engine: Option<Arc<dyn Engine>>,
+    pub mover: Arc<dyn Mover>,
+}
+
+/// How a coordinator is reached.
+#[async_trait]
+pub trait Dial: Send + Sync + fmt::Debug {
+    async fn dial(&self, endpoint: Endpoint) -> Result<Channel, tonic::transport::Error>;
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tcp;
+
+#[async_trait]
+impl Dial for Tcp {
+    async fn dial(&self, endpoint: Endpoint) -> Result<Channel, tonic::transport::Error> {
+        endpoint.connect().await
+    }
 }
 
 impl Default for Seams {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy::new()) }
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy::new()),
+            blocking: Blocking::Threads,
+            stores: Arc::new(AllStores),
+            dial: Arc::new(Tcp),
+            engine: None,
+            mover: Arc::new(Threads),
+        }
     }
 }
 
@@ -35,6 +69,12 @@ pub(crate) struct Host {
     pub(crate) instance: String,
     /// The connection to the leader while there is a session.
     pub(crate) leader: watch::Sender<Option<Channel>>,
+}
+
+impl Host {
+    pub(crate) async fn unlock(&self, url: &str) -> palinurus_repository::Result<Unlocked> {
+        self.repositories.unlock(&*self.seams.stores, url, &self.keys).await
+    }
 }
 
 #[cfg(test)]

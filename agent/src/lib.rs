@@ -16,8 +16,9 @@ mod epoch;
 mod host;
 mod identity;
 mod journal;
+pub mod mover;
 mod node_epoch;
-mod pipeline;
+pub mod pipeline;
 pub mod progress;
 mod repositories;
 pub mod restore;
@@ -31,7 +32,7 @@ mod walk;
 pub mod warning;
 
 pub use config::Config;
-pub use host::Seams;
+pub use host::{Dial, Seams};
 
 use epoch::Epochs;
 use host::Host;
@@ -51,19 +52,22 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<()> {
     run_with(config, Seams::default(), cancel).await
 }
 
-/// The same, with time and chance from the caller.
+/// The same, with time, chance and all that lies outside from the caller.
 pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -> Result<()> {
     config.check()?;
     let state = StateDirectory::open(&config.state)?;
-    let engine = engine::open(
-        config.engine.clone(),
-        engine::Parts {
-            service: config.service.clone(),
-            node: config.node.clone(),
-            state: config.state.clone(),
-            clock: Arc::clone(&seams.clock),
-        },
-    )?;
+    let engine = match &seams.engine {
+        Some(engine) => Arc::clone(engine),
+        None => engine::open(
+            config.engine.clone(),
+            engine::Parts {
+                service: config.service.clone(),
+                node: config.node.clone(),
+                state: config.state.clone(),
+                clock: Arc::clone(&seams.clock),
+            },
+        )?,
+    };
     let (journal, found) = Journal::open(&state.journal())?;
     let known: std::collections::HashSet<String> =
         found.iter().map(|(key, _)| key.operation.clone()).collect();

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use palinurus_repository::{Keyring, Keys, Result, Storage, storage};
+use palinurus_repository::{Keyring, Keys, Result, Storage, Stores};
 use tokio::sync::Mutex;
 
 /// An open store and what unlocks it, remembered by URL: neither ever changes.
@@ -16,12 +16,12 @@ pub(crate) struct Unlocked {
 }
 
 impl Repositories {
-    pub(crate) async fn unlock(&self, url: &str, keys: &Keyring) -> Result<Unlocked> {
+    pub(crate) async fn unlock(&self, stores: &dyn Stores, url: &str, keys: &Keyring) -> Result<Unlocked> {
         let mut known = self.0.lock().await;
         if let Some(unlocked) = known.get(url) {
             return Ok(unlocked.clone());
         }
-        let storage = storage::open(url)?;
+        let storage = stores.open(url)?;
         let keys = keys.unlock(storage.as_ref()).await?;
         let unlocked = Unlocked { storage, keys };
         known.insert(url.to_owned(), unlocked.clone());

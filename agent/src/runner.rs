@@ -162,7 +162,7 @@ impl Runner {
         }
         let (inner, key) = (Arc::clone(&self.0), key.clone());
         // Lost, it is told and acknowledged once more: no harm.
-        self.0.running.spawn_blocking(move || {
+        let write = move || {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             // Looked at again: messages came between.
             let (known, others) = {
@@ -177,7 +177,10 @@ impl Runner {
             if let Err(error) = written {
                 tracing::warn!(task = %key, error = %error.chain(), "an acknowledgement was not journaled");
             }
-        });
+            Ok(())
+        };
+        let blocking = self.0.host.seams.blocking;
+        self.0.running.spawn(async move { blocking.run(write).await });
     }
 
     /// For a new session: what runs, what was interrupted, what ended unacknowledged, and of every operation that
@@ -226,15 +229,14 @@ impl Runner {
             }
         }
         let inner = Arc::clone(&self.0);
-        let forgotten = tokio::task::spawn_blocking(move || {
+        let forgotten = self.0.host.seams.blocking.run(move || {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             operations.iter().try_for_each(|operation| {
                 inner.host.state.remove_spool(operation)?;
                 inner.journal.forget_operation(operation)
             })
         });
-        let forgotten = forgotten.await.map_err(|e| Error::internal("stand down").with_source(e));
-        if let Err(error) = forgotten.and_then(|done| done) {
+        if let Err(error) = forgotten.await {
             tracing::warn!(error = %error.chain(), "standing down: something of an operation stays in the state directory");
         }
         self.0.entries().retain(|_, entry| matches!(entry.status, Status::Running { .. }));
@@ -350,9 +352,7 @@ impl Inner {
             let _one = inner.journaling.lock().unwrap_or_else(PoisonError::into_inner);
             inner.journal.write(&key, &record)
         };
-        tokio::task::spawn_blocking(write)
-            .await
-            .map_err(|e| Error::internal("write the journal").with_source(e))?
+        self.host.seams.blocking.run(write).await
     }
 }
 

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
-use palinurus_proto::{from_status, to_status, v1};
+use palinurus_proto::{LEADER, from_status, is_answer, to_status, v1};
 use palinurus_repository::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -19,8 +19,6 @@ const MESSAGE_MAX: usize = 64 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Finds a connection whose other end is gone, or is paused.
 const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Of a refusal that was certainly not begun: where the leader is, or nothing when nobody leads.
-const LEADER: &str = "palinurus-leader";
 /// One coordinator names the next; they may disagree for a moment.
 const HOPS: u32 = 3;
 /// For an election to end.
@@ -162,8 +160,7 @@ impl Client {
 
 /// The connection broke, whatever became of the call.
 fn is_broken(status: &Status) -> bool {
-    status.metadata().get("palinurus-kind").is_none()
-        && from_status(status.clone()).kind() == ErrorKind::Unavailable
+    !is_answer(status) && from_status(status.clone()).kind() == ErrorKind::Unavailable
 }
 
 /// What was asked for may have begun: asking again is the operator's to decide.

@@ -95,12 +95,8 @@ impl Config {
         self.etcd.check()
     }
 
-    pub(crate) fn reached_at(&self, listener: &tokio::net::TcpListener) -> Result<String> {
-        if !self.advertise.is_empty() {
-            return Ok(self.advertise.clone());
-        }
-        let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
-        Ok(address.to_string())
+    pub(crate) fn reached_at(&self, listening: std::net::SocketAddr) -> String {
+        if self.advertise.is_empty() { listening.to_string() } else { self.advertise.clone() }
     }
 
     /// Nothing is encrypted yet, so whoever starts a coordinator should not let other machines in unasked.

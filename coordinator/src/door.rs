@@ -1,7 +1,7 @@
 //! What callers find: the coordinator that leads, or one that stands by and knows who does.
 use std::sync::Arc;
 
-use palinurus_proto::{to_status, v1};
+use palinurus_proto::{LEADER, to_status, v1};
 use palinurus_repository::Error;
 use ractor::ActorRef;
 use tokio::sync::watch;
@@ -13,9 +13,6 @@ use crate::api::Reads;
 use crate::shared::{Base, Shared};
 use crate::standby::Standby;
 use crate::state::{Election, Leader};
-
-/// Metadata of a refusal: where the leader is reached, empty when nobody leads. What is refused with it was not begun.
-pub(crate) const LEADER: &str = "palinurus-leader";
 
 /// A coordinator while it leads.
 #[derive(Clone, Debug)]

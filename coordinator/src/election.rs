@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use palinurus_repository::{Error, Result};
 
-use crate::shared::{Base, off_runtime};
+use crate::shared::Base;
 use crate::state::{Election, EmbeddedElection, EmbeddedState, EtcdElection};
 
 /// And, with the embedded state, the file: to be closed last.
@@ -14,9 +14,10 @@ pub(crate) async fn open(base: &Base) -> Result<(Arc<dyn Election>, Option<Embed
         return Ok((election.clone(), None));
     }
     let (directory, name) = (base.config.state.clone(), base.config.name.clone());
+    let blocking = base.world.blocking;
     if base.config.etcd.in_use() {
         // The chunk indexes lie there whatever else does.
-        off_runtime(move || make(&directory)).await?;
+        blocking.run(move || make(&directory)).await?;
         let (clock, entropy) = (base.world.clock.clone(), base.world.entropy.clone());
         let election = EtcdElection::open(&base.config.etcd, &name, clock, entropy).await?;
         return Ok((Arc::new(election), None));
@@ -25,7 +26,7 @@ pub(crate) async fn open(base: &Base) -> Result<(Arc<dyn Election>, Option<Embed
         make(&directory)?;
         EmbeddedElection::open(&directory, &name)
     };
-    let election = off_runtime(open).await?;
+    let election = blocking.run(open).await?;
     let state = election.state();
     Ok((Arc::new(election), Some(state)))
 }

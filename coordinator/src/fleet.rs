@@ -151,7 +151,7 @@ impl FleetService {
             let node = open.node.clone();
             let vault = ask(&service, |to| ServiceMsg::Claim(open, to)).await?;
             let (claims, _) = vault.claims(transaction).await?;
-            stream::run(claims.join(&node), requests, replies).await
+            stream::run(claims.join(&node), requests, replies, vault.blocking).await
         };
         tokio::select! {
             biased;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, Result};
 use ractor::Actor;
 use tokio::sync::watch;
@@ -90,7 +91,7 @@ async fn one(
     let outcome = tokio::select! {
         biased;
         () = cancel.cancelled() => Ok(()),
-        () = over.cancelled() => {
+        () = over.cancelled(), if !mutant::on(Mutant::LeaderIgnoresLease) => {
             tracing::warn!(epoch, "the lease is over: stepping down");
             Ok(())
         }

@@ -14,6 +14,7 @@ mod failover;
 mod fleet;
 mod index;
 mod leadership;
+mod listen;
 mod operation;
 mod plan;
 mod segment;
@@ -24,5 +25,6 @@ pub mod state;
 mod vault;
 
 pub use config::{Config, EtcdConfig};
+pub use listen::{Duplex, Incoming, Listen, Wire};
 pub use server::Server;
 pub use shared::World;

@@ -8,7 +8,6 @@ use palinurus_repository::storage::list_all;
 use palinurus_repository::verify::read_trailer;
 use palinurus_repository::{ErrorKind, Result, TransactionId, WriterId};
 
-use crate::shared::off_runtime;
 use crate::vault::Vault;
 
 /// Trailers read side by side.
@@ -48,7 +47,7 @@ impl Vault {
         for segment in list_all(&**storage, &format!("t/{transaction}/x/")).await? {
             let object = storage.get(&segment.key, None).await?;
             let (keys, key) = (self.repository.keys().clone(), segment.key);
-            let packs = off_runtime(move || match IndexSegment::open(&keys, &key, &object) {
+            let packs = self.blocking.run(move || match IndexSegment::open(&keys, &key, &object) {
                 Err(e) if e.kind() == ErrorKind::Corrupt => Ok(Vec::new()),
                 other => other,
             });
@@ -71,7 +70,8 @@ impl Vault {
         packs: Vec<PackSummary>,
     ) -> Result<()> {
         let keys = self.repository.keys().clone();
-        let sealed = off_runtime(move || IndexSegment::seal(&keys, transaction, writer, number, &packs));
+        let sealed =
+            self.blocking.run(move || IndexSegment::seal(&keys, transaction, writer, number, &packs));
         let (key, body) = sealed.await?;
         self.repository.storage().put_new(&key, body).await
     }

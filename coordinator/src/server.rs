@@ -7,12 +7,11 @@ use palinurus_proto::FILE_DESCRIPTOR_SET;
 use palinurus_proto::v1::coordinator_server::CoordinatorServer;
 use palinurus_proto::v1::fleet_server::FleetServer;
 use palinurus_repository::{Error, Result};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
@@ -22,6 +21,7 @@ use crate::bound::MESSAGE_MAX;
 use crate::config::Config;
 use crate::door::{Door, Lead};
 use crate::fleet::FleetService;
+use crate::listen::Listener;
 use crate::shared::{Base, World};
 use crate::state::{Election, EmbeddedState};
 use crate::{election, leadership};
@@ -47,16 +47,14 @@ impl Server {
         Self::start_in(World::default(), config, cancel).await
     }
 
-    /// With clock, chance and, where given, election of the caller's.
+    /// With clock, chance and, where given, election, stores and network of the caller's.
     pub async fn start_in(world: World, config: Config, cancel: CancellationToken) -> Result<Self> {
         config.check()?;
         let base = Arc::new(Base::new(config, world).await?);
         let config = &base.config;
         let (election, file) = election::open(&base).await?;
-        let listener = TcpListener::bind(&config.listen)
-            .await
-            .map_err(|e| Error::io(format!("listen on {}", config.listen), e))?;
-        let address = listener.local_addr().map_err(|e| Error::io("the address listened on", e))?;
+        let listener = Listener::open(&base).await?;
+        let address = listener.address()?;
         tracing::info!(name = config.name, %address, state = election.kind(), "coordinator starts");
         let lead = watch::Sender::new(None);
         let door = Door::new(&base, &*election, lead.subscribe());
@@ -86,17 +84,15 @@ async fn run(
     file: Option<EmbeddedState>,
     lead: watch::Sender<Option<Lead>>,
     door: Door,
-    listener: TcpListener,
+    listener: Listener,
     cancel: CancellationToken,
 ) -> Result<()> {
-    let address = base.config.reached_at(&listener)?;
+    let address = base.config.reached_at(listener.address()?);
     let (standby, reader, leads) = (door.standby(), election.reader(), lead.subscribe());
     let following = AbortOnDropHandle::new(tokio::spawn(async move { standby.run(reader, leads).await }));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let (health, health_service) = tonic_health::server::health_reporter();
     let router = router(door, &health, health_service, cancel.clone()).await?;
-    let mut serving =
-        tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.clone().cancelled_owned()));
+    let mut serving = listener.serve(router, cancel.clone());
     let outcome = {
         let leading = leadership::run(&base, &*election, &address, &lead, &health, &cancel);
         tokio::pin!(leading);

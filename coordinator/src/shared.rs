@@ -3,26 +3,39 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use palinurus_repository::{Clock, Entropy, Error, Keyring, Result, SystemClock, SystemEntropy};
+use palinurus_repository::storage::AllStores;
+use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Result, Stores, SystemClock, SystemEntropy};
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
 use crate::config::Config;
+use crate::listen::Listen;
 use crate::operation::Limits;
 use crate::state::{Election, Records};
 
-/// Time, chance and the election, which tests own.
+/// Time, chance and all that lies outside, which tests own.
 #[derive(Clone, Debug)]
 pub struct World {
     pub clock: Arc<dyn Clock>,
     pub entropy: Arc<dyn Entropy>,
     /// None: what the settings say.
     pub election: Option<Arc<dyn Election>>,
+    pub stores: Arc<dyn Stores>,
+    pub blocking: Blocking,
+    /// None: a TCP port.
+    pub listen: Option<Arc<dyn Listen>>,
 }
 
 impl Default for World {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy::new()), election: None }
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy::new()),
+            election: None,
+            stores: Arc::new(AllStores),
+            blocking: Blocking::Threads,
+            listen: None,
+        }
     }
 }
 
@@ -74,11 +87,4 @@ impl Shared {
     pub(crate) fn limits(&self, patience: Option<std::time::Duration>) -> Limits {
         Limits { patience: patience.unwrap_or(self.config.patience), cancel: self.config.cancel_limit }
     }
-}
-
-/// For what blocks: files and the index.
-pub(crate) async fn off_runtime<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("a blocking task").with_source(e))?
 }

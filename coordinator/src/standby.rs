@@ -1,6 +1,6 @@
 //! What a coordinator shows while another leads: the records, followed as that one writes them, and the ledgers, which
 //! anybody may read. Progress is not stored, so it is not seen here. What may be stale is not shown.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -31,14 +31,14 @@ pub(crate) struct Standby {
 /// Known without a gap since the state was last reached.
 #[derive(Debug)]
 struct Seen {
-    records: Arc<Mutex<Seats>>,
+    records: Arc<Mutex<Tables>>,
     board: Arc<Board>,
     over: CancellationToken,
     _until: DropGuard,
 }
 
 #[derive(Debug, Default)]
-struct Seats {
+struct Tables {
     services: BTreeMap<String, v1::Service>,
     nodes: BTreeMap<(String, String), v1::Node>,
 }
@@ -128,12 +128,15 @@ impl Seen {
     }
 
     fn all(&self, all: Vec<(String, Record)>) {
-        *lock(&self.records) = Seats::default();
-        let gone = self.board.list();
-        let kept = |id: &str| {
-            all.iter().any(|(key, _)| matches!(Key::of(key), Some(Key::Operation(_, kept)) if kept == id))
-        };
-        for operation in gone.iter().filter(|operation| !kept(&operation.id)) {
+        *lock(&self.records) = Tables::default();
+        let kept: BTreeSet<&str> = all
+            .iter()
+            .filter_map(|(key, _)| match Key::of(key) {
+                Some(Key::Operation(_, id)) => Some(id),
+                _ => None,
+            })
+            .collect();
+        for operation in self.board.list().iter().filter(|operation| !kept.contains(&*operation.id)) {
             self.board.remove(&operation.id);
         }
         for (key, record) in all {
@@ -179,16 +182,16 @@ impl Seen {
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     standby: Arc<Standby>,
-    records: Arc<Mutex<Seats>>,
+    records: Arc<Mutex<Tables>>,
     board: Arc<Board>,
     over: CancellationToken,
     led: bool,
 }
 
 impl View {
-    fn describe(&self, seats: &Seats, service: &v1::Service) -> Described {
+    fn describe(&self, tables: &Tables, service: &v1::Service) -> Described {
         let node = |spec: &v1::NodeSpec| {
-            let known = seats.nodes.get(&(service.name.clone(), spec.name.clone())).cloned();
+            let known = tables.nodes.get(&(service.name.clone(), spec.name.clone())).cloned();
             let known = known.unwrap_or_default();
             v1::Node {
                 service: service.name.clone(),
@@ -207,12 +210,12 @@ impl View {
 #[async_trait]
 impl Reads for View {
     async fn described(&self, name: Option<&str>) -> Result<Vec<Described>> {
-        let seats = lock(&self.records);
+        let tables = lock(&self.records);
         match name {
-            None => Ok(seats.services.values().map(|service| self.describe(&seats, service)).collect()),
-            Some(name) => match seats.services.get(name) {
-                Some(service) => Ok(vec![self.describe(&seats, service)]),
-                None => Err(no_service(name, seats.services.keys())),
+            None => Ok(tables.services.values().map(|service| self.describe(&tables, service)).collect()),
+            Some(name) => match tables.services.get(name) {
+                Some(service) => Ok(vec![self.describe(&tables, service)]),
+                None => Err(no_service(name, tables.services.keys())),
             },
         }
     }

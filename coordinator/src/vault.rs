@@ -7,14 +7,14 @@ use futures::future::try_join_all;
 use palinurus_proto::v1;
 use palinurus_repository::index::IndexSegment;
 use palinurus_repository::pack::PackId;
-use palinurus_repository::storage::{self, list_all};
+use palinurus_repository::storage::list_all;
 use palinurus_repository::verify::read_trailer;
-use palinurus_repository::{Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::{Blocking, Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
-use crate::shared::{Base, Shared, off_runtime};
+use crate::shared::{Base, Shared, World};
 
 /// Trailers read side by side.
 const AT_ONCE: usize = 16;
@@ -24,6 +24,7 @@ pub(crate) struct Vault {
     pub(crate) repository: Arc<Repository>,
     pub(crate) epoch: Epoch,
     pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) blocking: Blocking,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
 }
@@ -36,11 +37,13 @@ impl Vault {
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
         let cache = shared.config.index_cache();
-        let index = off_runtime(move || Index::open(&path, id, cache)).await?;
+        let blocking = shared.world.blocking;
+        let index = blocking.run(move || Index::open(&path, id, cache)).await?;
         Ok(Self {
             repository: Arc::new(repository),
             epoch,
             entropy: shared.world.entropy.clone(),
+            blocking,
             index: Arc::new(index),
             claims: Mutex::default(),
         })
@@ -61,7 +64,7 @@ impl Vault {
         let state = self.repository.read(open).await;
         let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
         let index = self.index.clone();
-        let claims = Arc::new(off_runtime(move || Claims::open(transaction, state, index)).await?);
+        let claims = Arc::new(self.blocking.run(move || Claims::open(transaction, state, index)).await?);
         if let Err(e) = self.take_up(transaction).await {
             tracing::warn!(%transaction, error = e.chain(), "what was stored before is not known: it is stored again");
         }
@@ -78,13 +81,13 @@ impl Vault {
             .filter_map(|object| Some((PackId::from_key(&object.key).ok()?, object.size)))
             .collect();
         let (index, packs) = (self.index.clone(), sizes.keys().copied().collect());
-        let lacking = off_runtime(move || index.lacks(packs)).await?;
+        let lacking = self.blocking.run(move || index.lacks(packs)).await?;
         for some in lacking.chunks(AT_ONCE) {
             let read: Vec<_> =
                 some.iter().map(|pack| read_trailer(&**storage, keys, *pack, sizes[pack])).collect();
             for (summary, _) in try_join_all(read).await? {
                 let index = self.index.clone();
-                off_runtime(move || index.stored(&summary, || ())).await?;
+                self.blocking.run(move || index.stored(&summary, || ())).await?;
             }
         }
         Ok(())
@@ -107,7 +110,7 @@ impl Vault {
     /// Takes into the index what was committed since. A segment that cannot be read costs dedupe, not the backup.
     pub(crate) async fn fold(&self) -> Result<Vec<v1::Warning>> {
         let index = self.index.clone();
-        let folded = off_runtime(move || index.folded()).await?;
+        let folded = self.blocking.run(move || index.folded()).await?;
         let committed: BTreeSet<TransactionId> =
             self.repository.read(|state| state.committed().writers().map(|(id, _)| id).collect()).await;
         let mut warnings = Vec::new();
@@ -116,7 +119,7 @@ impl Vault {
             self.fold_one(*transaction, &mut warnings).await?;
             if warnings.len() == before {
                 let (index, transaction) = (self.index.clone(), *transaction);
-                off_runtime(move || index.fold_done(transaction)).await?;
+                self.blocking.run(move || index.fold_done(transaction)).await?;
             }
         }
         Ok(warnings)
@@ -132,7 +135,7 @@ impl Vault {
             };
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
-            let folded = off_runtime(move || {
+            let folded = self.blocking.run(move || {
                 let packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
                 index.fold(&packs)
@@ -158,14 +161,15 @@ impl Vault {
     pub(crate) async fn prune_index(&self) -> Result<()> {
         let committed = self.repository.read(|state| state.committed().clone()).await;
         let index = self.index.clone();
-        off_runtime(move || index.retain(|pack| committed.contains(pack))).await
+        self.blocking.run(move || index.retain(|pack| committed.contains(pack))).await
     }
 }
 
 /// The service's repository, to look at: nobody is fenced by it.
 pub(crate) async fn reach(base: &Base, service: &v1::Service) -> Result<Repository> {
-    let storage = storage::open(&service.repository)?;
-    let repository = base.keys.open(storage).await?.with_clock(base.world.clock.clone());
+    let World { clock, stores, blocking, .. } = &base.world;
+    let repository = base.keys.open(stores.open(&service.repository)?).await?;
+    let repository = repository.with_clock(clock.clone()).with_blocking(*blocking);
     let id = repository.id();
     if id.to_string() != service.repository_id {
         return Err(Error::conflict(format!(

@@ -6,7 +6,7 @@ pub mod v1 {
 }
 
 mod status;
-pub use status::{failure, from_failure, from_status, to_status};
+pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};
 
 /// For reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palinurus_descriptor.bin"));

@@ -8,6 +8,8 @@ use crate::v1;
 
 const KIND: &str = "palinurus-kind";
 const HINT: &str = "palinurus-hint-bin";
+/// Of a refusal by a coordinator that does not lead: where the leader is reached, empty when nobody leads.
+pub const LEADER: &str = "palinurus-leader";
 
 pub fn code(kind: ErrorKind) -> Code {
     match kind {
@@ -49,6 +51,11 @@ pub fn to_status(error: &Error) -> Status {
         metadata.insert_bin(HINT, MetadataValue::from_bytes(hint.as_bytes()));
     }
     Status::with_metadata(code(error.kind()), error.chain(), metadata)
+}
+
+/// Sent by one of ours, who knows what became of the call; anything else comes from the transport.
+pub fn is_answer(status: &Status) -> bool {
+    status.metadata().contains_key(KIND)
 }
 
 pub fn from_status(status: Status) -> Error {

@@ -3,6 +3,7 @@
 //!
 //! Read [`commit`] first: it says what a backup is and in which order it comes to be.
 
+pub mod blocking;
 pub mod chunk;
 pub mod clock;
 pub mod commit;
@@ -19,6 +20,7 @@ pub mod keysource;
 pub mod label;
 pub mod ledger;
 pub mod manifest;
+pub mod mutant;
 pub mod pack;
 pub mod page;
 pub mod storage;
@@ -26,6 +28,7 @@ pub mod sweep;
 pub mod verify;
 mod wrapper;
 
+pub use blocking::Blocking;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use commit::Repository;
 pub use entropy::{Entropy, SystemEntropy};
@@ -36,4 +39,4 @@ pub use keyring::Keyring;
 pub use keys::{Keys, RootKey};
 pub use keysource::KeySource;
 pub use ledger::Ledger;
-pub use storage::Storage;
+pub use storage::{Storage, Stores};

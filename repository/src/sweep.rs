@@ -9,6 +9,7 @@ use crate::commit::Repository;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Epoch, TransactionId};
 use crate::ledger::{Body, PackSet, State};
+use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
 
 const PAGE: usize = 1000;
@@ -128,7 +129,7 @@ impl Kept {
             return false;
         };
         let Ok(transaction) = transaction.parse::<TransactionId>() else { return false };
-        if !self.state.is_closed(transaction) {
+        if !self.state.is_closed(transaction) && !mutant::on(Mutant::SweepIgnoresOpen) {
             return false;
         }
         match kind {

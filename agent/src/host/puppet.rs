@@ -111,6 +111,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         seams: Seams {
             clock: Arc::new(ManualClock::at(Timestamp(1))),
             entropy: Arc::new(SeededEntropy::new(1)),
+            ..Seams::default()
         },
         state: StateDirectory::open(state).unwrap(),
         engine: Arc::clone(&puppet) as Arc<dyn Engine>,

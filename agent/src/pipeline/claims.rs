@@ -8,8 +8,8 @@ use bytes::Bytes;
 use palinurus_proto::v1::fleet_client::FleetClient;
 use palinurus_proto::v1::{self, claim_request::Message};
 use palinurus_repository::pack::ChunkAt;
-use palinurus_repository::{ChunkId, Error, ErrorKind, Result};
-use tokio::sync::{mpsc, watch};
+use palinurus_repository::{Blocking, ChunkId, Error, ErrorKind, Result};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -18,13 +18,13 @@ use super::journal::PackJournal;
 use super::stop::stopped;
 
 /// The most ids in one question.
-pub(crate) const ASK_MAX: usize = 8192;
+pub const ASK_MAX: usize = 8192;
 const MESSAGE_MAX: usize = 64 << 20;
 const ENDING: Duration = Duration::from_secs(10);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// Nobody has it: upload it.
     Yours,
     /// Another node of this transaction uploads it; `settle` will say where.
@@ -34,7 +34,7 @@ pub(crate) enum Verdict {
 
 /// How a question is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
+pub enum How {
     /// What is nobody's becomes ours.
     Claim,
     /// What is nobody's stays so: [`Verdict::Yours`] says no more than that it is free.
@@ -45,66 +45,70 @@ pub(crate) enum How {
 
 /// Where the question goes. Cheap to clone, used by all workers.
 #[derive(Clone, Debug)]
-pub(crate) struct Claims(mpsc::Sender<Request>);
+pub struct Claims(mpsc::Sender<Request>);
 
 #[derive(Debug)]
-pub(crate) enum Request {
-    Ask { ids: Vec<ChunkId>, how: How, reply: std::sync::mpsc::SyncSender<Result<Vec<Verdict>>> },
+pub enum Request {
+    Ask { ids: Vec<ChunkId>, how: How, reply: oneshot::Sender<Result<Vec<Verdict>>> },
     Stored(Bytes),
 }
 
 /// An answer on its way.
 #[derive(Debug)]
-pub(crate) struct Answer(std::sync::mpsc::Receiver<Result<Vec<Verdict>>>);
+pub(crate) struct Answer(oneshot::Receiver<Result<Vec<Verdict>>>);
 
 impl Answer {
     /// Blocks the calling thread.
     pub(crate) fn wait(self) -> Result<Vec<Verdict>> {
-        self.0.recv().map_err(|_| stopped())?
+        self.0.blocking_recv().map_err(|_| stopped())?
     }
 }
 
 impl Claims {
-    pub(crate) fn channel(bound: usize) -> (Self, mpsc::Receiver<Request>) {
+    pub fn channel(bound: usize) -> (Self, mpsc::Receiver<Request>) {
         let (sender, receiver) = mpsc::channel(bound);
         (Self(sender), receiver)
     }
 
     /// From a thread outside the runtime.
     pub(crate) fn ask(&self, ids: Vec<ChunkId>, how: How) -> Result<Answer> {
-        let (reply, answer) = std::sync::mpsc::sync_channel(1);
+        let (reply, answer) = oneshot::channel();
         self.0.blocking_send(Request::Ask { ids, how, reply }).map_err(|_| stopped())?;
         Ok(Answer(answer))
     }
 
-    pub(crate) async fn stored(&self, summary: Bytes) -> Result<()> {
+    /// From within the runtime.
+    pub async fn asked(&self, ids: Vec<ChunkId>, how: How) -> Result<Vec<Verdict>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Request::Ask { ids, how, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    pub async fn stored(&self, summary: Bytes) -> Result<()> {
         self.0.send(Request::Stored(summary)).await.map_err(|_| stopped())
     }
 }
 
 /// The connection behind [`Claims`].
 #[derive(Debug)]
-pub(crate) struct ClaimStream {
-    pub(crate) leader: watch::Receiver<Option<Channel>>,
-    pub(crate) open: v1::ClaimOpen,
+pub struct ClaimStream {
+    pub leader: watch::Receiver<Option<Channel>>,
+    pub open: v1::ClaimOpen,
     /// Holds the journal whose packs are told again at each connection.
-    pub(crate) spool: PathBuf,
+    pub spool: PathBuf,
+    pub blocking: Blocking,
 }
 
 struct Waiting {
     sequence: u64,
     ids: Vec<ChunkId>,
     how: How,
-    reply: std::sync::mpsc::SyncSender<Result<Vec<Verdict>>>,
+    reply: oneshot::Sender<Result<Vec<Verdict>>>,
 }
 
 impl ClaimStream {
     /// Runs until the last [`Claims`] is dropped, the run is cancelled, or the coordinator refuses for good.
-    pub(crate) async fn run(
-        self,
-        mut requests: mpsc::Receiver<Request>,
-        cancel: CancellationToken,
-    ) -> Result<()> {
+    pub async fn run(self, mut requests: mpsc::Receiver<Request>, cancel: CancellationToken) -> Result<()> {
         let mut waiting: VecDeque<Waiting> = VecDeque::new();
         let mut sequence = 0;
         loop {
@@ -190,7 +194,7 @@ impl ClaimStream {
     }
 
     async fn journaled(&self) -> Result<Vec<Bytes>> {
-        let journal = PackJournal::in_spool(&self.spool);
+        let journal = PackJournal::in_spool(&self.spool, self.blocking);
         let read = move || {
             let mut summaries = Vec::new();
             journal.read(|encoded, _| {
@@ -199,7 +203,7 @@ impl ClaimStream {
             })?;
             Ok(summaries)
         };
-        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal("pack journal").with_source(e))?
+        self.blocking.run(read).await
     }
 }
 

@@ -5,24 +5,25 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use palinurus_repository::pack::PackSummary;
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Blocking, Error, Result};
 
 /// An entry is a trailer; none is larger.
 const ENTRY_MAX: u32 = 8 << 20;
 
 #[derive(Debug)]
-pub(crate) struct PackJournal {
+pub struct PackJournal {
     path: PathBuf,
+    blocking: Blocking,
 }
 
 impl PackJournal {
-    pub(crate) fn in_spool(spool: &Path) -> Self {
-        Self { path: spool.join("packs") }
+    pub fn in_spool(spool: &Path, blocking: Blocking) -> Self {
+        Self { path: spool.join("packs"), blocking }
     }
 
-    pub(crate) async fn append(&self, entry: Bytes) -> Result<()> {
+    pub async fn append(&self, entry: Bytes) -> Result<()> {
         let path = self.path.clone();
-        let written = tokio::task::spawn_blocking(move || {
+        let append = move || {
             let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
             let mut line = Vec::with_capacity(entry.len() + 36);
             line.extend_from_slice(&(entry.len() as u32).to_le_bytes());
@@ -30,16 +31,14 @@ impl PackJournal {
             line.extend_from_slice(&entry);
             file.write_all(&line)?;
             file.sync_data()
-        });
-        written
-            .await
-            .map_err(|e| Error::internal("pack journal").with_source(e))?
-            .map_err(|e| Error::io(format!("write {}", self.path.display()), e))
+        };
+        let failed = format!("write {}", self.path.display());
+        self.blocking.run(move || append().map_err(|e| Error::io(failed, e))).await
     }
 
     /// Calls `each` with every whole entry. A torn last entry is a pack that was not told to anybody: it ends
     /// the journal, and is cut off so that later entries follow whole ones.
-    pub(crate) fn read(&self, mut each: impl FnMut(&[u8], PackSummary) -> Result<()>) -> Result<()> {
+    pub fn read(&self, mut each: impl FnMut(&[u8], PackSummary) -> Result<()>) -> Result<()> {
         let io = |e| Error::io(format!("read {}", self.path.display()), e);
         let file = match std::fs::File::open(&self.path) {
             Ok(file) => file,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::manifest::ManifestRef;
-use palinurus_repository::{Entropy, Keys, Storage, TransactionId};
+use palinurus_repository::{Blocking, Entropy, Keys, Storage, TransactionId};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -47,41 +47,45 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use claims::{ASK_MAX, ClaimStream, Claims, How, Request, Verdict};
+pub use journal::PackJournal;
 pub(crate) use settle::manifest;
 pub(crate) use take_over::take_over;
 pub(crate) use upload::upload;
+pub use uploader::put_new;
 
 /// What bounds a run.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Threads that read, compress and seal.
-    pub(crate) workers: usize,
+    pub workers: usize,
     /// Each of about 34 MiB: an open one for each worker, the rest on their way to the store.
-    pub(crate) pack_buffers: usize,
-    pub(crate) zstd_level: i32,
+    pub pack_buffers: usize,
+    pub zstd_level: i32,
 }
 
 /// One operation's view of one node, for both phases.
 #[derive(Clone, Debug)]
-pub(crate) struct Context {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) keys: Keys,
-    pub(crate) entropy: Arc<dyn Entropy>,
-    pub(crate) transaction: TransactionId,
-    pub(crate) node: String,
+pub struct Context {
+    pub storage: Arc<dyn Storage>,
+    pub keys: Keys,
+    pub entropy: Arc<dyn Entropy>,
+    pub transaction: TransactionId,
+    pub node: String,
     /// The operation's own directory; the packs it has stored are journaled there.
-    pub(crate) spool: PathBuf,
+    pub spool: PathBuf,
     /// The source list that the snapshot made.
-    pub(crate) source: PathBuf,
-    pub(crate) tree: Arc<Tree>,
+    pub source: PathBuf,
+    pub tree: Arc<Tree>,
     /// This node's manifest in the base backup.
-    pub(crate) base: Option<ManifestRef>,
+    pub base: Option<ManifestRef>,
     /// This node's place among `nodes`: replicas begin at different places and share the upload.
-    pub(crate) position: u32,
-    pub(crate) nodes: u32,
+    pub position: u32,
+    pub nodes: u32,
     /// The connection to the leader, while there is one.
-    pub(crate) leader: watch::Receiver<Option<Channel>>,
-    pub(crate) claim: v1::ClaimOpen,
-    pub(crate) limits: Limits,
-    pub(crate) progress: Arc<Counters>,
+    pub leader: watch::Receiver<Option<Channel>>,
+    pub claim: v1::ClaimOpen,
+    pub limits: Limits,
+    pub blocking: Blocking,
+    pub progress: Arc<Counters>,
 }

@@ -70,7 +70,7 @@ pub(crate) async fn run<T: Send + 'static>(
     let uploader = Uploader {
         storage: context.storage.clone(),
         pool: pool.clone(),
-        journal: PackJournal::in_spool(&context.spool),
+        journal: PackJournal::in_spool(&context.spool, context.blocking),
         claims: claims.clone(),
         progress: context.progress.clone(),
         at_once: limits.pack_buffers.saturating_sub(limits.workers).max(1),
@@ -79,6 +79,7 @@ pub(crate) async fn run<T: Send + 'static>(
         leader: context.leader.clone(),
         open: context.claim.clone(),
         spool: context.spool.clone(),
+        blocking: context.blocking,
     };
     let run = Run {
         context,

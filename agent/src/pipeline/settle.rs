@@ -230,7 +230,7 @@ fn write_segments(context: &Context, runtime: &tokio::runtime::Handle) -> Result
         held.clear();
         Ok(())
     };
-    PackJournal::in_spool(&context.spool).read(|_, summary| {
+    PackJournal::in_spool(&context.spool, context.blocking).read(|_, summary| {
         segments.bytes_stored += summary.size;
         segments.bytes_new += summary.frames.iter().map(|frame| u64::from(frame.plain)).sum::<u64>();
         chunks += summary.frames.iter().map(|frame| frame.chunks.len()).sum::<usize>();

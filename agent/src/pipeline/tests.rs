@@ -71,6 +71,7 @@ impl World {
         list.finish(&Warnings::default()).unwrap();
         let transaction = TransactionId([transaction; 16]);
         Context {
+            blocking: Blocking::Threads,
             storage: self.storage.clone(),
             keys: self.keys.clone(),
             entropy: self.entropy.clone(),

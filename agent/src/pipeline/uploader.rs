@@ -74,12 +74,7 @@ impl Uploader {
 
 /// Creates an object whose name only we can have drawn: so when an answer was lost, a conflict on a later try
 /// is our own first try, and its length proves it.
-pub(crate) async fn put_new(
-    storage: &dyn Storage,
-    key: &str,
-    body: Bytes,
-    progress: &Counters,
-) -> Result<()> {
+pub async fn put_new(storage: &dyn Storage, key: &str, body: Bytes, progress: &Counters) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {
         progress.puts.fetch_add(1, Ordering::Relaxed);

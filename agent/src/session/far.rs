@@ -101,7 +101,9 @@ impl Far {
     /// As a coordinator that stands by while nobody leads.
     pub(crate) async fn leaderless(&self) {
         let mut status = palinurus_proto::to_status(&Error::unavailable("nobody leads"));
-        status.metadata_mut().insert("palinurus-leader", tonic::metadata::MetadataValue::from_static(""));
+        status
+            .metadata_mut()
+            .insert(palinurus_proto::LEADER, tonic::metadata::MetadataValue::from_static(""));
         self.out.send(Err(status)).await.unwrap();
     }
 

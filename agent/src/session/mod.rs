@@ -248,15 +248,14 @@ impl Session {
         let endpoint = Endpoint::from_shared(url).map_err(|e| {
             Error::invalid(format!("coordinator {address:?} is not an address")).with_source(e)
         })?;
-        endpoint
+        let endpoint = endpoint
             .connect_timeout(settings.connect_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(settings.keep_alive)
             .keep_alive_timeout(settings.keep_alive)
-            .keep_alive_while_idle(true)
-            .connect()
-            .await
-            .map_err(|e| Error::unavailable(format!("connect to {address}")).with_source(e))
+            .keep_alive_while_idle(true);
+        let dialled = self.host.seams.dial.dial(endpoint).await;
+        dialled.map_err(|e| Error::unavailable(format!("connect to {address}")).with_source(e))
     }
 
     fn hello(&self, health: Health) -> v1::Hello {

@@ -19,8 +19,6 @@ use crate::engine::Health;
 use crate::journal::TaskKey;
 
 const MESSAGE_MAX: usize = 64 << 20;
-/// Metadata of a standby's answer: where the leader is, empty when nobody leads.
-const LEADER: &str = "palinurus-leader";
 /// Messages on their way out. Progress that finds no room is dropped: the next tick has newer.
 const QUEUE: usize = 64;
 /// An end that was told and not acknowledged is told again.
@@ -150,7 +148,8 @@ impl Stream {
     async fn next(&mut self, session: &Session) -> Result<In> {
         loop {
             let next = self.incoming.message().await.map_err(|status| {
-                self.leaderless = status.metadata().get(LEADER).is_some_and(|leader| leader.is_empty());
+                self.leaderless =
+                    status.metadata().get(palinurus_proto::LEADER).is_some_and(|leader| leader.is_empty());
                 palinurus_proto::from_status(status)
             })?;
             let Some(next) = next else {

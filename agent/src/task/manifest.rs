@@ -3,9 +3,8 @@ use palinurus_proto::v1::{ManifestResult, ManifestTask};
 use palinurus_repository::Result;
 
 use super::{Call, transfer};
-use crate::pipeline;
 
 pub(super) async fn run(call: &Call, order: &ManifestTask) -> Result<ManifestResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
-    pipeline::manifest(context, call.cancel.clone()).await
+    call.host.seams.mover.manifest(context, call.cancel.clone()).await
 }

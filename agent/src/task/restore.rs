@@ -6,12 +6,12 @@ use palinurus_repository::Result;
 use palinurus_repository::manifest::ManifestRef;
 
 use super::{Call, WARNINGS_TOLD};
-use crate::restore::{self, Request};
+use crate::restore::Request;
 
 pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResult> {
     let host = &call.host;
     let manifest = ManifestRef::decode(&order.manifest)?;
-    let unlocked = host.repositories.unlock(&call.task.repository, &host.keys).await?;
+    let unlocked = host.unlock(&call.task.repository).await?;
     let target = host.engine.restore_prepare().await?;
     let request = Request {
         storage: unlocked.storage,
@@ -23,7 +23,7 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
     };
-    let restored = restore::run(request, call.cancel.clone()).await?;
+    let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
     host.engine.restore_finish().await?;
     Ok(RestoreResult {
         files: restored.files,

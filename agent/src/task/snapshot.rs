@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1::SnapshotResult;
-use palinurus_repository::{Error, Result};
+use palinurus_repository::Result;
 
 use super::{Call, WARNINGS_TOLD};
 use crate::engine::SnapshotOrder;
@@ -21,9 +21,7 @@ pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
     };
     let snapshot = call.host.engine.snapshot(call.operation(), order).await?;
     let read = move || SourceListReader::open(&list).map(|list| list.largest());
-    let largest = tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|e| Error::internal("read the source list").with_source(e))??;
+    let largest = call.host.seams.blocking.run(read).await?;
     Ok(SnapshotResult {
         files: snapshot.totals.files,
         bytes: snapshot.totals.bytes,

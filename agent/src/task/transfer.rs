@@ -11,7 +11,7 @@ use crate::pipeline::{Context, Limits};
 
 pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Result<Context> {
     let host = &call.host;
-    let unlocked = host.repositories.unlock(&call.task.repository, &host.keys).await?;
+    let unlocked = host.unlock(&call.task.repository).await?;
     let transaction = TransactionId::from_slice(transaction)?;
     let base = if base.is_empty() { None } else { Some(ManifestRef::decode(base)?) };
     let spool = host.state.spool(call.operation())?;
@@ -42,6 +42,7 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
             pack_buffers: limits.pack_buffers(),
             zstd_level: limits.zstd_level,
         },
+        blocking: host.seams.blocking,
         progress: Arc::clone(&call.counters),
     })
 }

@@ -2,7 +2,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use palinurus_proto::v1::{Damage, VerifyDetail, VerifyResult, VerifyTask};
-use palinurus_repository::{Error, Result, storage, verify};
+use palinurus_repository::{Error, Result, verify};
 
 use super::Call;
 
@@ -11,7 +11,8 @@ const DAMAGES_TOLD: usize = 1000;
 
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
-    let repository = host.keys.open(storage::open(&call.task.repository)?).await?;
+    let storage = host.seams.stores.open(&call.task.repository)?;
+    let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;
     let progress = |at: verify::Progress| {
         counters.files_total.store(at.total, Relaxed);

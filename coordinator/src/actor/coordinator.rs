@@ -15,7 +15,7 @@ use crate::state::Versioned;
 pub(crate) enum CoordinatorMsg {
     Find(String, Reply<ActorRef<ServiceMsg>>),
     All(Reply<Vec<ActorRef<ServiceMsg>>>),
-    /// A service that was just made and stored.
+    /// A service that is stored, and may not run yet.
     Add(Box<Versioned<v1::Service>>, Reply<ActorRef<ServiceMsg>>),
     Restart(String),
 }
@@ -63,7 +63,7 @@ impl Actor for CoordinatorActor {
                 let names: Vec<String> = coordinator.services.keys().cloned().collect();
                 reply(to, names.iter().map(|name| coordinator.find(name)).collect());
             }
-            CoordinatorMsg::Add(record, to) => reply(to, coordinator.add(&me, *record).await),
+            CoordinatorMsg::Add(record, to) => reply(to, coordinator.adopt(&me, *record).await),
             CoordinatorMsg::Restart(name) => coordinator.restart(&me, name).await,
         }
         Ok(())
@@ -108,6 +108,24 @@ impl Coordinator {
         }
     }
 
+    /// It is in the state, so it must run, now or at the next try.
+    async fn adopt(
+        &mut self,
+        me: &ActorRef<CoordinatorMsg>,
+        record: Versioned<v1::Service>,
+    ) -> Result<ActorRef<ServiceMsg>> {
+        let name = record.value.name.clone();
+        if let Some(Some(service)) = self.services.get(&name) {
+            return Ok(service.clone());
+        }
+        self.services.insert(name.clone(), None);
+        let added = self.add(me, record).await;
+        if added.is_err() {
+            me.send_after(RESTART_AFTER, move || CoordinatorMsg::Restart(name));
+        }
+        added
+    }
+
     async fn add(
         &mut self,
         me: &ActorRef<CoordinatorMsg>,
@@ -135,6 +153,9 @@ impl Coordinator {
     }
 
     async fn restart(&mut self, me: &ActorRef<CoordinatorMsg>, name: String) {
+        if matches!(self.services.get(&name), Some(Some(_))) {
+            return;
+        }
         let found = self.shared.records.services().await;
         let found = found.map(|services| services.into_iter().find(|service| service.value.name == name));
         let again = match found {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 
 use palinurus_proto::v1;
 use palinurus_repository::id::check_name;
-use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result, storage};
+use palinurus_repository::{Epoch, Error, ErrorKind, Repository, Result};
 
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
@@ -83,10 +83,10 @@ impl Lead {
     }
 
     async fn open_or_create(&self, url: &str) -> Result<Repository> {
-        let storage = storage::open(url)?;
+        let world = &self.shared.world;
+        let storage = world.stores.open(url)?;
         match self.shared.keys.open(storage.clone()).await {
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let world = &self.shared.world;
                 let key = self.shared.keys.first()?;
                 Repository::create(storage, &key, &*world.entropy, world.clock.clone()).await
             }

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::list_all;
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
 use tokio::time::Instant;
@@ -247,7 +248,9 @@ async fn forget(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
 }
 
 async fn swept(vault: &Vault) -> Result<Patch> {
-    close_others(vault, None).await?;
+    if !mutant::on(Mutant::SweepIgnoresOpen) {
+        close_others(vault, None).await?;
+    }
     let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
     vault.prune_index().await?;
     Ok(Patch::Swept { condemned: swept.condemned, swept: swept.packs, objects: swept.deleted.objects })
@@ -259,7 +262,10 @@ async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
     let tell = |at: verify::Progress| {
         progress(v1::Progress { files_done: at.done, files_total: at.total, ..Default::default() });
     };
-    let report = verify::check(&vault.repository, false, &tell).await?;
+    let mut report = verify::check(&vault.repository, false, &tell).await?;
+    if mutant::on(Mutant::BlindCheck) {
+        report.damages.clear();
+    }
     let damages: Vec<v1::Damage> = report
         .damages
         .iter()

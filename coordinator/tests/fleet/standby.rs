@@ -72,7 +72,7 @@ async fn what_changes_something_is_the_leaders() {
     let mut standby = cluster.operator(1 - leader).await.0;
     cluster.sees(1 - leader, |seen| !seen.leader.is_empty()).await;
     let elsewhere = |refused: Status| {
-        assert_eq!(refused.metadata().get("palinurus-leader").unwrap(), cluster.address(leader));
+        assert_eq!(refused.metadata().get(palinurus_proto::LEADER).unwrap(), cluster.address(leader));
         let error = from_status(refused);
         assert!(error.kind() == ErrorKind::Fenced && error.hint().unwrap().contains(cluster.address(leader)));
     };

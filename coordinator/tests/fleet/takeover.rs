@@ -81,7 +81,7 @@ async fn taken_over_in(phase: &'static str) {
     assert!(seen.epoch > left.epoch);
     let request = v1::StartBackupRequest { service: SERVICE.to_owned(), full: false };
     let refused = fleet.operator.0.clone().start_backup(request).await.unwrap_err();
-    assert_eq!(refused.metadata().get("palinurus-leader").unwrap(), cluster.address(new));
+    assert_eq!(refused.metadata().get(palinurus_proto::LEADER).unwrap(), cluster.address(new));
     assert_eq!(from_status(refused).kind(), ErrorKind::Fenced);
 }
 

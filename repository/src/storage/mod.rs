@@ -83,6 +83,21 @@ pub struct Object {
     pub size: u64,
 }
 
+/// How a URL becomes a store.
+pub trait Stores: Send + Sync + fmt::Debug {
+    fn open(&self, url: &str) -> Result<Arc<dyn Storage>>;
+}
+
+/// Every kind of store there is, by [`open`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllStores;
+
+impl Stores for AllStores {
+    fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
+        open(url)
+    }
+}
+
 /// Opens the store that a URL names. Nothing is asked of it yet. See docs/operations/stores.md.
 pub fn open(url: &str) -> Result<Arc<dyn Storage>> {
     open_with(url, Arc::new(SystemClock), Arc::new(SystemEntropy::new()))

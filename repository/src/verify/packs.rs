@@ -6,6 +6,7 @@ use futures::{StreamExt, stream};
 
 use super::trailers::{Trailer, read_trailer};
 use super::{Check, DamageKind};
+use crate::blocking::Blocking;
 use crate::error::{Error, Result};
 use crate::fetch::{self, FetchRange, Limits};
 use crate::id::TransactionId;
@@ -117,7 +118,7 @@ impl Check<'_> {
     async fn run(&mut self, jobs: impl Iterator<Item = Job>, total: u64) {
         let storage = self.repository.storage().clone();
         let keys = self.repository.keys().clone();
-        let read_data = self.read_data;
+        let read_data = self.read_data.then(|| self.repository.blocking());
         let looks =
             stream::iter(jobs).map(|job| Box::pin(look(storage.clone(), keys.clone(), job, read_data)));
         let mut looks = looks.buffer_unordered(SIDE_BY_SIDE);
@@ -156,7 +157,7 @@ async fn sizes(
     }
 }
 
-async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: bool) -> Seen {
+async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: Option<Blocking>) -> Seen {
     let Job { pack, size, indexed } = job;
     let mut seen = Seen { pack, trailer: None, found: Vec::new(), chunks: 0, bytes: 0 };
     let Some(size) = size else {
@@ -192,13 +193,19 @@ async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: bool) 
         }
     };
     seen.trailer = Some(Trailer::of(&summary));
-    if read_data {
-        read_frames(&storage, &keys, &Arc::new(summary), &mut seen).await;
+    if let Some(blocking) = read_data {
+        read_frames(&storage, &keys, &Arc::new(summary), blocking, &mut seen).await;
     }
     seen
 }
 
-async fn read_frames(storage: &Arc<dyn Storage>, keys: &Keys, summary: &Arc<PackSummary>, seen: &mut Seen) {
+async fn read_frames(
+    storage: &Arc<dyn Storage>,
+    keys: &Keys,
+    summary: &Arc<PackSummary>,
+    blocking: Blocking,
+    seen: &mut Seen,
+) {
     let key = summary.pack.key();
     match storage.get(&key, Some(0..HEADER_LEN as u64)).await {
         Ok(header) => {
@@ -218,8 +225,7 @@ async fn read_frames(storage: &Arc<dyn Storage>, keys: &Keys, summary: &Arc<Pack
             }
         };
         let (keys, summary) = (keys.clone(), summary.clone());
-        let opened = tokio::task::spawn_blocking(move || open_frames(&keys, &summary, &range, &bytes)).await;
-        match opened.map_err(|e| Error::internal("verify").with_source(e)).and_then(|opened| opened) {
+        match blocking.run(move || open_frames(&keys, &summary, &range, &bytes)).await {
             Ok(opened) => {
                 seen.chunks += opened.chunks;
                 seen.bytes += opened.bytes;

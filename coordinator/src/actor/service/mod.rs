@@ -76,6 +76,8 @@ pub(crate) enum ServiceMsg {
     Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
     Open,
     Opened(Result<Arc<Vault>>),
+    /// Give out the releases that connected nodes are owed.
+    Clean,
     /// Run the operation that waits, if one does.
     Resume,
     /// Look again how the operation ended whose actor is gone.
@@ -123,6 +125,11 @@ pub(crate) struct Service {
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
+    /// `Clean` is on its way.
+    cleaning: bool,
+    /// Releases that failed, of operations that nobody here knows (the state was lost): by node and operation, the
+    /// attempt that is next.
+    strays: BTreeMap<(String, String), u32>,
 }
 
 impl Actor for ServiceActor {
@@ -168,6 +175,8 @@ impl Actor for ServiceActor {
             failovers: Failovers::default(),
             history,
             slot,
+            cleaning: false,
+            strays: BTreeMap::new(),
         })
     }
 
@@ -187,6 +196,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
+                service.clean_later(&me);
             }
             ServiceMsg::Beat { node, from, data_empty, permit } => {
                 service.beat(&me, &node, from, data_empty).await;
@@ -206,6 +216,11 @@ impl Actor for ServiceActor {
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
+            ServiceMsg::Clean => {
+                service.cleaning = false;
+                service.clean_all();
+                service.clean_later(&me);
+            }
             ServiceMsg::Resume => service.resume(&me).await,
             ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
         }

@@ -3,6 +3,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
@@ -74,7 +75,9 @@ impl Service {
         nodes: Vec<String>,
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        self.slot_free()?;
+        if !(matches!(detail, Detail::Delete(_)) && mutant::on(Mutant::SweepIgnoresOpen)) {
+            self.slot_free()?;
+        }
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
         let mut nodes = nodes;
@@ -240,6 +243,7 @@ impl Service {
         }
         if finished(operation.value.state()) {
             self.retire(operation).await;
+            self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
             let _ = me.cast(ServiceMsg::Reconsider);
             return;
@@ -268,6 +272,7 @@ impl Service {
                 self.shared.board.publish(&next);
                 self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
+                self.clean_later(me);
             }
             Err(e) => {
                 tracing::error!(

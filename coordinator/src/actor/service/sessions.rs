@@ -15,6 +15,11 @@ use crate::operation::record::{self, ATTEMPT, Recorded};
 use crate::operation::{Work, ended, touched};
 use crate::state::{Expect, Versioned};
 
+/// Before a release that failed is tried again.
+const CLEAN_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// An agent has no more operations at a time than this.
+const STRAYS_MAX: usize = 1000;
+
 impl Service {
     /// After the service has changed: a seat for each new node.
     pub(super) fn add_seats(&mut self) {
@@ -68,6 +73,7 @@ impl Service {
         self.store_seen(&seen).await;
         self.heard_hello(&hello.node, hello.tasks);
         self.reconsider(me);
+        self.clean_later(me);
         Ok(Admission::Seated(agent))
     }
 
@@ -118,15 +124,7 @@ impl Service {
             }
         }
         for (operation, attempt) in releases {
-            seat.send(Message::Task(v1::Task {
-                operation: operation.to_owned(),
-                task: Work::Release.name().to_owned(),
-                attempt,
-                service: self.name().to_owned(),
-                node: node.to_owned(),
-                repository: self.record.value.repository.clone(),
-                work: Some(v1::task::Work::Release(v1::ReleaseTask {})),
-            }));
+            seat.send(self.release(node, operation, attempt));
         }
     }
 
@@ -134,6 +132,44 @@ impl Service {
     pub(super) fn clean_all(&self) {
         for node in self.seats.keys() {
             self.clean(node, &[]);
+        }
+        for ((node, operation), attempt) in &self.strays {
+            if let Some(seat) = self.seats.get(node) {
+                seat.send(self.release(node, operation, *attempt));
+            }
+        }
+    }
+
+    fn release(&self, node: &str, operation: &str, attempt: u32) -> Message {
+        Message::Task(v1::Task {
+            operation: operation.to_owned(),
+            task: Work::Release.name().to_owned(),
+            attempt,
+            service: self.name().to_owned(),
+            node: node.to_owned(),
+            repository: self.record.value.repository.clone(),
+            work: Some(v1::task::Work::Release(v1::ReleaseTask {})),
+        })
+    }
+
+    /// How the release of an operation ended that nobody here knows.
+    fn stray_released(&mut self, node: &str, report: &v1::TaskReport) {
+        let stray = (node.to_owned(), report.operation.clone());
+        if report.state() == TaskState::TaskDone {
+            self.strays.remove(&stray);
+        } else if self.strays.len() < STRAYS_MAX || self.strays.contains_key(&stray) {
+            self.strays.insert(stray, report.attempt + 1);
+        }
+    }
+
+    /// A node that is here and was not released is asked again, until it is.
+    pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
+        let here = self.seats.iter().filter(|(_, seat)| seat.connected());
+        let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
+        let owed = !self.strays.is_empty() || owes.any(|(node, each)| owes_release(&each.value, node));
+        if !self.cleaning && owed {
+            self.cleaning = true;
+            me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
         }
     }
 
@@ -174,10 +210,13 @@ impl Service {
 
     /// Stores how a release that came late ended. False when that failed: the agent will tell it again.
     async fn released(&mut self, node: &str, report: &v1::TaskReport) -> bool {
-        let Some(operation) = self.history.get(&report.operation).cloned() else { return true };
         if report.task != Work::Release.name() {
             return true;
         }
+        let Some(operation) = self.history.get(&report.operation).cloned() else {
+            self.stray_released(node, report);
+            return true;
+        };
         let mut next = operation.value.clone();
         let now = self.shared.now();
         record::owe(&mut next, node, report.attempt);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, TlsOptions};
 use palinurus_repository::{Error, Result};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::error::{self, Failed};
 use crate::config::EtcdConfig;
@@ -15,8 +16,9 @@ use crate::config::EtcdConfig;
 /// How often each member is asked, and at least how often any.
 const ROUNDS: usize = 2;
 const TRIES: usize = 3;
-/// Between tries: a member that refuses does so at once.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Between tries, growing: a member that is dead, or has no leader for a moment, says so at once.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How what only listens notices that its member is gone. Never below 5 s: etcd hangs up on whoever pings more often.
 const PING: Duration = Duration::from_secs(6);
 const PING_ANSWERED: Duration = Duration::from_secs(2);
@@ -76,11 +78,14 @@ impl Client {
         self.timeout
     }
 
-    pub(super) fn tries(&self) -> usize {
-        TRIES.max(ROUNDS * self.members.len())
+    /// For one call: as long as it takes to hear nothing from so many.
+    pub(super) fn patience(&self) -> Patience {
+        let tries = TRIES.max(ROUNDS * self.members.len());
+        let all = self.timeout * u32::try_from(tries).unwrap_or(u32::MAX);
+        Patience { until: Instant::now() + all, pause: PAUSE_MIN }
     }
 
-    /// Asks until there is an answer, for as often as `tries` says. Only for what may be carried out twice.
+    /// Asks until there is an answer, or patience is at its end. Only for what may be carried out twice.
     pub(super) async fn call<T, F>(
         &self,
         what: &str,
@@ -89,16 +94,18 @@ impl Client {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        let mut last = None;
-        for _ in 0..self.tries() {
+        let (mut patience, mut last) = (self.patience(), None);
+        loop {
             match self.attempt(what, &ask).await {
-                Err(Failed::Unknown(e)) => last = Some(error::more_telling(last, e)),
-                Err(Failed::OldToken(_)) => {}
+                Err(Failed::Unknown(e) | Failed::OldToken(e)) => last = Some(error::more_telling(last, e)),
                 ended => return ended,
             }
-            self.pause().await;
+            if !patience.wait().await
+                && let Some(last) = last
+            {
+                return Err(Failed::Unknown(last));
+            }
         }
-        Err(Failed::Unknown(last.unwrap_or_else(|| Error::unavailable("etcd takes no token of ours"))))
     }
 
     /// Asks once. The next attempt asks another member if this one did not answer.
@@ -129,10 +136,6 @@ impl Client {
         Err(failed)
     }
 
-    pub(super) async fn pause(&self) {
-        tokio::time::sleep(PAUSE).await;
-    }
-
     /// The member that is asked now.
     pub(super) fn current(&self) -> usize {
         self.current.load(Ordering::Relaxed)
@@ -142,6 +145,21 @@ impl Client {
     pub(super) fn leave(&self, member: usize) {
         let next = (member + 1) % self.members.len();
         let _ = self.current.compare_exchange(member, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// What is left of a call's time.
+pub(super) struct Patience {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    /// Pauses before the next try; false when there is to be none.
+    pub(super) async fn wait(&mut self) -> bool {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        Instant::now() < self.until
     }
 }
 

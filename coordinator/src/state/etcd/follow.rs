@@ -142,9 +142,8 @@ impl Follow {
 }
 
 async fn open(client: &Client, range: &Range, next: i64) -> Result<(usize, WatchStream), Failed> {
-    let mut left = client.tries();
+    let mut patience = client.patience();
     loop {
-        left -= 1;
         let member = client.current();
         let opened = client.attempt(WHAT, |etcd| async move {
             let options = WatchOptions::new()
@@ -156,15 +155,19 @@ async fn open(client: &Client, range: &Range, next: i64) -> Result<(usize, Watch
             let mut stream = watches.watch(range.first(), Some(options)).await?;
             Ok((stream.message().await?, stream))
         });
-        match opened.await {
+        let failed = match opened.await {
             Ok((Some(first), _)) if first.canceled() => return Err(canceled(first.cancel_reason())),
             Ok((Some(first), stream)) if first.created() => return Ok((member, stream)),
-            Ok(_) if left > 0 => client.leave(member),
-            Ok(_) => return Err(error::late(WHAT, "the stream", client.timeout())),
-            Err(Failed::Unknown(_) | Failed::OldToken(_)) if left > 0 => {}
+            Ok(_) => {
+                client.leave(member);
+                error::late(WHAT, "the stream", client.timeout())
+            }
+            Err(failed @ (Failed::Unknown(_) | Failed::OldToken(_))) => failed,
             Err(e) => return Err(e),
+        };
+        if !patience.wait().await {
+            return Err(failed);
         }
-        client.pause().await;
     }
 }
 

@@ -16,6 +16,8 @@ use crate::state::{Leader, Resign};
 
 /// A suspended machine stops the clock that timers go by: the other one is looked at this often.
 const LOOK: Duration = Duration::from_millis(100);
+/// Before a renewal that was not answered is asked for again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A moment on both clocks. Either may lie: one stands still in a suspended machine, the other can be set.
 #[derive(Clone, Copy, Debug)]
@@ -192,7 +194,7 @@ async fn renew(client: &Client, lease: i64, validity: &Validity) -> Error {
             Err(Failed::Refused(e)) if e.kind() == ErrorKind::Fenced => return e,
             Err(e) => {
                 tracing::debug!(error = Error::from(e).chain(), "the lease was not renewed, trying again");
-                client.pause().await;
+                tokio::time::sleep(AGAIN_AFTER).await;
             }
         }
     }

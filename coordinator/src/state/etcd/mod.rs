@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, Txn, TxnOp, TxnOpResponse};
-use palinurus_repository::{Clock, Entropy, Error, ErrorKind, Result};
+use palinurus_repository::{Blocking, Clock, Entropy, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ impl EtcdElection {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self> {
         let settings = config.clone();
-        let client = crate::shared::off_runtime(move || Client::new(&settings)).await?;
+        let client = Blocking::Threads.run(move || Client::new(&settings)).await?;
         let client = Arc::new(client);
         let instance = entropy.array::<8>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         let (sender, leader) = watch::channel(None);

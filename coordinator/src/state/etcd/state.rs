@@ -79,8 +79,8 @@ impl EtcdState {
 
     async fn try_to(&self, write: &Write<'_>) -> Result<u64, Failed> {
         let (client, transaction) = (self.reader.client(), &self.transaction(write));
-        let mut unknown = None;
-        for _ in 0..client.tries() {
+        let (mut patience, mut unknown) = (client.patience(), None);
+        loop {
             if let Err(fenced) = self.validity.check() {
                 return Err(unknown.map_or(Failed::Refused(fenced), |last| maybe(write, last)));
             }
@@ -92,16 +92,17 @@ impl EtcdState {
                     return Ok(revision(at));
                 }
                 Ok(answer) => return self.refused(write, &answer, unknown).await,
-                Err(Failed::OldToken(_)) => {}
-                Err(Failed::Unknown(e)) => {
+                Err(Failed::Unknown(e) | Failed::OldToken(e)) => {
                     unknown = Some(error::more_telling(unknown, e));
-                    client.pause().await;
                 }
                 Err(e) => return Err(e),
             }
+            if !patience.wait().await
+                && let Some(last) = unknown
+            {
+                return Err(maybe(write, last));
+            }
         }
-        let none = || Error::unavailable("etcd takes no token of ours");
-        Err(maybe(write, unknown.unwrap_or_else(none)))
     }
 
     fn transaction(&self, write: &Write<'_>) -> Txn {

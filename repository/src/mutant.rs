@@ -1,0 +1,56 @@
+//! Planted bugs, each in one place of the tree, by which the simulation proves that it would notice. Compiled in only
+//! with the feature `mutants`, and even then nothing changes before a test plants one on its own thread.
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A ledger record is appended without asking whether the rules allow it.
+    UnguardedAppend,
+    /// A sweep takes what an open transaction has written.
+    SweepIgnoresOpen,
+    /// A coordinator goes on leading when its lease is over.
+    LeaderIgnoresLease,
+    /// An agent obeys whichever epoch speaks.
+    AgentIgnoresEpochs,
+    /// A release gives nothing back.
+    ReleaseForgets,
+    /// A node that is gone is waited for without end.
+    EndlessPatience,
+    /// A check tells of no damage.
+    BlindCheck,
+}
+
+impl Mutant {
+    pub const ALL: [Self; 7] = [
+        Self::UnguardedAppend,
+        Self::SweepIgnoresOpen,
+        Self::LeaderIgnoresLease,
+        Self::AgentIgnoresEpochs,
+        Self::ReleaseForgets,
+        Self::EndlessPatience,
+        Self::BlindCheck,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Plants the bug on this thread alone, in place of another; returns that one.
+#[cfg(feature = "mutants")]
+pub fn plant(mutant: Option<Mutant>) -> Option<Mutant> {
+    PLANTED.with(|planted| planted.replace(mutant))
+}
+
+#[cfg(feature = "mutants")]
+#[must_use]
+pub fn on(mutant: Mutant) -> bool {
+    PLANTED.with(|planted| planted.get() == Some(mutant))
+}
+
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn on(_: Mutant) -> bool {
+    false
+}

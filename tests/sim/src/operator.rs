@@ -1,0 +1,349 @@
+//! Who asks for things while all goes wrong, and who looks, when all is well again, whether it all ends.
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use palinurus_proto::from_status;
+use palinurus_proto::v1::coordinator_client::CoordinatorClient;
+use palinurus_proto::v1::{self, OperationState};
+use palinurus_repository::{Error, ErrorKind, Result};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::chance::Chance;
+use crate::fleet::{Fleet, channel};
+use crate::invariant::Invariant;
+use crate::mover::BLOCKS;
+use crate::network;
+use crate::store::SCHEME;
+use crate::world::{self, HostId, World, lock, pause, trace};
+
+const ANSWER: Duration = Duration::from_secs(4);
+/// What a fleet that is well has for ending whatever it does.
+const SETTLED: u64 = 240_000;
+
+pub(crate) struct Operator {
+    pub(crate) world: Arc<World>,
+    pub(crate) fleet: Arc<Fleet>,
+    /// All is well from here on.
+    pub(crate) healed: Arc<AtomicBool>,
+    chance: Chance,
+    clients: Vec<CoordinatorClient<Channel>>,
+    at: usize,
+}
+
+impl Operator {
+    pub(crate) fn new(
+        world: &Arc<World>,
+        host: HostId,
+        fleet: &Arc<Fleet>,
+        healed: &Arc<AtomicBool>,
+    ) -> Self {
+        let coordinators = fleet.coordinators();
+        let channels = coordinators.iter().filter_map(|id| channel(world, host, network::address(*id)));
+        Self {
+            world: world.clone(),
+            fleet: fleet.clone(),
+            healed: healed.clone(),
+            chance: world.chance.named("operator"),
+            clients: channels.map(CoordinatorClient::new).collect(),
+            at: 0,
+        }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<()> {
+        while !self.healed.load(Ordering::SeqCst) {
+            self.apply_all().await;
+            let wait = self.chance.between(100, 2500);
+            pause(wait).await;
+            if let Err(e) = self.act().await {
+                trace(&format!("told: {}", e.chain()));
+            }
+        }
+        self.finale().await;
+        Ok(())
+    }
+
+    /// Asks whoever leads.
+    async fn ask<T, F>(&mut self, ask: impl Fn(CoordinatorClient<Channel>) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<Response<T>, Status>>,
+    {
+        let mut last = Error::unavailable("there is no coordinator");
+        for _ in 0..self.clients.len() {
+            let client = self.clients[self.at % self.clients.len()].clone();
+            match tokio::time::timeout(ANSWER, ask(client)).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) => last = from_status(status),
+                Err(_) => last = Error::unavailable("no answer"),
+            }
+            if !matches!(last.kind(), ErrorKind::Unavailable | ErrorKind::Fenced | ErrorKind::Internal) {
+                break;
+            }
+            self.at += 1;
+        }
+        Err(last)
+    }
+
+    /// Services that are not there, because they never were or because the state was lost.
+    async fn apply_all(&mut self) {
+        let Ok(known) = self.ask(async |mut c| c.list_services(v1::ListServicesRequest {}).await).await
+        else {
+            return;
+        };
+        let known: BTreeSet<String> = known.services.into_iter().map(|service| service.name).collect();
+        for (name, nodes) in self.fleet.services.clone() {
+            if known.contains(&name) {
+                continue;
+            }
+            let nodes = nodes.iter().map(|node| v1::NodeSpec { name: node.clone(), ..Default::default() });
+            let service = v1::Service {
+                name: name.clone(),
+                r#type: "files".to_owned(),
+                repository: format!("{SCHEME}{name}"),
+                nodes: nodes.collect(),
+                ..Default::default()
+            };
+            let request = v1::ApplyServiceRequest { service: Some(service) };
+            if let Err(e) = self.ask(async |mut c| c.apply_service(request.clone()).await).await {
+                trace(&format!("not applied: {}", e.chain()));
+            }
+        }
+    }
+
+    async fn act(&mut self) -> Result<()> {
+        let services = self.fleet.services.clone();
+        let Some((service, nodes)) = self.chance.pick(&services).cloned() else { return Ok(()) };
+        match self.chance.below(100) {
+            0..=34 => {
+                let full = self.chance.percent(20);
+                self.backup(&service, full).await.map(drop)
+            }
+            35..=42 => self.cancel(&service).await,
+            43..=57 => self.delete(&service).await,
+            58..=66 => {
+                let read_data = self.chance.percent(40);
+                self.check(&service, read_data).await.map(drop)
+            }
+            67..=79 => {
+                let Some(node) = self.chance.pick(&nodes).cloned() else { return Ok(()) };
+                let delta = self.chance.percent(40);
+                if !delta {
+                    trace(&format!("the disk of {service}.{node} is emptied"));
+                    self.world.disk(&service, &node, |disk| (disk.files.clear(), disk.half = None));
+                    let look = self.chance.between(10, 7000);
+                    pause(look).await;
+                }
+                self.restore(&service, &node, delta).await
+            }
+            _ => {
+                let mut chance = self.chance.named("disks");
+                self.chance.draw();
+                for node in &nodes {
+                    self.world.disk(&service, node, |disk| disk.change(&mut chance, BLOCKS));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn backup(&mut self, service: &str, full: bool) -> Result<v1::Operation> {
+        let request = v1::StartBackupRequest { service: service.to_owned(), full };
+        self.ask(async |mut c| c.start_backup(request.clone()).await).await
+    }
+
+    async fn operations(&mut self) -> Result<Vec<v1::Operation>> {
+        let request = v1::ListOperationsRequest { running: true, ..Default::default() };
+        Ok(self.ask(async |mut c| c.list_operations(request.clone()).await).await?.operations)
+    }
+
+    async fn cancel(&mut self, service: &str) -> Result<()> {
+        let running = self.operations().await?;
+        let Some(operation) = running.into_iter().find(|operation| operation.service == service) else {
+            return Ok(());
+        };
+        let request = v1::GetOperationRequest { id: operation.id };
+        self.ask(async |mut c| c.cancel_operation(request.clone()).await).await.map(drop)
+    }
+
+    async fn backups(&mut self, service: &str) -> Result<Vec<v1::Backup>> {
+        let request = v1::ListBackupsRequest { service: service.to_owned() };
+        Ok(self.ask(async |mut c| c.list_backups(request.clone()).await).await?.backups)
+    }
+
+    async fn delete(&mut self, service: &str) -> Result<()> {
+        let backups = self.backups(service).await?;
+        let Some(backup) = self.chance.pick(&backups).cloned() else { return Ok(()) };
+        let request = v1::DeleteBackupRequest { service: service.to_owned(), backup: backup.id };
+        self.ask(async |mut c| c.delete_backup(request.clone()).await).await.map(drop)
+    }
+
+    pub(crate) async fn check(&mut self, service: &str, read_data: bool) -> Result<v1::Operation> {
+        let request = v1::CheckRepositoryRequest { service: service.to_owned(), read_data };
+        self.ask(async |mut c| c.check_repository(request.clone()).await).await
+    }
+
+    async fn restore(&mut self, service: &str, node: &str, delta: bool) -> Result<()> {
+        let backups = self.backups(service).await?;
+        let Some(backup) = self.chance.pick(&backups).cloned() else { return Ok(()) };
+        let request = v1::RestoreRequest {
+            service: service.to_owned(),
+            backup: backup.id,
+            nodes: vec![node.to_owned()],
+            delta,
+        };
+        self.ask(async |mut c| c.apply_restore(request.clone()).await).await.map(drop)
+    }
+
+    /// All is well: within bounded time everything ends, a backup succeeds, and nothing stays behind (I4, I5).
+    async fn finale(&mut self) {
+        trace("all is well from here on");
+        let until = world::now() + SETTLED;
+        for (service, nodes) in self.fleet.services.clone() {
+            for node in &nodes {
+                // Who had a half-restored disk gives it up; a backup of it would be refused.
+                self.world.disk(&service, node, |disk| {
+                    if disk.half.take().is_some() {
+                        disk.files.clear();
+                    }
+                });
+            }
+            if let Err(what) = self.ends_well(&service, until).await {
+                self.world.violate(Invariant::I4Ends, format!("{service}: {what}"));
+                return;
+            }
+        }
+        self.left_nothing(until).await;
+        if !self.world.broken() {
+            self.listed().await;
+        }
+        if !self.world.broken() {
+            crate::check::all(&self.world, &self.fleet);
+        }
+        if !self.world.broken() && self.chance.percent(30) {
+            self.damaged(until).await;
+        }
+    }
+
+    /// A check tells of every damage by the object's name, and nobody is served any of it (I7).
+    async fn damaged(&mut self, until: u64) {
+        for (service, _) in self.fleet.services.clone() {
+            let read_data = self.chance.percent(50);
+            let mut chance = self.chance.named("damage");
+            let Some(key) = crate::check::damage(&self.world, &service, &mut chance, !read_data) else {
+                continue;
+            };
+            let started = self.check(&service, read_data).await;
+            let ended = match started {
+                Ok(started) => self.ended(&started.id, until).await,
+                Err(e) => Err(e.chain()),
+            };
+            let told = ended.as_ref().is_ok_and(|ended| {
+                let damages = ended.verify.iter().flat_map(|verify| &verify.damages);
+                ended.state() == OperationState::Failed && damages.into_iter().any(|told| told.object == key)
+            });
+            if !told {
+                let what = format!("{service}: damage in {key} is not told: {ended:?}");
+                self.world.violate(Invariant::I7Damage, what);
+            }
+        }
+        crate::check::i7_served(&self.world);
+    }
+
+    /// Backups that succeed, once what ran before has ended; then a sweep, so that only what is needed stays.
+    async fn ends_well(&mut self, service: &str, until: u64) -> std::result::Result<(), String> {
+        self.succeeds(service, until, async |this| this.backup(service, false).await).await?;
+        self.succeeds(service, until, async |this| this.backup(service, true).await).await?;
+        let oldest = self.backups(service).await.map_err(|e| e.chain())?.into_iter().next();
+        let Some(oldest) = oldest else { return Err("the backup that succeeded is not listed".to_owned()) };
+        let request = v1::DeleteBackupRequest { service: service.to_owned(), backup: oldest.id };
+        self.succeeds(service, until, async |this| {
+            match this.ask(async |mut c| c.delete_backup(request.clone()).await).await {
+                // An answer was lost, and it is deleted.
+                Err(e) if e.kind() == ErrorKind::NotFound => Ok(v1::Operation::default()),
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// Tries until it has succeeded.
+    async fn succeeds(
+        &mut self,
+        service: &str,
+        until: u64,
+        start: impl AsyncFn(&mut Self) -> Result<v1::Operation>,
+    ) -> std::result::Result<(), String> {
+        let mut last = String::new();
+        while world::now() < until {
+            self.apply_all().await;
+            match start(self).await {
+                Ok(started) if started.id.is_empty() => return Ok(()),
+                Ok(started) => match self.ended(&started.id, until).await? {
+                    ended
+                        if matches!(ended.state(), OperationState::Succeeded | OperationState::Warnings) =>
+                    {
+                        return Ok(());
+                    }
+                    ended => last = format!("{:?} {:?}", ended.state(), ended.failure),
+                },
+                Err(e) => last = e.chain(),
+            }
+            pause(700).await;
+        }
+        Err(format!("nothing succeeds on {service}: {last}"))
+    }
+
+    async fn ended(&mut self, id: &str, until: u64) -> std::result::Result<v1::Operation, String> {
+        let request = v1::GetOperationRequest { id: id.to_owned() };
+        let mut last = None;
+        while world::now() < until {
+            match self.ask(async |mut c| c.get_operation(request.clone()).await).await {
+                Ok(operation) if operation.finished_ms > 0 => return Ok(operation),
+                Ok(operation) => last = Some((operation.phase, operation.tasks.len())),
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return Err(format!("{id} is not known any more"));
+                }
+                Err(_) => {}
+            }
+            pause(300).await;
+        }
+        Err(format!("{id} does not end: {last:?}"))
+    }
+
+    /// Owed releases are given out when a node is back, which takes a moment.
+    async fn left_nothing(&mut self, until: u64) {
+        loop {
+            let left = crate::check::left(&self.world, &self.fleet);
+            if left.is_empty() {
+                return;
+            }
+            if world::now() >= until {
+                self.world.violate(Invariant::I5NothingLeft, left.join("; "));
+                return;
+            }
+            pause(500).await;
+        }
+    }
+
+    /// What the coordinator lists is what the ledger says (I9).
+    async fn listed(&mut self) {
+        for (service, _) in self.fleet.services.clone() {
+            let listed = match self.backups(&service).await {
+                Ok(listed) => listed.into_iter().map(|backup| backup.id).collect::<Vec<_>>(),
+                Err(e) => return self.world.violate(Invariant::I4Ends, format!("no list: {}", e.chain())),
+            };
+            let key = &self.world.key;
+            let known = lock(&self.world.vaults).get_mut(&format!("{SCHEME}{service}")).and_then(|vault| {
+                vault.read(key, |state| {
+                    state.backups().map(|backup| backup.id.to_string()).collect::<Vec<_>>()
+                })
+            });
+            if known.as_ref() != Some(&listed) {
+                let what = format!("{service}: listed {listed:?}, there are {known:?}");
+                self.world.violate(Invariant::I9Listed, what);
+            }
+        }
+    }
+}
