@@ -32,7 +32,8 @@ const STEP_DOWN: u64 = 45_000;
 pub(crate) struct Registry {
     records: BTreeMap<String, Record>,
     revision: u64,
-    holder: Option<(Leader, u64)>,
+    /// Whose it is, by process: after a loss epochs begin anew, and an old one must not pass for a new one.
+    holder: Option<(Leader, u64, HostId)>,
     given: Vec<Given>,
 }
 
@@ -47,30 +48,42 @@ struct Given {
 
 impl Registry {
     fn holder(&self) -> Option<&Leader> {
-        self.holder.as_ref().filter(|(_, until)| *until > world::now()).map(|(leader, _)| leader)
+        let holder = self.holder.as_ref().filter(|(_, until, _)| *until > world::now());
+        holder.map(|(leader, ..)| leader)
     }
 
-    fn take(&mut self, name: &str, address: &str) -> Option<Epoch> {
+    fn leads(&self, host: HostId, epoch: Epoch) -> bool {
+        let holds = self.holder.as_ref().is_some_and(|(.., holder)| *holder == host);
+        holds && self.holder().is_some_and(|leader| leader.epoch == epoch)
+    }
+
+    fn take(&mut self, host: HostId, name: &str, address: &str) -> Option<Epoch> {
         if self.holder().is_some() {
             return None;
         }
         self.revision += 1;
         let epoch = Epoch(self.revision);
         let leader = Leader { name: name.to_owned(), address: address.to_owned(), epoch };
-        self.holder = Some((leader, world::now() + TTL));
+        self.holder = Some((leader, world::now() + TTL, host));
         Some(epoch)
     }
 
-    fn renew(&mut self, epoch: Epoch) -> bool {
-        let holds = self.holder().is_some_and(|leader| leader.epoch == epoch);
-        if holds && let Some((_, until)) = &mut self.holder {
+    fn renew(&mut self, host: HostId, epoch: Epoch) -> bool {
+        let holds = self.leads(host, epoch);
+        if holds && let Some((_, until, _)) = &mut self.holder {
             *until = world::now() + TTL;
         }
         holds
     }
 
-    fn write(&mut self, epoch: Epoch, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
-        if self.holder().is_none_or(|leader| leader.epoch != epoch) {
+    fn write(
+        &mut self,
+        (host, epoch): (HostId, Epoch),
+        key: &str,
+        value: Option<Bytes>,
+        expect: Expect,
+    ) -> Result<u64> {
+        if !self.leads(host, epoch) {
             return Err(Error::fenced(format!("write {key}: epoch {epoch} leads no longer")));
         }
         let found = self.records.get(key).map(|record| record.revision);
@@ -195,7 +208,10 @@ impl Election for SimElection {
     async fn campaign(&self, address: &str) -> Result<Lease> {
         loop {
             let began = Instant::now();
-            let taken = self.link.call("campaign", |registry| registry.take(&self.name, address)).await;
+            let taken = self
+                .link
+                .call("campaign", |registry| registry.take(self.link.host, &self.name, address))
+                .await;
             if let Ok(Some(epoch)) = taken {
                 world::trace(&format!("state: {} leads with {epoch}", self.name));
                 let over = CancellationToken::new();
@@ -230,7 +246,8 @@ async fn keep(link: Link, epoch: Epoch, began: Instant, over: CancellationToken)
     while Instant::now() < until {
         let sent = Instant::now();
         let renewed =
-            tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(epoch))).await;
+            tokio::time::timeout_at(until, link.call("renew", |registry| registry.renew(link.host, epoch)))
+                .await;
         match renewed {
             Ok(Ok(true)) => until = sent + Duration::from_millis(USABLE),
             Ok(Ok(false)) => break,
@@ -262,7 +279,7 @@ impl Resign for Held {
         drop(keeping);
         lock(&link.world.registry).given.retain(|given| (given.host, given.epoch) != (link.host, epoch));
         let give = link.call("resign", |registry| {
-            if registry.holder.as_ref().is_some_and(|(leader, _)| leader.epoch == epoch) {
+            if registry.leads(link.host, epoch) {
                 registry.holder = None;
                 registry.revision += 1;
             }
@@ -309,8 +326,9 @@ struct SimState {
 impl SimState {
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
         let size = value.as_ref().map(Bytes::len);
-        let written =
-            self.link.call("write a record", |registry| registry.write(self.epoch, key, value, expect));
+        let written = self.link.call("write a record", |registry| {
+            registry.write((self.link.host, self.epoch), key, value, expect)
+        });
         let written = written.await?;
         match &written {
             Ok(revision) => {

@@ -26,7 +26,8 @@ fn an_append_that_no_rule_guards() {
 
 #[test]
 fn a_sweep_that_ignores_a_running_operation() {
-    found(Mutant::SweepIgnoresOpen, &[I3NothingLost]);
+    // The operation that it pushes aside is not cleaned up after, which may show first.
+    found(Mutant::SweepIgnoresOpen, &[I3NothingLost, I5NothingLeft]);
 }
 
 #[test]

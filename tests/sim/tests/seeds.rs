@@ -27,7 +27,7 @@ fn seeds_that_once_failed() {
     }
 }
 
-const KNOWN: &[u64] = &[1, 2, 3, 4, 5, 1_000_420, 2_000_385];
+const KNOWN: &[u64] = &[1, 2, 3, 4, 5, 1_000_420, 2_000_385, 3_000_559, 4_000_744];
 
 #[test]
 fn fresh_seeds() {

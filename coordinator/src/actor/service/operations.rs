@@ -11,6 +11,7 @@ use super::sessions::owes_release;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
+use crate::operation::record::ATTEMPT;
 use crate::operation::{Detail, finished, is_missing, record};
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
@@ -230,6 +231,10 @@ impl Service {
         let loaded = self.shared.records.operation(self.name(), &id).await;
         let operation = match loaded {
             Ok(operation) => operation,
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                tracing::error!(operation = id, "the record of the operation is gone: it is given up");
+                return self.lost_record(me, &id);
+            }
             Err(e) => {
                 // Until the record can be read nothing else may begin.
                 tracing::warn!(operation = id, error = e.chain(), "cannot load the operation, trying again");
@@ -284,6 +289,19 @@ impl Service {
             }
         }
         me.send_after(RESTART_AFTER, || ServiceMsg::Resume);
+    }
+
+    /// The state was lost under it: nobody will end it, so every node is asked to let go of it.
+    fn lost_record(&mut self, me: &ActorRef<ServiceMsg>, id: &str) {
+        self.slot.running = None;
+        self.slot.failures = 0;
+        self.shared.board.remove(id);
+        for node in self.seats.keys() {
+            self.strays.entry((node.clone(), id.to_owned())).or_insert(ATTEMPT);
+        }
+        self.clean_all();
+        self.clean_later(me);
+        let _ = me.cast(ServiceMsg::Resume);
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.
