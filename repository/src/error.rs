@@ -134,6 +134,13 @@ impl Error {
         self
     }
 
+    /// The same error, with more to say behind its message.
+    #[must_use]
+    pub fn with_note(mut self, note: impl fmt::Display) -> Self {
+        self.0.what = format!("{} ({note})", self.0.what);
+        self
+    }
+
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }

@@ -16,6 +16,7 @@ pub mod oddities;
 pub mod operator;
 pub mod process;
 pub mod seeded;
+pub mod store;
 pub mod tmpfs;
 pub mod tree;
 pub mod world;

@@ -90,9 +90,10 @@ pub(super) async fn probe(storage: &dyn Storage, entropy: &dyn Entropy) -> Resul
         return Err(e);
     }
     if !exclusive || kept? != first {
-        return Err(Error::invalid(format!("{storage:?} lets an object be created twice")).with_hint(
-            "palinurus needs a store with conditional puts (If-None-Match); this one ignores them",
-        ));
+        return Err(Error::invalid(format!(
+            "{storage:?} lets an object be created twice: two coordinators would overwrite each other"
+        ))
+        .with_hint("palinurus needs a store with conditional puts (If-None-Match); this one ignores them"));
     }
     if let Err(e) = removed {
         // A store may well forbid deletion; the probe is five bytes.

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Object, Storage};
+use super::{Mark, Object, Storage};
 use crate::error::Result;
 
+/// Counts one user's calls; [`Storage::sent`] counts what all users' calls became on the wire.
 #[derive(Debug)]
 pub struct Counted {
     inner: Arc<dyn Storage>,
@@ -16,14 +17,29 @@ pub struct Counted {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
-    puts: AtomicU64,
-    gets: AtomicU64,
-    sizes: AtomicU64,
-    lists: AtomicU64,
-    deletes: AtomicU64,
-    bytes_put: AtomicU64,
-    bytes_got: AtomicU64,
+pub(super) struct Counts {
+    pub(super) puts: Count,
+    pub(super) gets: Count,
+    pub(super) sizes: Count,
+    pub(super) lists: Count,
+    pub(super) deletes: Count,
+    pub(super) deleted: Count,
+    pub(super) retries: Count,
+    pub(super) bytes_put: Count,
+    pub(super) bytes_got: Count,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Requests so far, failed ones too; bytes only of those that succeeded.
@@ -33,8 +49,11 @@ pub struct Requests {
     pub gets: u64,
     pub sizes: u64,
     pub lists: u64,
-    /// Objects, not calls.
     pub deletes: u64,
+    /// Objects that the deletes named.
+    pub deleted: u64,
+    /// How many of the others were second and later tries.
+    pub retries: u64,
     pub bytes_put: u64,
     pub bytes_got: u64,
 }
@@ -49,6 +68,8 @@ impl Requests {
             sizes: self.sizes - earlier.sizes,
             lists: self.lists - earlier.lists,
             deletes: self.deletes - earlier.deletes,
+            deleted: self.deleted - earlier.deleted,
+            retries: self.retries - earlier.retries,
             bytes_put: self.bytes_put - earlier.bytes_put,
             bytes_got: self.bytes_got - earlier.bytes_got,
         }
@@ -59,71 +80,86 @@ impl Requests {
     }
 }
 
+impl Counts {
+    pub(super) fn requests(&self) -> Requests {
+        Requests {
+            puts: self.puts.read(),
+            gets: self.gets.read(),
+            sizes: self.sizes.read(),
+            lists: self.lists.read(),
+            deletes: self.deletes.read(),
+            deleted: self.deleted.read(),
+            retries: self.retries.read(),
+            bytes_put: self.bytes_put.read(),
+            bytes_got: self.bytes_got.read(),
+        }
+    }
+}
+
 impl Counted {
     pub fn new(inner: Arc<dyn Storage>) -> Self {
         Self { inner, counts: Counts::default() }
     }
 
     pub fn requests(&self) -> Requests {
-        let counts = &self.counts;
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Requests {
-            puts: read(&counts.puts),
-            gets: read(&counts.gets),
-            sizes: read(&counts.sizes),
-            lists: read(&counts.lists),
-            deletes: read(&counts.deletes),
-            bytes_put: read(&counts.bytes_put),
-            bytes_got: read(&counts.bytes_got),
-        }
+        self.counts.requests()
     }
-}
-
-fn add(count: &AtomicU64, more: u64) {
-    count.fetch_add(more, Ordering::Relaxed);
 }
 
 #[async_trait]
 impl Storage for Counted {
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
-        add(&self.counts.puts, 1);
+        self.counts.puts.add(1);
         let length = body.len() as u64;
         self.inner.put_new(key, body).await?;
-        add(&self.counts.bytes_put, length);
+        self.counts.bytes_put.add(length);
+        Ok(())
+    }
+
+    async fn put_marked(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        self.counts.puts.add(1);
+        let length = body.len() as u64;
+        self.inner.put_marked(key, body, mark).await?;
+        self.counts.bytes_put.add(length);
         Ok(())
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        add(&self.counts.puts, 1);
+        self.counts.puts.add(1);
         let length = body.len() as u64;
         self.inner.put(key, body).await?;
-        add(&self.counts.bytes_put, length);
+        self.counts.bytes_put.add(length);
         Ok(())
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        add(&self.counts.gets, 1);
+        self.counts.gets.add(1);
         let body = self.inner.get(key, range).await?;
-        add(&self.counts.bytes_got, body.len() as u64);
+        self.counts.bytes_got.add(body.len() as u64);
         Ok(body)
     }
 
     async fn size(&self, key: &str) -> Result<u64> {
-        add(&self.counts.sizes, 1);
+        self.counts.sizes.add(1);
         self.inner.size(key).await
     }
 
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
-        add(&self.counts.lists, 1);
+        self.counts.lists.add(1);
         self.inner.list(prefix, after, limit).await
     }
 
     async fn delete(&self, keys: &[String]) -> Result<()> {
-        add(&self.counts.deletes, keys.len() as u64);
+        self.counts.deletes.add(1);
+        self.counts.deleted.add(keys.len() as u64);
         self.inner.delete(keys).await
     }
 
     async fn tidy(&self) -> Result<u64> {
         self.inner.tidy().await
+    }
+
+    fn sent(&self) -> Option<Requests> {
+        self.inner.sent()
     }
 }

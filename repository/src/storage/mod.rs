@@ -6,17 +6,30 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::clock::{Clock, SystemClock};
+use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
 
+mod address;
+#[cfg(feature = "cloud")]
+mod cloud;
 mod counted;
 mod local;
+mod mark;
 mod memory;
+#[cfg(any(feature = "s3", feature = "cloud"))]
+mod remote;
+mod retry;
+#[cfg(feature = "s3")]
+mod s3;
 #[cfg(any(test, feature = "suite"))]
 pub mod suite;
 
 pub use counted::{Counted, Requests};
 pub use local::LocalStorage;
+pub use mark::Mark;
 pub use memory::MemoryStorage;
+pub use retry::Retried;
 
 /// A flat store of named objects. Names are `/`-separated parts of `[A-Za-z0-9._-]`; see [`check_key`].
 ///
@@ -28,6 +41,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// keeps no hold of `body` once it has returned: callers pool their buffers.
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()>;
 
+    /// `put_new` for a caller that may have to ask again: what an earlier try with the same mark created is no conflict.
+    /// A store whose calls end with a known outcome needs no marks.
+    async fn put_marked(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        let _ = mark;
+        self.put_new(key, body).await
+    }
+
     /// Creates or replaces; for `keys/*` only.
     async fn put(&self, key: &str, body: Bytes) -> Result<()>;
 
@@ -38,7 +58,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     async fn size(&self, key: &str) -> Result<u64>;
 
     /// The first `limit` objects whose names begin with `prefix` and are greater than `after`, in the order of names;
-    /// fewer only when there are no more.
+    /// fewer only when there are no more. Some stores sort part by part, `a/x` before `a-b`; that will do, for no part
+    /// of a name of ours is another with `-` or `.` behind it.
     async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>>;
 
     /// Removes the objects; one that is absent is no error.
@@ -47,6 +68,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes what writers that died left outside of any object, and says how much that was.
     async fn tidy(&self) -> Result<u64> {
         Ok(0)
+    }
+
+    /// The requests that went over the network since the store was opened, by all its users and with every retry. None
+    /// where there is no network.
+    fn sent(&self) -> Option<Requests> {
+        None
     }
 }
 
@@ -71,13 +98,38 @@ impl Stores for AllStores {
     }
 }
 
-/// Opens the store that a URL names: `file:///absolute/path` or `memory:`.
+/// Opens the store that a URL names. Nothing is asked of it yet. See docs/operations/stores.md.
 pub fn open(url: &str) -> Result<Arc<dyn Storage>> {
-    match url.split_once(':') {
-        Some(("file", rest)) => Ok(Arc::new(LocalStorage::open(rest)?)),
-        Some(("memory", "")) => Ok(Arc::new(MemoryStorage::default())),
-        _ => Err(Error::invalid(format!("repository {url:?} is of no kind that is known"))
-            .with_hint("use file:///absolute/path")),
+    open_with(url, Arc::new(SystemClock), Arc::new(SystemEntropy::new()))
+}
+
+/// `open` in a world of the caller's.
+pub fn open_with(url: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Arc<dyn Storage>> {
+    let (scheme, rest) = url.split_once(':').unwrap_or_default();
+    let _ = (&clock, &entropy); // a build without networks needs neither
+    match (scheme, rest) {
+        ("file", rest) => Ok(Arc::new(LocalStorage::open(rest)?)),
+        ("memory", "") => Ok(Arc::new(MemoryStorage::default())),
+        #[cfg(feature = "s3")]
+        ("s3", rest) => {
+            Ok(Arc::new(Retried::new(s3::S3Storage::open(rest, clock, entropy.clone())?, entropy)))
+        }
+        #[cfg(feature = "cloud")]
+        ("gs", rest) => {
+            Ok(Arc::new(Retried::new(cloud::CloudStorage::google(rest, entropy.clone())?, entropy)))
+        }
+        #[cfg(feature = "cloud")]
+        ("az", rest) => {
+            Ok(Arc::new(Retried::new(cloud::CloudStorage::azure(rest, entropy.clone())?, entropy)))
+        }
+        (scheme, _) if ["s3", "gs", "az"].contains(&scheme) => {
+            Err(Error::invalid(format!("this build knows no {scheme}: stores"))
+                .with_hint("build with the features `s3` and `cloud`, which are on by default"))
+        }
+        // The rest of an unknown URL may hold a password.
+        _ => Err(Error::invalid(format!("repository {scheme:?} is of no kind that is known")).with_hint(
+            "use file:///absolute/path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+        )),
     }
 }
 

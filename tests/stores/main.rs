@@ -1,0 +1,13 @@
+//! Object stores: every backend against a real server, and one that misbehaves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod conform;
+mod faults;
+mod large;
+mod refusals;
+mod tls;
