@@ -5,6 +5,8 @@ pub mod v1 {
     tonic::include_proto!("palinurus.v1");
 }
 
+pub mod metrics;
+mod requests;
 mod status;
 pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};
 
