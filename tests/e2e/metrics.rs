@@ -47,10 +47,7 @@ async fn a_backup_is_seen_in_the_metrics_of_both() {
     let coordinator = scrape(&world.path("coordinator")).await;
     assert_eq!(coordinator["palinurus_backups{service=\"s\"}"], 1.0);
     assert_eq!(coordinator["palinurus_nodes{service=\"s\",state=\"connected\"}"], 1.0);
-    assert_eq!(
-        coordinator["palinurus_operations{service=\"s\",kind=\"backup\",state=\"succeeded\"}"],
-        1.0
-    );
+    assert_eq!(coordinator["palinurus_operations{service=\"s\",kind=\"backup\",state=\"succeeded\"}"], 1.0);
     assert!(coordinator["palinurus_newest_backup_age_seconds{service=\"s\"}"] < 300.0);
     let agent = scrape(&world.agent_state("n1")).await;
     assert_eq!(agent["palinurus_agent_connected{service=\"s\",node=\"n1\"}"], 1.0);

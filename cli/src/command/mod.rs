@@ -8,6 +8,7 @@ pub(crate) mod demo;
 pub(crate) mod failover;
 mod fleet;
 pub(crate) mod keys;
+pub(crate) mod locked;
 pub(crate) mod missing;
 pub(crate) mod node;
 pub(crate) mod offline;

@@ -4,6 +4,7 @@ use palinurus_repository::Result;
 use serde::Serialize;
 
 use crate::command::failover::FailoverView;
+use crate::command::locked::LockedView;
 use crate::command::missing::{self, MissingView};
 use crate::command::requests::RequestsView;
 use crate::command::restore::PlanView;
@@ -72,6 +73,7 @@ pub(crate) struct OperationView {
     pub(crate) chunks_moved: Option<u64>,
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
+    pub(crate) locked: Option<LockedView>,
     pub(crate) failover: Option<FailoverView>,
     /// What was decided and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -197,6 +199,7 @@ impl OperationView {
             chunks_moved: operation.backup.as_ref().map(|detail| detail.chunks_moved),
             restore: None,
             verify: None,
+            locked: operation.delete.as_ref().and_then(LockedView::of),
             failover: operation.failover.as_ref().map(FailoverView::of),
             log: Vec::new(),
         }
@@ -302,6 +305,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     }
     if let Some(moved) = operation.chunks_moved.filter(|moved| *moved > 0) {
         pairs.push(("moved", format!("{} chunks, from nodes that went away", human::count(moved))));
+    }
+    if let Some(locked) = &operation.locked {
+        pairs.push(("locked", locked.show()));
     }
     if operation.warning_count > 0 {
         pairs.push(("warnings", operation.warning_count.to_string()));

@@ -7,7 +7,7 @@ use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
-use palinurus_repository::storage::list_all;
+use palinurus_repository::storage::{delete_unlocked, list_all};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -245,7 +245,7 @@ async fn delete_all_of(vault: &Vault, transaction: TransactionId) -> Result<()> 
     let objects = list_all(&**storage, &format!("t/{transaction}/")).await?;
     let keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
     for keys in keys.chunks(1000) {
-        storage.delete(keys).await?;
+        delete_unlocked(&**storage, keys.to_vec()).await?;
     }
     Ok(())
 }
@@ -265,7 +265,14 @@ async fn swept(vault: &Vault) -> Result<Patch> {
     }
     let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
     vault.prune_index().await?;
-    Ok(Patch::Swept { condemned: swept.condemned, swept: swept.packs, objects: swept.deleted.objects })
+    let deleted = swept.deleted;
+    Ok(Patch::Swept {
+        condemned: swept.condemned,
+        swept: swept.packs,
+        objects: deleted.objects,
+        locked: deleted.locked,
+        locked_until: deleted.locked_until,
+    })
 }
 
 /// Reads no user data: that is for agents to read.

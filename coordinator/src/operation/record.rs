@@ -42,6 +42,8 @@ pub(crate) enum Patch {
         condemned: u64,
         swept: u64,
         objects: u64,
+        locked: u64,
+        locked_until: Option<Timestamp>,
     },
     Checked(v1::VerifyDetail),
     /// Who has the place now, in words.
@@ -348,11 +350,13 @@ pub(crate) fn own(
                 backup.chunks_moved = backup.chunks_moved.max(chunks_moved);
             }
         }
-        Patch::Swept { condemned, swept, objects } => {
+        Patch::Swept { condemned, swept, objects, locked, locked_until } => {
             if let Some(delete) = &mut operation.delete {
                 delete.packs_condemned = condemned;
                 delete.packs_swept = swept;
                 delete.objects_deleted = objects;
+                delete.objects_locked = locked;
+                delete.locked_until_ms = locked_until.map_or(0, |until| until.0);
             }
         }
         Patch::Checked(detail) => verify(operation, detail),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Mark, Object, Storage};
+use super::{Locked, Mark, Object, Storage};
 use crate::error::Result;
 
 /// Counts one user's calls; [`Storage::sent`] counts what all users' calls became on the wire.
@@ -174,6 +174,10 @@ impl Storage for Counted {
         self.counts.deletes.add(1);
         self.counts.deleted.add(keys.len() as u64);
         self.inner.delete(keys).await
+    }
+
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        self.inner.locked(keys).await
     }
 
     async fn tidy(&self) -> Result<u64> {

@@ -15,6 +15,7 @@ mod address;
 mod cloud;
 mod counted;
 mod local;
+mod lock;
 mod mark;
 mod memory;
 #[cfg(any(feature = "s3", feature = "cloud"))]
@@ -27,6 +28,7 @@ pub mod suite;
 
 pub use counted::{Counted, Requests};
 pub use local::LocalStorage;
+pub use lock::{Locked, delete_unlocked};
 pub use mark::Mark;
 pub use memory::MemoryStorage;
 pub use retry::Retried;
@@ -64,6 +66,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Removes the objects; one that is absent is no error.
     async fn delete(&self, keys: &[String]) -> Result<()>;
+
+    /// Which of the objects the store keeps for now, whatever is asked of it.
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        let _ = keys;
+        Ok(Vec::new())
+    }
 
     /// Removes what writers that died left outside of any object, and says how much that was.
     async fn tidy(&self) -> Result<u64> {

@@ -60,7 +60,7 @@ impl State {
         let (ours, theirs) = (record.epoch, self.epoch);
         let error =
             Error::fenced(format!("epoch {ours} is over: {:?} leads with epoch {theirs}", self.leader));
-        error.with_hint("another coordinator has taken over; this one must stop writing")
+        error.with_hint("another coordinator has taken over; where that is of another cluster, two were pointed at this repository: keep one")
     }
 
     fn find_open(&self, transaction: TransactionId) -> Result<&OpenTransaction> {
