@@ -6,6 +6,8 @@ pub mod v1 {
 }
 
 mod key_epochs;
+pub mod metrics;
+mod requests;
 mod status;
 pub use key_epochs::{sealed, to_wire};
 pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};

@@ -13,6 +13,7 @@ pub(crate) mod node;
 pub(crate) mod offline;
 pub(crate) mod operation;
 pub(crate) mod repository;
+pub(crate) mod requests;
 pub(crate) mod restore;
 pub(crate) mod service;
 pub(crate) mod up;

@@ -20,6 +20,11 @@ impl Lead {
         Ok(vault)
     }
 
+    /// That service's repository if it is open; nothing is asked of the store.
+    pub(crate) async fn opened(&self, service: &str) -> Option<Arc<Vault>> {
+        ask(&self.service(service).await.ok()?, ServiceMsg::Vault).await.ok()
+    }
+
     async fn start(&self, service: &str, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
         let service = self.service(service).await?;
         ask(&service, |to| ServiceMsg::Start { detail: Box::new(detail), nodes, to }).await

@@ -85,10 +85,13 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
     close_others(vault, Some(transaction)).await?;
-    if !repository.read(|state| state.open_transactions().contains_key(&transaction)).await {
+    // Nothing was ever put under a transaction that the ledger does not know.
+    let is_new = !repository.read(|state| state.open_transactions().contains_key(&transaction)).await;
+    if is_new {
         repository.begin(vault.epoch, transaction, Purpose::Backup).await?;
     }
-    let (_, warnings) = vault.claims(transaction).await?;
+    let (_, warnings) =
+        if is_new { vault.new_claims(transaction).await? } else { vault.claims(transaction).await? };
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
     let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
     let key_epochs = repository.read(|state| key_epochs(state, transaction, &bases)).await;
@@ -143,18 +146,11 @@ async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> 
 async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
-    repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
         let nodes: Vec<NodeCommit> = taking_part(operation)
             .map(|node| node_commit(operation, transaction, node))
             .collect::<Result<_>>()?;
-        let footers = nodes.iter().map(|node| async move {
-            let storage = repository.storage().clone();
-            let reader = ManifestReader::open(storage, repository.keys(), &node.manifest).await?;
-            Ok::<_, Error>(reader.footer().packs.clone())
-        });
-        let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
-        let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        let packs = packs(vault, &nodes).await?;
         vault.list_unlisted(transaction, &packs).await?;
         repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
@@ -164,6 +160,22 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
     Ok(Patch::Committed { chunks_moved })
+}
+
+/// All that the manifests name. Where every node is as an earlier backup has it, that one knows.
+async fn packs(vault: &Vault, nodes: &[NodeCommit]) -> Result<PackSet> {
+    let repository = &vault.repository;
+    let manifests: Vec<_> = nodes.iter().map(|node| &node.manifest).collect();
+    if let Some(packs) = repository.packs_as_before(&manifests).await {
+        return Ok(packs);
+    }
+    let footers = manifests.into_iter().map(|manifest| async move {
+        let storage = repository.storage().clone();
+        let reader = ManifestReader::open(storage, repository.keys(), manifest).await?;
+        Ok::<_, Error>(reader.footer().packs.clone())
+    });
+    let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
+    footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await
 }
 
 fn missing(operation: &v1::Operation) -> Vec<MissingNode> {

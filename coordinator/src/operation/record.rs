@@ -369,7 +369,17 @@ pub(crate) fn own(
 /// How far a task of the coordinator's own is.
 pub(crate) fn own_progress(operation: &mut v1::Operation, work: Work, progress: v1::Progress) {
     if let Some(record) = own_record(operation, work) {
-        record.progress = Some(progress);
+        let requests = record.progress.and_then(|before| before.requests);
+        record.progress = Some(v1::Progress { requests, ..progress });
+    }
+    operation.progress = Some(sum(&operation.tasks));
+}
+
+/// What a task of the coordinator's own has asked of the store.
+pub(crate) fn own_requests(operation: &mut v1::Operation, work: Work, requests: v1::Requests) {
+    if let Some(record) = own_record(operation, work) {
+        let progress = record.progress.get_or_insert_default();
+        progress.requests.get_or_insert_default().add(&requests);
     }
     operation.progress = Some(sum(&operation.tasks));
 }

@@ -173,10 +173,15 @@ impl Ledger {
     ///
     /// After `Unavailable` the record may still arrive: refresh and look before deciding anything.
     pub async fn append(&mut self, record: Record) -> Result<u64> {
+        self.refresh().await?;
+        self.append_next(record).await
+    }
+
+    /// `append` for who has refreshed a moment ago: the conditional put finds out whether anything came since.
+    pub(crate) async fn append_next(&mut self, record: Record) -> Result<u64> {
         let mut pause = PAUSE;
         let mut failures = 0;
         loop {
-            self.refresh().await?;
             if !mutant::on(Mutant::UnguardedAppend) {
                 self.state.check(&record)?;
             }
@@ -196,6 +201,7 @@ impl Ledger {
                 }
                 Err(e) => return Err(e),
             }
+            self.refresh().await?;
         }
     }
 
