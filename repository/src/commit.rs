@@ -6,6 +6,7 @@
 //! repo                                   what this is; write-once
 //! keys/<key id>                          the root key, wrapped for one operator key; all else derives from the root
 //! labels/<key id>                        what that operator key is called
+//! masters/<number>-<draw>/<key id>       the masters of the key epochs up to one, sealed for one operator key
 //! ledger/<n>                             the history: records, each created only if absent, never deleted
 //! t/<transaction>/p/<writer>-<counter>   packs: the data, in sealed frames          (pack.rs)
 //! t/<transaction>/x/<writer>-<n>         index segments: which chunk lies where     (index.rs)
@@ -43,6 +44,7 @@ use tokio::sync::Mutex;
 use crate::blocking::Blocking;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
+use crate::epochs::{Given, Operators};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
@@ -55,8 +57,10 @@ use crate::storage::{Storage, list_all};
 
 mod access;
 mod header;
+mod key_epoch;
 mod operators;
 
+pub use key_epoch::Begun;
 pub use operators::WrappedKey;
 
 use access::{exists, key_object, place_key, probe, unwrap_root};
@@ -118,12 +122,20 @@ impl Repository {
 
     /// The keys alone, for an agent, which reads and writes objects but never the ledger.
     pub async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Keys> {
-        unlock(storage, keys).await.map(|unlocked| unlocked.keys)
+        Self::unlock_by(storage, Arc::new(Given(keys.into()))).await
+    }
+
+    pub(crate) async fn unlock_by(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Keys> {
+        unlock(storage, operators).await.map(|unlocked| unlocked.keys)
     }
 
     /// Opens the repository with whichever of the keys fits.
     pub async fn open(storage: Arc<dyn Storage>, keys: &[KeyFile]) -> Result<Self> {
-        let Unlocked { opened_by, root, keys } = unlock(&*storage, keys).await?;
+        Self::open_by(storage, Arc::new(Given(keys.into()))).await
+    }
+
+    pub(crate) async fn open_by(storage: Arc<dyn Storage>, operators: Arc<dyn Operators>) -> Result<Self> {
+        let Unlocked { opened_by, root, keys } = unlock(&*storage, operators).await?;
         let ledger = Ledger::open(storage.clone(), &keys).await?;
         Ok(Self {
             id: keys.repository(),
@@ -385,15 +397,15 @@ struct Unlocked {
 }
 
 /// The root key and all that derives from it, by whichever key file fits.
-async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Unlocked> {
+async fn unlock(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Unlocked> {
     let header = storage.get(header::NAME, None).await.map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::not_found(format!("there is no repository in {storage:?}"))
             .with_hint("check the URL; a new repository is made when a service is first applied"),
         _ => e,
     })?;
     let id = header::read(&header)?;
-    let (opened_by, root) = unwrap_root(storage, keys, id).await?;
-    let keys = Keys::derive(&root, id)?;
+    let (opened_by, root) = unwrap_root(storage, &operators.keys(), id).await?;
+    let keys = Keys::with_operators(&root, id, operators)?;
     header::prove(&keys, &header)?;
     Ok(Unlocked { opened_by, root, keys })
 }

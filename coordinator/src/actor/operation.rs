@@ -269,7 +269,7 @@ impl Running {
 
     fn send(&self, node: &str, message: Message) {
         if let Some(agent) = self.agents.get(node) {
-            let _ = agent.cast(AgentMsg::Send(message)); // a session that is over comes back as `Link::Gone`
+            let _ = agent.cast(AgentMsg::Send(Box::new(message))); // a session that is over comes back as `Link::Gone`
         }
     }
 

@@ -58,8 +58,17 @@ impl Lead {
                 .with_hint("palinurus restore plan shows what would be done"));
         }
         let nodes = plan.nodes.iter().map(|assignment| assignment.node.clone()).collect();
-        let detail = v1::RestoreDetail { plan: Some(plan), manifests };
+        let key_epochs = self.key_epochs(&request.service, &plan.backup_id).await?;
+        let detail = v1::RestoreDetail { plan: Some(plan), manifests, key_epochs };
         self.start(&request.service, Detail::Restore(detail), nodes).await
+    }
+
+    /// What a restore of that backup reads under.
+    async fn key_epochs(&self, service: &str, backup: &str) -> Result<Vec<v1::KeyEpoch>> {
+        let vault = Self::vault(&self.service(service).await?).await?;
+        let backup = vault.repository.find_backup(backup).await?;
+        let sealed = vault.repository.read(|state| state.sealed(backup.transactions())).await;
+        Ok(palinurus_proto::to_wire(sealed))
     }
 
     pub(super) async fn check_repository(

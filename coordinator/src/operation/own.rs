@@ -1,8 +1,10 @@
 //! The coordinator's own tasks. Each looks before it acts, so that doing it again, by this leader or the next, is
 //! the same as doing it once.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use palinurus_proto::to_wire;
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
@@ -92,7 +94,16 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         if is_new { vault.new_claims(transaction).await? } else { vault.claims(transaction).await? };
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
     let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
-    Ok(Patch::Begun { bases, warnings })
+    let key_epochs = repository.read(|state| key_epochs(state, transaction, &bases)).await;
+    Ok(Patch::Begun { bases, key_epochs, warnings })
+}
+
+/// What the agents seal under, and what they read of their bases.
+fn key_epochs(state: &State, transaction: TransactionId, bases: &[v1::NodeManifest]) -> Vec<v1::KeyEpoch> {
+    let backups: BTreeSet<&str> = bases.iter().map(|base| base.backup_id.as_str()).collect();
+    let backups = backups.iter().filter_map(|id| state.backup(id.parse().ok()?));
+    let read = backups.flat_map(|backup| backup.transactions());
+    to_wire(state.sealed(read.chain([transaction])))
 }
 
 /// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.

@@ -33,6 +33,7 @@ pub(crate) enum Patch {
     Nothing,
     Begun {
         bases: Vec<v1::NodeManifest>,
+        key_epochs: Vec<v1::KeyEpoch>,
         warnings: Vec<v1::Warning>,
     },
     Committed {
@@ -337,11 +338,12 @@ pub(crate) fn own(
     };
     match patch {
         Patch::Nothing => {}
-        Patch::Begun { bases, warnings } => {
+        Patch::Begun { bases, key_epochs, warnings } => {
             warn(operation, "", warnings, 0);
             if let Some(backup) = &mut operation.backup {
                 backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
                 backup.bases = bases;
+                backup.key_epochs = key_epochs;
             }
         }
         Patch::Committed { chunks_moved } => {
