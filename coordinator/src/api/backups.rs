@@ -9,6 +9,7 @@ use ractor::ActorRef;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
+use crate::failover::Sources;
 use crate::operation::Detail;
 use crate::plan::{Planned, plan};
 use crate::vault::Vault;
@@ -31,7 +32,11 @@ impl Lead {
     }
 
     pub(super) async fn start_backup(&self, request: v1::StartBackupRequest) -> Result<v1::Operation> {
-        let detail = v1::BackupDetail { full: request.full, ..Default::default() };
+        let service = self.service(&request.service).await?;
+        let sources = Self::vault(&service).await?.repository.read(Sources::of).await;
+        let nodes = ask(&service, ServiceMsg::Describe).await?.nodes;
+        let first = nodes.into_iter().filter(|node| sources.newest(node).is_none()).map(|node| node.name);
+        let detail = v1::BackupDetail { full: request.full, first: first.collect(), ..Default::default() };
         self.start(&request.service, Detail::Backup(detail), Vec::new()).await
     }
 

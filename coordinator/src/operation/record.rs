@@ -318,6 +318,20 @@ fn in_use(operation: &mut v1::Operation, report: &TaskReport, now: Timestamp) {
     note(operation, now, text);
 }
 
+/// Of a leader whose clock was ahead: what waits from a moment on waits from now at the latest.
+pub(crate) fn not_ahead(operation: &mut v1::Operation, now: Timestamp) {
+    for task in &mut operation.tasks {
+        // Before any loss: rather a task that is repeated once than what nobody takes over.
+        task.assigned_ms = task.assigned_ms.min(now.0.saturating_sub(1));
+        task.ended_ms = task.ended_ms.min(now.0);
+    }
+    let missing = operation.backup.iter_mut().flat_map(|backup| &mut backup.missing);
+    let lost = missing.map(|missing| &mut missing.lost_ms);
+    for moment in lost.chain([&mut operation.phase_ms, &mut operation.finished_ms]) {
+        *moment = (*moment).min(now.0);
+    }
+}
+
 /// How a task of the coordinator's own ended.
 pub(crate) fn own(
     operation: &mut v1::Operation,
@@ -469,6 +483,15 @@ mod tests {
         let mut report = TaskReport { task: "upload".to_owned(), attempt: ATTEMPT, ..Default::default() };
         report.set_state(state);
         report
+    }
+
+    #[test]
+    fn a_leader_whose_clock_was_ahead_holds_up_nobody() {
+        let mut operation = backup();
+        (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms) = (900, 900, 0);
+        not_ahead(&mut operation, Timestamp(7));
+        let moments = (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms);
+        assert_eq!((moments, operation.tasks[0].assigned_ms), ((7, 7, 0), 5));
     }
 
     #[test]
