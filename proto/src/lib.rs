@@ -5,7 +5,9 @@ pub mod v1 {
     tonic::include_proto!("palinurus.v1");
 }
 
+mod damage;
 mod status;
+pub use damage::damage;
 pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};
 
 /// For reflection.

@@ -11,6 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::damage::{Objects, wire as damage_wire};
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
@@ -57,6 +58,8 @@ pub enum Body {
     Sweep { packs: PackSet },
     /// Backups that now lie elsewhere; ends its transaction.
     Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
+    /// These are damaged, and nothing new is to be built on them; those are whole again.
+    Damage { found: Objects, whole: Objects },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +219,9 @@ impl Record {
                 transaction: transaction.0.to_vec(),
                 backups: backups.iter().map(|to| wire_backup(to.backup, &to.nodes, &to.packs)).collect(),
             }),
+            Body::Damage { found, whole } => {
+                W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
+            }
         };
         wire::Record {
             level: self.level(),
@@ -256,6 +262,10 @@ impl Record {
             W::Rewrite(w) => Body::Rewrite {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
+            },
+            W::Damage(w) => Body::Damage {
+                found: Objects::from_wire(w.found.unwrap_or_default())?,
+                whole: Objects::from_wire(w.whole.unwrap_or_default())?,
             },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))

@@ -1,4 +1,5 @@
 //! The record's protobuf.
+use super::damage_wire::Damage;
 use super::pack_wire::PackSet;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -13,7 +14,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23")]
+    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 26")]
     pub(super) body: Option<record::Body>,
 }
 
@@ -36,6 +37,8 @@ pub(super) mod record {
         Sweep(super::Packs),
         #[prost(message, tag = "23")]
         Rewrite(super::Rewrite),
+        #[prost(message, tag = "26")]
+        Damage(super::Damage),
     }
 }
 
