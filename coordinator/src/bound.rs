@@ -14,6 +14,8 @@ const PATH_MAX: usize = 4 << 10;
 const BYTES_MAX: usize = 64 << 10;
 /// Of the tasks in a hello.
 const TASKS_MAX: usize = 1000;
+/// A list of damaged objects.
+const OBJECTS_MAX: usize = 256 << 10;
 const LIST_MAX: usize = 10_000;
 /// Sums of these stay numbers.
 const COUNT_MAX: u64 = 1 << 50;
@@ -113,7 +115,10 @@ fn result(result: &mut task_result::Result) -> Result<()> {
         }
         R::Verify(r) => {
             r.detail.iter_mut().for_each(damages);
-            Ok(())
+            r.detail.iter().try_for_each(|found| {
+                bytes(&found.damaged, OBJECTS_MAX)?;
+                bytes(&found.whole, OBJECTS_MAX)
+            })
         }
     }
 }

@@ -150,17 +150,21 @@ impl Vault {
 
     async fn fold_one(&self, transaction: TransactionId, warnings: &mut Vec<v1::Warning>) -> Result<()> {
         let storage = self.repository.storage();
+        let damaged = self.repository.read(|state| Arc::new(state.damaged().packs)).await;
         for segment in list_all(&**storage, &format!("t/{transaction}/x/")).await? {
             let object = match storage.get(&segment.key, None).await {
                 Ok(object) => object,
                 Err(e) if e.kind() == ErrorKind::NotFound => continue, // swept since it was listed
                 Err(e) => return Err(e),
             };
+            let damaged = damaged.clone();
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
             let folded = self.blocking.run(move || {
-                let packs = IndexSegment::open(&keys, &key, &object)?;
+                let mut packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
+                // A sound copy's place must not give way to a damaged one's.
+                packs.retain(|summary| !damaged.contains(&summary.pack));
                 index.fold(&packs)
             });
             match folded.await {

@@ -19,6 +19,7 @@ mod metrics;
 mod odd_tree;
 mod offline;
 mod partial;
+mod quarantine;
 mod refusals;
 mod replicas;
 mod up;

@@ -30,6 +30,7 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
         spool,
         tree: Arc::new(host.engine.tree(call.operation())?),
         base,
+        damaged: Arc::default(),
         position: 0,
         nodes: 1,
         leader: host.leader.subscribe(),

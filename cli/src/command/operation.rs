@@ -128,6 +128,8 @@ pub(crate) struct WarningView {
 #[derive(Serialize)]
 pub(crate) struct VerifyView {
     pub(crate) read_data: bool,
+    /// Of the data that was read.
+    pub(crate) percent: u32,
     pub(crate) packs_checked: u64,
     pub(crate) backups_checked: u64,
     pub(crate) damage_count: u64,
@@ -140,6 +142,22 @@ pub(crate) struct DamageView {
     pub(crate) what: String,
     /// The backups that cannot be restored whole.
     pub(crate) backups: Vec<String>,
+    /// Some of the files that cannot be restored whole, `node:path`.
+    pub(crate) files: Vec<String>,
+    pub(crate) file_count: u64,
+}
+
+impl DamageView {
+    pub(crate) fn of(damage: &v1::Damage) -> Self {
+        let file = |file: &v1::SpoiledFile| format!("{}:{}", file.node, human::name(&file.path));
+        Self {
+            object: damage.object.clone(),
+            what: human::name(damage.what.as_bytes()),
+            backups: damage.backups.clone(),
+            files: damage.files.iter().map(file).collect(),
+            file_count: damage.file_count,
+        }
+    }
 }
 
 impl OperationView {
@@ -222,17 +240,17 @@ impl ProgressView {
 
 impl VerifyView {
     pub(crate) fn of(detail: &v1::VerifyDetail) -> Self {
-        let damages = detail.damages.iter().map(|damage| DamageView {
-            object: damage.object.clone(),
-            what: damage.what.clone(),
-            backups: damage.backups.clone(),
-        });
         Self {
             read_data: detail.read_data,
+            percent: match (detail.read_data, detail.percent) {
+                (false, _) => 0,
+                (true, 0) => 100,
+                (true, percent) => percent,
+            },
             packs_checked: detail.packs_checked,
             backups_checked: detail.backups_checked,
             damage_count: detail.damage_count,
-            damages: damages.collect(),
+            damages: detail.damages.iter().map(DamageView::of).collect(),
         }
     }
 }

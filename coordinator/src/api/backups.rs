@@ -14,6 +14,8 @@ use crate::operation::Detail;
 use crate::plan::{Planned, plan};
 use crate::vault::Vault;
 
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
 impl Lead {
     pub(super) async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
         let vault = ask(service, ServiceMsg::Vault).await?;
@@ -76,16 +78,35 @@ impl Lead {
         Ok(palinurus_proto::to_wire(sealed))
     }
 
+    pub(super) async fn repair_repository(
+        &self,
+        request: v1::RepairRepositoryRequest,
+    ) -> Result<v1::Operation> {
+        let detail = v1::VerifyDetail { repair: true, ..Default::default() };
+        self.start(&request.service, Detail::Verify(detail), Vec::new()).await
+    }
+
     pub(super) async fn check_repository(
         &self,
         request: v1::CheckRepositoryRequest,
     ) -> Result<v1::Operation> {
-        let detail = v1::VerifyDetail { read_data: request.read_data, ..Default::default() };
+        if request.percent > 100 {
+            return Err(
+                Error::invalid(format!("{}% of the data", request.percent)).with_hint("from 1 to 100")
+            );
+        }
+        let day = self.shared.now().0 / DAY_MS;
+        let detail = v1::VerifyDetail {
+            read_data: request.read_data || request.percent > 0,
+            percent: request.percent,
+            day,
+            ..Default::default()
+        };
         self.start(&request.service, Detail::Verify(detail), Vec::new()).await
     }
 }
 
-pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes
@@ -112,6 +133,7 @@ pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
         missing: backup.missing.iter().map(shown_missing).collect(),
+        spoiled,
         nodes,
     }
 }

@@ -1,8 +1,10 @@
 //! How an operation's record changes: every change is a function of this file, used by the actor and by the
 //! deciders' tests alike. None of them looks at a clock or waits.
+use bytes::Bytes;
 use palinurus_proto::v1::{
     self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result,
 };
+use palinurus_repository::ledger::Objects;
 use palinurus_repository::{Epoch, Timestamp};
 
 use super::progress::sum;
@@ -34,6 +36,8 @@ pub(crate) enum Patch {
     Begun {
         bases: Vec<v1::NodeManifest>,
         key_epochs: Vec<v1::KeyEpoch>,
+        /// Packs of the bases, encoded.
+        damaged: Bytes,
         warnings: Vec<v1::Warning>,
     },
     Committed {
@@ -47,6 +51,9 @@ pub(crate) enum Patch {
         locked_until: Option<Timestamp>,
     },
     Checked(v1::VerifyDetail),
+    /// The ledger knows of the damage.
+    Marked,
+    Mended(v1::MendDetail),
     /// Who has the place now, in words.
     Fenced(String),
 }
@@ -352,12 +359,13 @@ pub(crate) fn own(
     };
     match patch {
         Patch::Nothing => {}
-        Patch::Begun { bases, key_epochs, warnings } => {
+        Patch::Begun { bases, key_epochs, damaged, warnings } => {
             warn(operation, "", warnings, 0);
             if let Some(backup) = &mut operation.backup {
                 backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
                 backup.bases = bases;
                 backup.key_epochs = key_epochs;
+                backup.damaged = damaged;
             }
         }
         Patch::Committed { chunks_moved } => {
@@ -376,6 +384,16 @@ pub(crate) fn own(
             }
         }
         Patch::Checked(detail) => verify(operation, detail),
+        Patch::Marked => {
+            if let Some(verify) = &mut operation.verify {
+                (verify.damaged, verify.whole) = Default::default();
+            }
+        }
+        Patch::Mended(mend) => {
+            if let Some(verify) = &mut operation.verify {
+                verify.mend = Some(mend);
+            }
+        }
         Patch::Fenced(told) => note(operation, now, told),
     }
     if let Some(record) = own_record(operation, work) {
@@ -411,6 +429,8 @@ fn verify(operation: &mut v1::Operation, found: v1::VerifyDetail) {
     let Some(verify) = &mut operation.verify else { return };
     verify.packs_checked = verify.packs_checked.max(found.packs_checked);
     verify.backups_checked = verify.backups_checked.max(found.backups_checked);
+    verify.damaged = joined(&verify.damaged, &found.damaged);
+    verify.whole = joined(&verify.whole, &found.whole);
     let unlisted = found.damage_count.saturating_sub(found.damages.len() as u64);
     verify.damage_count += unlisted;
     for damage in found.damages {
@@ -422,6 +442,13 @@ fn verify(operation: &mut v1::Operation, found: v1::VerifyDetail) {
             verify.damages.push(damage);
         }
     }
+}
+
+/// Both lists of objects. What does not decode says nothing.
+fn joined(one: &Bytes, other: &Bytes) -> Bytes {
+    let mut all = Objects::decode(one).unwrap_or_default();
+    all.extend(&Objects::decode(other).unwrap_or_default());
+    if all.is_empty() { Bytes::new() } else { all.encode().into() }
 }
 
 /// Moves the warnings out of a result: they are kept once, in the operation.

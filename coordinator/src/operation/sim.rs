@@ -310,6 +310,8 @@ impl World {
                 Ok(Patch::Swept { condemned: 1, swept: 1, objects: 1, locked: 0, locked_until: None })
             }
             Work::Check => Ok(Patch::Checked(v1::VerifyDetail::default())),
+            Work::Mark => Ok(Patch::Marked),
+            Work::Mend => Ok(Patch::Mended(v1::MendDetail::default())),
             Work::Fence => {
                 self.ledger.fenced = true;
                 Ok(Patch::Fenced("another holds the place".to_owned()))

@@ -15,15 +15,20 @@ use crate::keys::Keys;
 use crate::mutant::{self, Mutant};
 use crate::storage::{Object, Storage};
 
+mod damage;
 mod history;
 mod pack_set;
 mod record;
 mod state;
 
+pub use damage::Objects;
+pub(crate) use damage::manifest_stem;
 pub use history::history;
 pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
+
+pub(crate) use record::{key as record_key, link as record_link};
 
 use record::Link;
 

@@ -11,6 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::damage::{Objects, wire as damage_wire};
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
@@ -63,6 +64,8 @@ pub enum Body {
     /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
     /// record itself is sealed under the one before.
     KeyEpoch(KeyEpoch),
+    /// These are damaged, and nothing new is to be built on them; those are whole again.
+    Damage { found: Objects, whole: Objects },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +229,9 @@ impl Record {
             Body::KeyEpoch(KeyEpoch { number, draw }) => {
                 W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
             }
+            Body::Damage { found, whole } => {
+                W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
+            }
         };
         wire::Record {
             level: self.level(),
@@ -268,6 +274,10 @@ impl Record {
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
             },
             W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
+            W::Damage(w) => Body::Damage {
+                found: Objects::from_wire(w.found.unwrap_or_default())?,
+                whole: Objects::from_wire(w.whole.unwrap_or_default())?,
+            },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }

@@ -146,7 +146,7 @@ impl Operator {
             }
             return Some(format!("{} is gone", self.world.hosts[host]));
         }
-        for node in nodes.iter().filter(|node| !node.connected) {
+        if let Some(node) = nodes.iter().find(|node| !node.connected) {
             if back {
                 let machines = self.fleet.machines(&wanted.name, &node.name);
                 machines.iter().take(1).for_each(|host| self.world.order(Order::Start(*host)));

@@ -223,7 +223,7 @@ impl Actor for ServiceActor {
                 service.clean_all();
                 service.clean_later(&me);
             }
-            ServiceMsg::Resume => service.resume(&me).await,
+            ServiceMsg::Resume => Box::pin(service.resume(&me)).await,
             ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
         }
         Ok(())

@@ -201,7 +201,7 @@ impl Service {
             return;
         }
         if let Some(operation) = self.slot.unsure.take() {
-            self.make_sure(me, vault, operation).await;
+            Box::pin(self.make_sure(me, vault, operation)).await;
         } else if let Some(operation) = self.slot.waiting.pop_front() {
             tracing::info!(
                 service = self.name(),
