@@ -8,6 +8,7 @@
 
 mod conform;
 mod faults;
+mod fleet;
 mod large;
 mod refusals;
 mod tls;

@@ -18,6 +18,7 @@ const OBJECTS_TOLD: usize = 5_000;
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
     let storage = host.seams.stores.open(&call.task.repository)?;
+    call.counters.measure(&storage, storage.sent().unwrap_or_default());
     let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;
     let progress = |at: verify::Progress| {

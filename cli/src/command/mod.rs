@@ -15,6 +15,7 @@ pub(crate) mod offline;
 pub(crate) mod operation;
 mod repair;
 pub(crate) mod repository;
+pub(crate) mod requests;
 pub(crate) mod restore;
 pub(crate) mod service;
 pub(crate) mod up;

@@ -155,7 +155,8 @@ impl Fixture {
 
     /// An operation that needs no agent.
     async fn check(&self) -> v1::Operation {
-        let request = v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false };
+        let request =
+            v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false, ..Default::default() };
         let started = loop {
             match self.api.check_repository(Request::new(request.clone())).await {
                 Ok(started) => break started.into_inner(),
@@ -205,7 +206,13 @@ async fn an_operation_whose_beginning_was_not_answered_is_run() {
     let fixture = Fixture::new(10).await;
     fixture.check().await;
     fixture.state.unanswered_new.store(1, Ordering::SeqCst);
-    let request = || Request::new(v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false });
+    let request = || {
+        Request::new(v1::CheckRepositoryRequest {
+            service: "s".to_owned(),
+            read_data: false,
+            ..Default::default()
+        })
+    };
     let refused = loop {
         let refused = from_status(fixture.api.check_repository(request()).await.unwrap_err());
         match refused.kind() {

@@ -37,6 +37,7 @@ pub(crate) enum Patch {
         bases: Vec<v1::NodeManifest>,
         /// Packs of the bases, encoded.
         damaged: Bytes,
+        key_epochs: Vec<v1::KeyEpoch>,
         warnings: Vec<v1::Warning>,
     },
     Committed {
@@ -342,12 +343,13 @@ pub(crate) fn own(
     };
     match patch {
         Patch::Nothing => {}
-        Patch::Begun { bases, damaged, warnings } => {
+        Patch::Begun { bases, damaged, key_epochs, warnings } => {
             warn(operation, "", warnings, 0);
             if let Some(backup) = &mut operation.backup {
                 backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
                 backup.bases = bases;
                 backup.damaged = damaged;
+                backup.key_epochs = key_epochs;
             }
         }
         Patch::Committed { chunks_moved } => {
@@ -385,7 +387,17 @@ pub(crate) fn own(
 /// How far a task of the coordinator's own is.
 pub(crate) fn own_progress(operation: &mut v1::Operation, work: Work, progress: v1::Progress) {
     if let Some(record) = own_record(operation, work) {
-        record.progress = Some(progress);
+        let requests = record.progress.and_then(|before| before.requests);
+        record.progress = Some(v1::Progress { requests, ..progress });
+    }
+    operation.progress = Some(sum(&operation.tasks));
+}
+
+/// What a task of the coordinator's own has asked of the store.
+pub(crate) fn own_requests(operation: &mut v1::Operation, work: Work, requests: v1::Requests) {
+    if let Some(record) = own_record(operation, work) {
+        let progress = record.progress.get_or_insert_default();
+        progress.requests.get_or_insert_default().add(&requests);
     }
     operation.progress = Some(sum(&operation.tasks));
 }

@@ -15,8 +15,9 @@ use super::damage::{Objects, wire as damage_wire};
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{BackupId, Epoch, TransactionId, check_name};
+use crate::id::{BackupId, Draw, Epoch, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
@@ -28,7 +29,9 @@ const HEADER_LEN: usize = 24;
 const LEVEL: u32 = 1;
 /// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
 const LEVEL_PARTIAL: u32 = 2;
-const LEVEL_KNOWN: u32 = LEVEL_PARTIAL;
+/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it.
+const LEVEL_KEY_EPOCH: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_KEY_EPOCH;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -60,6 +63,9 @@ pub enum Body {
     Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
     /// These are damaged, and nothing new is to be built on them; those are whole again.
     Damage { found: Objects, whole: Objects },
+    /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
+    /// record itself is sealed under the one before.
+    KeyEpoch(KeyEpoch),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +202,7 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
+            Body::KeyEpoch(_) => LEVEL_KEY_EPOCH,
             _ => LEVEL,
         }
     }
@@ -221,6 +228,9 @@ impl Record {
             }),
             Body::Damage { found, whole } => {
                 W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
+            }
+            Body::KeyEpoch(KeyEpoch { number, draw }) => {
+                W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
             }
         };
         wire::Record {
@@ -267,6 +277,7 @@ impl Record {
                 found: Objects::from_wire(w.found.unwrap_or_default())?,
                 whole: Objects::from_wire(w.whole.unwrap_or_default())?,
             },
+            W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }

@@ -70,8 +70,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(0)
     }
 
-    /// The requests that went over the network since the store was opened, by all its users and with every retry. None
-    /// where there is no network.
+    /// What was asked since the store was opened, by all its users, with every retry; of a store behind a network, what
+    /// went over it. None where nobody counts.
     fn sent(&self) -> Option<Requests> {
         None
     }
@@ -108,8 +108,8 @@ pub fn open_with(url: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) ->
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     let _ = (&clock, &entropy); // a build without networks needs neither
     match (scheme, rest) {
-        ("file", rest) => Ok(Arc::new(LocalStorage::open(rest)?)),
-        ("memory", "") => Ok(Arc::new(MemoryStorage::default())),
+        ("file", rest) => Ok(Arc::new(Counted::new(Arc::new(LocalStorage::open(rest)?)))),
+        ("memory", "") => Ok(Arc::new(Counted::new(Arc::new(MemoryStorage::default())))),
         #[cfg(feature = "s3")]
         ("s3", rest) => {
             Ok(Arc::new(Retried::new(s3::S3Storage::open(rest, clock, entropy.clone())?, entropy)))

@@ -153,7 +153,7 @@ impl SimMover {
             let body = Bytes::copy_from_slice(&sealed.buffer[..sealed.len]);
             lock(&self.world.buffers).push(sealed.buffer);
             let summary = sealed.summary;
-            put_new(&*context.storage, &summary.pack.key(), body, &context.progress).await?;
+            put_new(&*context.storage, &summary.pack.key(), body).await?;
             let encoded = Bytes::from(summary.encode());
             journal.append(encoded.clone()).await?;
             claims.stored(encoded).await?;
@@ -190,7 +190,7 @@ impl SimMover {
         let writer = WriterId(context.entropy.array()?);
         if !packs.is_empty() {
             let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, 0, &packs)?;
-            put_new(&*context.storage, &key, body, &context.progress).await?;
+            put_new(&*context.storage, &key, body).await?;
         }
         let entries = entries(&context.keys, &content, &places)?;
         let mut manifest =
@@ -202,7 +202,7 @@ impl SimMover {
         let base = context.base.as_ref().filter(|base| base.root == finished.reference.root);
         if base.is_none() {
             for (key, part) in finished.parts {
-                put_new(&*context.storage, &key, part, &context.progress).await?;
+                put_new(&*context.storage, &key, part).await?;
             }
         }
         let summary = v1::BackupNode {

@@ -183,7 +183,8 @@ impl Operator {
     }
 
     pub(crate) async fn check(&mut self, service: &str, read_data: bool) -> Result<v1::Operation> {
-        let request = v1::CheckRepositoryRequest { service: service.to_owned(), read_data };
+        let request =
+            v1::CheckRepositoryRequest { service: service.to_owned(), read_data, ..Default::default() };
         self.ask(async |mut c| c.check_repository(request.clone()).await).await
     }
 

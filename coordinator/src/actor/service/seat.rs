@@ -126,7 +126,7 @@ impl Seat {
 
     pub(super) fn send(&self, message: Message) {
         if let Some(session) = &self.session {
-            let _ = session.cast(AgentMsg::Send(message));
+            let _ = session.cast(AgentMsg::Send(Box::new(message)));
         }
     }
 }

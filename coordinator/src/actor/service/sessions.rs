@@ -149,6 +149,7 @@ impl Service {
             node: node.to_owned(),
             repository: self.record.value.repository.clone(),
             work: Some(v1::task::Work::Release(v1::ReleaseTask {})),
+            ..Default::default()
         })
     }
 
