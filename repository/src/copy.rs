@@ -321,7 +321,12 @@ impl Walk<'_> {
                 Err(e) if e.kind() == ErrorKind::NotFound => {} // swept since it was listed, or lost
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     self.saw(&object.key);
-                    self.copied.damaged(&object.key, e.chain());
+                    // A damaged pack that no backup uses is garbage that nobody has swept yet.
+                    let garbage = PackId::from_key(&object.key)
+                        .is_ok_and(|pack| !self.needed.referenced.contains(&pack));
+                    if !garbage {
+                        self.copied.damaged(&object.key, e.chain());
+                    }
                 }
                 Err(e) => return Err(e),
             }
