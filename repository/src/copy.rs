@@ -82,6 +82,8 @@ pub async fn copy(
         for object in lost {
             copied.damaged(&object, "a backup names it, and it is not in the source");
         }
+        // Masters of key epochs that began meanwhile.
+        operators(from, &**to).await?;
         if let Some((last, _)) = head {
             copied.records = ledger(from, &**to, began, last).await?;
         }
@@ -137,9 +139,9 @@ fn fork(to: &dyn Storage, what: String) -> Error {
     )
 }
 
-/// Wrapped keys and labels, which change: as the source has them now.
+/// Wrapped keys and masters, and labels: as the source has them now.
 async fn operators(from: &Repository, to: &dyn Storage) -> Result<()> {
-    for prefix in ["keys/", "labels/"] {
+    for prefix in ["keys/", "labels/", "masters/"] {
         let ours = list_all(&**from.storage(), prefix).await?;
         for object in &ours {
             let body = match from.storage().get(&object.key, None).await {
@@ -148,8 +150,9 @@ async fn operators(from: &Repository, to: &dyn Storage) -> Result<()> {
             };
             match to.get(&object.key, None).await {
                 Ok(there) if there == body => {}
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => to.put(&object.key, body).await?,
+                Ok(_) => to.put(&object.key, body).await?,
+                Err(e) if e.kind() == ErrorKind::NotFound => to.put_new(&object.key, body).await?,
+                Err(e) => return Err(e),
             }
         }
         // A key that was taken away must not open the copy. The source has one, or it would not be open.
@@ -318,7 +321,12 @@ impl Walk<'_> {
                 Err(e) if e.kind() == ErrorKind::NotFound => {} // swept since it was listed, or lost
                 Err(e) if e.kind() == ErrorKind::Corrupt => {
                     self.saw(&object.key);
-                    self.copied.damaged(&object.key, e.chain());
+                    // A damaged pack that no backup uses is garbage that nobody has swept yet.
+                    let garbage = PackId::from_key(&object.key)
+                        .is_ok_and(|pack| !self.needed.referenced.contains(&pack));
+                    if !garbage {
+                        self.copied.damaged(&object.key, e.chain());
+                    }
                 }
                 Err(e) => return Err(e),
             }

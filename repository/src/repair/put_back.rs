@@ -44,6 +44,11 @@ pub async fn put_back(
             Err(e) => return Err(e),
         }
     }
+    // Packs that no segment lists are listed again once the damaged segment beside them is back.
+    let PutBack { objects, left } = &mut done;
+    left.retain(|(object, _)| {
+        !(object.ends_with("/x/") && objects.iter().any(|back| back.starts_with(object.as_str())))
+    });
     progress(total, total);
     Ok(done)
 }
