@@ -118,6 +118,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         keys: Keyring::default(),
         repositories: Repositories::default(),
         instance: "instance".into(),
+        tls: None,
         leader: watch::Sender::new(None),
     };
     (Arc::new(host), puppet)
