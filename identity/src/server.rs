@@ -1,12 +1,13 @@
 //! The coordinator's side of TLS: who calls, before anything that they say is read.
 use std::sync::Arc;
+use std::time::Duration;
 
 use palinurus_repository::{Clock, Error, Result};
 use rustls::ServerConfig;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -21,6 +22,9 @@ pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 /// What every TLS connection begins with.
 const HANDSHAKE: u8 = 0x16;
 const PLAIN: &[u8] = b"this port speaks TLS: write https://";
+
+/// For a caller that was refused to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +59,17 @@ impl TlsServer {
         }
         if first != [HANDSHAKE] {
             let _ = stream.write_all(&go_away()).await;
+            linger(stream).await;
             return Err(Error::invalid("it does not speak TLS"));
         }
-        let accepted = TlsAcceptor::from((*self.0.current()).clone()).accept(stream).await;
-        let stream = accepted.map_err(|e| explain::accepting(&e))?;
+        let accepted = TlsAcceptor::from((*self.0.current()).clone()).accept(stream).into_fallible().await;
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err((e, stream)) => {
+                linger(stream).await;
+                return Err(explain::accepting(&e));
+            }
+        };
         let known = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
             None => Known::Nobody,
             Some(certificate) => match Who::of(certificate) {
@@ -95,6 +106,16 @@ fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Arc<Se
     serving.session_storage = Arc::new(NoServerSessionStorage {});
     serving.send_tls13_tickets = 0;
     Ok(Arc::new(serving))
+}
+
+/// A connection that is closed with something unread is reset, and the caller would not hear why it was refused.
+async fn linger(mut stream: TcpStream) {
+    let read = async {
+        let _ = stream.shutdown().await;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = tokio::time::timeout(LINGER, read).await;
 }
 
 /// HTTP/2 for "inadequate security", with words that any gRPC client shows.

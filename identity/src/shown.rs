@@ -39,9 +39,9 @@ impl Shown {
         })
     }
 
-    /// None: it is over.
+    /// None: it is over. It holds through its last second.
     pub fn remains(&self, now: Timestamp) -> Option<Duration> {
-        (now < self.not_after).then(|| self.not_after.since(now))
+        (now.0 / 1000 <= self.not_after.0 / 1000).then(|| self.not_after.since(now))
     }
 }
 
