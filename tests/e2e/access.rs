@@ -57,7 +57,11 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
 
     run_as(&world, &viewer, &["backup", "list"]).await.expect(0);
     let refused = run_as(&world, &viewer, &["backup", "start", "--service", SERVICE]).await.expect(7);
-    assert!(refused.stderr.contains("vera is viewer") && refused.stderr.contains("operator"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("vera is viewer") && refused.stderr.contains("operator"),
+        "{}",
+        refused.stderr
+    );
 
     // A token, by file and by environment; and where everybody may read it.
     let file = world.path("token");
@@ -72,7 +76,8 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
     let file_given = [("PALINURUS_TOKEN_FILE", text(&file))];
     by_token(&file_given, &["backup", "start", "--service", SERVICE]).await.expect(0);
     by_token(&[("PALINURUS_TOKEN", &token)], &["backup", "list"]).await.expect(0);
-    let denied = by_token(&file_given, &["backup", "delete", "latest", "--service", SERVICE, "--yes"]).await.expect(7);
+    let denied =
+        by_token(&file_given, &["backup", "delete", "latest", "--service", SERVICE, "--yes"]).await.expect(7);
     assert!(denied.stderr.contains("bob is operator"), "{}", denied.stderr);
     let other = format!("plt_{}", "0".repeat(64));
     let unknown = by_token(&[("PALINURUS_TOKEN", &other)], &["backup", "list"]).await.expect(7);
@@ -82,7 +87,8 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
     let open = by_token(&file_given, &["backup", "list"]).await.expect(7);
     assert!(open.stderr.contains("chmod 600"), "{}", open.stderr);
     let in_url = world.server().replace("https://", &format!("https://{token}@"));
-    let refused = by_token(&[("PALINURUS_SERVER", "")], &["backup", "list", "--server", &in_url]).await.expect(2);
+    let refused =
+        by_token(&[("PALINURUS_SERVER", "")], &["backup", "list", "--server", &in_url]).await.expect(2);
     assert!(!refused.stderr.contains(&token), "{}", refused.stderr);
     // Taken away, it ends without a restart.
     world.run(&["tokens", "remove", "bob", "--file", text(&tokens)]).await.expect(0);
@@ -97,9 +103,10 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
     let shown = world.run(&["audit", "show", text(&audit)]).await.expect(0).json();
     let lines = shown["lines"].as_array().unwrap();
     let found = |who: &str, rpc: &str, event: &str| {
-        lines.iter().find(|line| line["who"] == who && line["rpc"] == rpc && line["event"] == event).unwrap_or_else(|| {
-            panic!("{who} {rpc} {event}: {lines:#?}")
-        })
+        lines
+            .iter()
+            .find(|line| line["who"] == who && line["rpc"] == rpc && line["event"] == event)
+            .unwrap_or_else(|| panic!("{who} {rpc} {event}: {lines:#?}"))
     };
     assert_eq!(found("vera", "StartBackup", "refused")["request"]["service"], SERVICE);
     assert_eq!(found("bob", "StartBackup", "asked")["by"], "token");
@@ -199,7 +206,8 @@ async fn whatever_is_wrong_with_a_certificate_is_said() {
 
     // Expired: issued for a second, which passes.
     let dir = world.path("certs");
-    let issue = ["certs", "issue", text(&dir), "operator", "--name", "old", "--role", "viewer", "--valid", "1s"];
+    let issue =
+        ["certs", "issue", text(&dir), "operator", "--name", "old", "--role", "viewer", "--valid", "1s"];
     world.run(&issue).await.expect(0);
     let old = certs.path("operator-old");
     wait_async("the certificate expires", async || {
@@ -218,14 +226,19 @@ async fn whatever_is_wrong_with_a_certificate_is_said() {
     let mut open = World::new(&[]);
     open.start_coordinator().await;
     let mut command = palinurus();
-    command.args(["--json", "--server", &open.server().replace("http", "https"), "--ca"]).arg(certs.ca()).args(list);
+    command
+        .args(["--json", "--server", &open.server().replace("http", "https"), "--ca"])
+        .arg(certs.ca())
+        .args(list);
     let encrypted = run(command).await.expect(2);
     assert!(encrypted.stderr.contains("does not speak TLS"), "{}", encrypted.stderr);
     open.stop().await;
 
     // An address that the certificate is not for.
     let mut command = palinurus();
-    command.args(["--json", "--server", &world.server().replace("127.0.0.1", "localhost"), "--ca"]).arg(certs.ca());
+    command
+        .args(["--json", "--server", &world.server().replace("127.0.0.1", "localhost"), "--ca"])
+        .arg(certs.ca());
     command.arg("--cert").arg(&ada.certificate).arg("--cert-key").arg(&ada.key).args(list);
     let named = run(command).await.expect(7);
     assert!(named.stderr.contains("is not for that address"), "{}", named.stderr);
@@ -291,7 +304,8 @@ async fn certificates_are_made_shown_and_not_overwritten() {
     let issue = ["certs", "issue", text(&dir), "coordinator", "--name", "c1", "--address", "db.example"];
     let made = world.run(&issue).await.expect(0).json();
     assert_eq!(made["who"], "palinurus://coordinator/c1");
-    let addresses: Vec<&str> = made["addresses"].as_array().unwrap().iter().filter_map(|a| a.as_str()).collect();
+    let addresses: Vec<&str> =
+        made["addresses"].as_array().unwrap().iter().filter_map(|a| a.as_str()).collect();
     assert!(addresses.contains(&"db.example") && addresses.contains(&"127.0.0.1"), "{addresses:?}");
     assert!((364..=365).contains(&made["days_left"].as_u64().unwrap()), "{made}");
     world.run(&issue).await.expect(4);
@@ -302,6 +316,7 @@ async fn certificates_are_made_shown_and_not_overwritten() {
     let bad = ["certs", "issue", text(&dir), "operator", "--name", "../x", "--role", "admin"];
     world.run(&bad).await.expect(2);
     let none = world.path("nowhere");
-    let missing = world.run(&["certs", "issue", text(&none), "operator", "--name", "x", "--role", "admin"]).await;
+    let missing =
+        world.run(&["certs", "issue", text(&none), "operator", "--name", "x", "--role", "admin"]).await;
     assert!(missing.code == 1 && missing.stderr.contains("certs init"), "{}", missing.stderr);
 }

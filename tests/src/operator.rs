@@ -29,7 +29,8 @@ pub struct Operator {
 impl Operator {
     async fn channel(&self, address: Ipv4Addr) -> Option<Channel> {
         let uri = format!("https://{address}:{PORT}").parse().unwrap();
-        let tune = |endpoint: Endpoint| endpoint.connect_timeout(Duration::from_millis(500)).timeout(PATIENCE);
+        let tune =
+            |endpoint: Endpoint| endpoint.connect_timeout(Duration::from_millis(500)).timeout(PATIENCE);
         // The connection's own time-out ends before HTTP/2 is spoken.
         tokio::time::timeout(Duration::from_secs(1), self.tls.connect(&uri, tune)).await.ok()?.ok()
     }
@@ -40,7 +41,8 @@ impl Operator {
         name: &str,
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
-        let (_, address) = self.coordinators.iter().find(|(known, _)| known == name).expect("a coordinator's name");
+        let (_, address) =
+            self.coordinators.iter().find(|(known, _)| known == name).expect("a coordinator's name");
         let channel = self.channel(*address).await.ok_or_else(|| Status::unavailable("no connection"))?;
         call(Client::new(channel).max_decoding_message_size(64 << 20)).await
     }

@@ -38,6 +38,10 @@ pub struct World {
     /// Then everything is encrypted, and the test is an admin.
     pub certs: Option<Certs>,
     repository: PathBuf,
+    /// Where the repository is when not in that directory.
+    url: Option<String>,
+    /// More of the environment of all that is started.
+    pub environment: BTreeMap<String, String>,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
 }
@@ -64,6 +68,8 @@ impl World {
             keys: format!("[{:?}]", dir.path().join("key")),
             certs: None,
             repository,
+            url: None,
+            environment: BTreeMap::new(),
             dir,
         }
     }
@@ -79,6 +85,11 @@ impl World {
     /// Keeps the repository elsewhere: on a disk that fills up.
     pub fn keep_repository_in(&mut self, dir: &Path) {
         self.repository = dir.to_owned();
+    }
+
+    /// Keeps the repository in an object store.
+    pub fn keep_repository_at(&mut self, url: String) {
+        self.url = Some(url);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -102,7 +113,7 @@ impl World {
     }
 
     pub fn repository_url(&self) -> String {
-        format!("file://{}", self.repository.display())
+        self.url.clone().unwrap_or_else(|| format!("file://{}", self.repository.display()))
     }
 
     pub fn server(&self) -> String {
@@ -139,7 +150,7 @@ impl World {
         if self.certs.is_none() {
             command.arg("--insecure-plaintext");
         }
-        command.args(["coordinator", "--config"]).arg(&config);
+        command.args(["coordinator", "--config"]).arg(&config).envs(&self.environment);
         let mut process = Process::start("the coordinator", command, &self.path("coordinator.log"));
         let address = wait("the coordinator listens", || {
             process.check();
@@ -191,7 +202,7 @@ impl World {
         let config = self.path(&format!("{node}.toml"));
         fs::write(&config, self.agent_config(node)).unwrap();
         let mut command = palinurus();
-        command.args(["agent", "--config"]).arg(&config);
+        command.args(["agent", "--config"]).arg(&config).envs(&self.environment);
         let log = self.path(&format!("{node}.log"));
         self.agents.insert(node.to_owned(), Process::start(&format!("the agent of {node}"), command, &log));
     }
@@ -270,7 +281,7 @@ impl World {
             command.env("PALINURUS_CA", certs.ca()).env("PALINURUS_CERT", tester.certificate);
             command.env("PALINURUS_CERT_KEY", tester.key);
         }
-        command.args(arguments);
+        command.args(arguments).envs(&self.environment);
         run(command).await
     }
 
