@@ -190,14 +190,16 @@ impl Log {
         let torn = !tail.is_empty() && !tail.ends_with(b"\n");
         let text = String::from_utf8_lossy(&tail);
         let whole = text.lines().rev().find_map(verify::split);
-        let Some((line, _, last)) = whole else {
+        let Some((_, _, last)) = whole else {
             if length > 0 {
                 return Err(Error::corrupt(format!("{} is not an audit log", path.display()))
                     .with_hint("move it away, and keep it: a new one is begun"));
             }
             return Ok(Self { path, file, last: verify::FIRST, calls: 0, torn: false });
         };
-        Ok(Self { file, last, calls: line.call, torn, path })
+        // An answer may be the last line, with the number of an earlier question.
+        let calls = text.lines().filter_map(verify::split).map(|(line, ..)| line.call).max();
+        Ok(Self { file, last, calls: calls.unwrap_or_default(), torn, path })
     }
 
     fn append(&mut self, mut line: Line) -> Result<u64> {
