@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod access;
 mod changing;
 mod classes;
 mod crash;

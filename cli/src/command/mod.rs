@@ -1,6 +1,8 @@
 //! One file a noun.
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod bench;
+pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod config;
 mod copy;
@@ -19,6 +21,7 @@ pub(crate) mod repository;
 pub(crate) mod requests;
 pub(crate) mod restore;
 pub(crate) mod service;
+pub(crate) mod tokens;
 pub(crate) mod up;
 
 use palinurus_repository::Result;
@@ -61,6 +64,15 @@ pub(crate) enum Command {
     /// Operator keys: without one, no backup can be read.
     #[command(subcommand)]
     Keys(keys::Verb),
+    /// Certificates, by which coordinators, agents and operators know each other.
+    #[command(subcommand)]
+    Certs(certs::Verb),
+    /// Tokens, for operators without a certificate.
+    #[command(subcommand)]
+    Tokens(tokens::Verb),
+    /// A coordinator's record of who changed what.
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Runs a coordinator until it is told to end.
     Coordinator(daemon::Daemon),
     /// Runs the agent of a node until it is told to end.
@@ -72,7 +84,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> Result<Outcome> {
     match command {
-        Command::Up(args) => Box::pin(up::run(args, global, output)).await,
+        Command::Up(args) => Box::pin(up::run(args, output)).await,
         Command::Demo(demo) => demo::run(demo, global, output).await,
         Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Service(verb) => service::run(verb, global, output).await,
@@ -84,6 +96,9 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Cluster(verb) => cluster::run(verb, global, output).await,
         Command::Repository(verb) => repository::run(verb, global, output).await,
         Command::Keys(verb) => keys::run(verb, output).await,
+        Command::Certs(verb) => certs::run(verb, output),
+        Command::Tokens(verb) => tokens::run(verb, output),
+        Command::Audit(verb) => audit::run(verb, output),
         Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,
         Command::Agent(daemon) => daemon::agent(daemon, output).await,
         Command::Config(verb) => config::run(&verb, output),

@@ -91,6 +91,8 @@ pub(crate) enum ServiceMsg {
 #[derive(Debug)]
 pub(crate) struct Connect {
     pub(crate) hello: v1::Hello,
+    /// Its certificate is a spare's.
+    pub(crate) spare: bool,
     pub(crate) outbound: Outbound,
     pub(crate) over: CancellationToken,
 }
