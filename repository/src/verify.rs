@@ -15,6 +15,7 @@ use crate::ledger::{BackupRecord, Ledger, PackSet};
 use crate::storage::list_all;
 
 mod manifests;
+mod masters;
 mod packs;
 mod trailers;
 
@@ -111,6 +112,7 @@ pub async fn check(
     check.backups = repository.backups().await;
     check.report.backups_checked = check.backups.len() as u64;
     check.header().await;
+    check.masters().await;
     check.packs().await;
     check.manifests().await;
     check.finish().await
