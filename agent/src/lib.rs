@@ -17,6 +17,7 @@ mod host;
 mod identity;
 mod journal;
 mod key_epochs;
+mod metrics;
 pub mod mover;
 mod node_epoch;
 pub mod pipeline;
@@ -108,6 +109,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         leader,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
+    metrics::serve(&host, &runner, cancel.clone()).await?;
     let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
     let ended = session.run(cancel).await;
     if tokio::time::timeout(END, runner.end()).await.is_err() {

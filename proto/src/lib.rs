@@ -5,8 +5,12 @@ pub mod v1 {
     tonic::include_proto!("palinurus.v1");
 }
 
+mod damage;
 mod key_epochs;
+pub mod metrics;
+mod requests;
 mod status;
+pub use damage::damage;
 pub use key_epochs::{sealed, to_wire};
 pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};
 

@@ -50,7 +50,7 @@ use crate::id::{BackupId, Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
-use crate::manifest::ManifestReader;
+use crate::manifest::{ManifestReader, ManifestRef};
 use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
 use crate::storage::{Storage, list_all};
@@ -242,7 +242,7 @@ impl Repository {
         if ledger.state().leader() == (epoch, name) {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Leader { name: name.to_owned() })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Leader { name: name.to_owned() })).await.map(|_| ())
     }
 
     /// Step 1. Asking again for the same transaction changes nothing.
@@ -253,7 +253,7 @@ impl Repository {
         if open.is_some_and(|open| open.purpose == purpose && open.epoch == epoch) {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
     }
 
     /// Step 5. `packs` are all that the manifests name, of whichever transaction. With nodes `missing` the backup is
@@ -275,6 +275,7 @@ impl Repository {
         };
         let record = self.record(epoch, body);
         let same = |backup: &Arc<BackupRecord>| same(backup, &nodes, &missing, &packs);
+        let unchanged;
         {
             let mut ledger = self.ledger.lock().await;
             ledger.refresh().await?;
@@ -285,12 +286,15 @@ impl Repository {
             if !mutant::on(Mutant::UnguardedAppend) {
                 ledger.state().check(&record)?;
             }
+            unchanged = as_before(ledger.state(), nodes.iter().map(|node| &node.manifest));
         }
         // What is there now is there at the COMMIT: as long as the transaction is open nobody deletes it.
         self.check_own_packs(transaction, &packs).await?;
-        self.check_manifests(&nodes, &packs).await?;
+        if unchanged.as_ref() != Some(&packs) {
+            self.check_manifests(&nodes, &packs).await?;
+        }
         let mut ledger = self.ledger.lock().await;
-        let appended = ledger.append(record).await;
+        let appended = ledger.append_next(record).await;
         match ledger.state().backup(transaction) {
             // Also when a second caller with the same commit was faster.
             Some(backup) => same(backup),
@@ -298,6 +302,12 @@ impl Repository {
                 Error::internal(format!("the COMMIT of {transaction} is in the ledger, but void"))
             })),
         }
+    }
+
+    /// The packs of the listed backup that is made of these very manifests, as of the last refresh: each was checked
+    /// when that backup was committed, and each node has read its own again to find that nothing has changed.
+    pub async fn packs_as_before(&self, manifests: &[&ManifestRef]) -> Option<PackSet> {
+        self.read(|state| as_before(state, manifests.iter().copied())).await
     }
 
     /// What the transaction wrote is there: one LIST for each thousand packs. What it reuses, earlier commits looked for.
@@ -361,7 +371,7 @@ impl Repository {
         if ledger.state().is_closed(transaction) && ledger.state().backup(transaction).is_none() {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
     }
 
     /// Gives a backup up. What only it needed is garbage from here on.
@@ -378,6 +388,19 @@ impl Repository {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Record { epoch, at: self.clock.now(), writer, body }
     }
+}
+
+/// Whose header it is.
+pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
+    header::read(header)
+}
+
+/// The header is this repository's, whole.
+pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
+    if header::read(bytes)? != keys.repository() {
+        return Err(Error::corrupt("the header is another repository's"));
+    }
+    header::prove(keys, bytes)
 }
 
 struct Unlocked {
@@ -398,6 +421,18 @@ async fn unlock(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<
     let keys = Keys::with_operators(&root, id, operators)?;
     header::prove(&keys, &header)?;
     Ok(Unlocked { opened_by, root, keys })
+}
+
+fn as_before<'a>(state: &State, manifests: impl Iterator<Item = &'a ManifestRef>) -> Option<PackSet> {
+    let mut manifests: Vec<_> = manifests.map(ManifestRef::encode).collect();
+    manifests.sort_unstable();
+    // No more and no fewer: a manifest's packs are not told apart from its neighbours'.
+    let is_same = |backup: &&Arc<BackupRecord>| {
+        let mut theirs: Vec<_> = backup.nodes.iter().map(|node| node.manifest.encode()).collect();
+        theirs.sort_unstable();
+        theirs == manifests
+    };
+    state.backups().rev().find(is_same).map(|backup| backup.packs.clone())
 }
 
 fn same(

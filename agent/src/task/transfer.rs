@@ -11,7 +11,7 @@ use crate::pipeline::{Context, Limits};
 
 pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Result<Context> {
     let host = &call.host;
-    let unlocked = host.unlock(&call.task.repository).await?;
+    let unlocked = call.unlock().await?;
     let transaction = TransactionId::from_slice(transaction)?;
     let sealed = palinurus_proto::sealed(&call.task.key_epochs)?;
     unlocked.keys.learn(&*unlocked.storage, &sealed).await?;
@@ -30,6 +30,7 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
         spool,
         tree: Arc::new(host.engine.tree(call.operation())?),
         base,
+        damaged: Arc::default(),
         position: 0,
         nodes: 1,
         leader: host.leader.subscribe(),

@@ -15,15 +15,20 @@ use crate::keys::Keys;
 use crate::mutant::{self, Mutant};
 use crate::storage::{Object, Storage};
 
+mod damage;
 mod history;
 mod pack_set;
 mod record;
 mod state;
 
+pub use damage::Objects;
+pub(crate) use damage::manifest_stem;
 pub use history::history;
 pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
+
+pub(crate) use record::{key as record_key, link as record_link};
 
 use record::Link;
 
@@ -173,10 +178,15 @@ impl Ledger {
     ///
     /// After `Unavailable` the record may still arrive: refresh and look before deciding anything.
     pub async fn append(&mut self, record: Record) -> Result<u64> {
+        self.refresh().await?;
+        self.append_next(record).await
+    }
+
+    /// `append` for who has refreshed a moment ago: the conditional put finds out whether anything came since.
+    pub(crate) async fn append_next(&mut self, record: Record) -> Result<u64> {
         let mut pause = PAUSE;
         let mut failures = 0;
         loop {
-            self.refresh().await?;
             if !mutant::on(Mutant::UnguardedAppend) {
                 self.state.check(&record)?;
             }
@@ -196,6 +206,7 @@ impl Ledger {
                 }
                 Err(e) => return Err(e),
             }
+            self.refresh().await?;
         }
     }
 

@@ -11,6 +11,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::damage::{Objects, wire as damage_wire};
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
@@ -66,6 +67,8 @@ pub enum Body {
     /// Whether that operator key is removed, said by who has come in with another that is not. Only the objects under
     /// `keys/` open a repository; this orders those who remove them.
     OperatorKey { key: KeyId, by: KeyId, removed: bool },
+    /// These are damaged, and nothing new is to be built on them; those are whole again.
+    Damage { found: Objects, whole: Objects },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +237,9 @@ impl Record {
                 by: by.0.to_vec(),
                 removed: *removed,
             }),
+            Body::Damage { found, whole } => {
+                W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
+            }
         };
         wire::Record {
             level: self.level(),
@@ -281,6 +287,10 @@ impl Record {
                 removed: w.removed,
             },
             W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
+            W::Damage(w) => Body::Damage {
+                found: Objects::from_wire(w.found.unwrap_or_default())?,
+                whole: Objects::from_wire(w.whole.unwrap_or_default())?,
+            },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }

@@ -14,12 +14,15 @@
 //! 6. Key epochs are numbered without gaps, and each has a draw of its own. A transaction is of the one in which it
 //!    began, whenever it ends.
 //! 7. An operator key is removed, or taken back, by who has come in with one that is not removed: so one is always left.
+//! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
+//!    deduplication would spoil every later backup.
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::damage::{Known, Objects};
 use super::pack_set::PackSet;
 use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
@@ -85,6 +88,7 @@ pub struct State {
     /// The key epochs of transactions, ended ones too; absent is 0.
     sealed: BTreeMap<TransactionId, u32>,
     removed: BTreeSet<KeyId>,
+    damage: Known,
     rules: Rules,
 }
 
@@ -178,9 +182,25 @@ impl State {
         union(self.condemned.values())
     }
 
-    /// May be reused by a transaction that began before this state.
+    /// May be reused by a transaction that began before this state: what is there, and not known to be damaged.
     pub fn usable(&self, pack: &PackId) -> bool {
-        self.committed.contains(pack) && !self.condemned.values().any(|packs| packs.contains(pack))
+        self.committed.contains(pack)
+            && !self.condemned.values().any(|packs| packs.contains(pack))
+            && !self.damage.has_pack(pack)
+    }
+
+    /// What checks have found damaged, and not whole again since.
+    pub fn damaged(&self) -> Objects {
+        Objects { packs: self.damage.packs(), manifests: self.damage.manifests() }
+    }
+
+    pub fn is_damaged(&self, manifest: &ManifestRef) -> bool {
+        self.damage.has_manifest(manifest)
+    }
+
+    /// Something that the backup needs is damaged: not all of it can be restored.
+    pub fn is_spoiled(&self, backup: &BackupRecord) -> bool {
+        self.damage.spoils(backup)
     }
 
     /// What a CONDEMN may name now.
@@ -263,6 +283,7 @@ impl State {
                 self.reprieve(packs);
                 self.committed.remove(packs);
                 self.swept.extend(packs);
+                self.damage.gone(packs);
             }
             Body::KeyEpoch(epoch) => self.draws.push(epoch.draw),
             Body::OperatorKey { key, removed: true, .. } => drop(self.removed.insert(*key)),
@@ -282,6 +303,7 @@ impl State {
                     self.release(number, &before.nodes);
                 }
             }
+            Body::Damage { found, whole } => self.damage.apply(number, found, whole),
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

@@ -1,4 +1,5 @@
 //! The record's protobuf.
+use super::damage_wire::Damage;
 use super::pack_wire::PackSet;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -13,7 +14,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 30")]
+    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30")]
     pub(super) body: Option<record::Body>,
 }
 
@@ -40,6 +41,8 @@ pub(super) mod record {
         KeyEpoch(super::KeyEpoch),
         #[prost(message, tag = "30")]
         OperatorKey(super::OperatorKey),
+        #[prost(message, tag = "29")]
+        Damage(super::Damage),
     }
 }
 

@@ -35,6 +35,7 @@ impl State {
                 let open = self.check_open(*transaction, Purpose::Backup)?;
                 self.check_nodes(*transaction, open, nodes)?;
                 check_missing(*transaction, nodes, missing)?;
+                self.check_whole(open, nodes, packs)?;
                 self.check_packs(*transaction, packs)
             }
             Body::Abort { transaction } => self.find_open(*transaction).map(|_| ()),
@@ -56,6 +57,15 @@ impl State {
                 }
                 Ok(())
             }
+            Body::Damage { found, whole } => {
+                if found.is_empty() && whole.is_empty() {
+                    return Err(Error::invalid("a DAMAGE that names nothing"));
+                }
+                match found.packs.difference(&self.committed).iter().next() {
+                    Some(pack) => Err(Error::conflict(format!("{pack} is not committed, or swept already"))),
+                    None => Ok(()),
+                }
+            }
         }
     }
 
@@ -63,7 +73,7 @@ impl State {
         let (ours, theirs) = (record.epoch, self.epoch);
         let error =
             Error::fenced(format!("epoch {ours} is over: {:?} leads with epoch {theirs}", self.leader));
-        error.with_hint("another coordinator has taken over; this one must stop writing")
+        error.with_hint("another coordinator has taken over; where that is of another cluster, two were pointed at this repository: keep one")
     }
 
     fn find_open(&self, transaction: TransactionId) -> Result<&OpenTransaction> {
@@ -168,6 +178,26 @@ impl State {
             )));
         }
         Ok(())
+    }
+
+    fn check_whole(&self, open: &OpenTransaction, nodes: &[NodeCommit], packs: &PackSet) -> Result<()> {
+        let hint = "start the backup again; if it happens again, update the agents";
+        let damaged = self.damage.packs_before(open.number, packs);
+        if let Some(pack) = damaged.iter().next() {
+            return Err(Error::conflict(format!(
+                "the backup uses {} packs that are known to be damaged, such as {pack}",
+                damaged.len()
+            ))
+            .with_hint(hint));
+        }
+        match nodes.iter().find(|node| self.damage.manifest_before(open.number, &node.manifest)) {
+            Some(node) => Err(Error::conflict(format!(
+                "the manifest named for node {} is known to be damaged",
+                node.node
+            ))
+            .with_hint(hint)),
+            None => Ok(()),
+        }
     }
 
     fn check_condemn(&self, packs: &PackSet) -> Result<()> {
