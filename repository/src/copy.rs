@@ -139,7 +139,7 @@ fn fork(to: &dyn Storage, what: String) -> Error {
 
 /// Wrapped keys and labels, which change: as the source has them now.
 async fn operators(from: &Repository, to: &dyn Storage) -> Result<()> {
-    for prefix in ["keys/", "labels/"] {
+    for prefix in ["masters/", "keys/", "labels/"] {
         let ours = list_all(&**from.storage(), prefix).await?;
         for object in &ours {
             let body = match from.storage().get(&object.key, None).await {
