@@ -40,6 +40,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("/palinurus.v1.Coordinator/PlanFailover", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/ApplyFailover", Needs::Role(Role::Operator)),
     ("/palinurus.v1.Coordinator/CheckRepository", Needs::Role(Role::Operator)),
+    ("/palinurus.v1.Coordinator/RepairRepository", Needs::Role(Role::Operator)),
     ("/palinurus.v1.Coordinator/ListOperations", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/GetOperation", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/WatchOperation", Needs::Role(Role::Viewer)),

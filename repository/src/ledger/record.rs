@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
 use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{BackupId, Draw, Epoch, TransactionId, check_name};
+use crate::id::{BackupId, Draw, Epoch, KeyId, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
@@ -29,9 +29,9 @@ const HEADER_LEN: usize = 24;
 const LEVEL: u32 = 1;
 /// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
 const LEVEL_PARTIAL: u32 = 2;
-/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it.
-const LEVEL_KEY_EPOCH: u32 = 3;
-const LEVEL_KNOWN: u32 = LEVEL_KEY_EPOCH;
+/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it. And of an OPERATORKEY.
+const LEVEL_KEYS: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_KEYS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -64,6 +64,9 @@ pub enum Body {
     /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
     /// record itself is sealed under the one before.
     KeyEpoch(KeyEpoch),
+    /// Whether that operator key is removed, said by who has come in with another that is not. Only the objects under
+    /// `keys/` open a repository; this orders those who remove them.
+    OperatorKey { key: KeyId, by: KeyId, removed: bool },
     /// These are damaged, and nothing new is to be built on them; those are whole again.
     Damage { found: Objects, whole: Objects },
 }
@@ -202,7 +205,7 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
-            Body::KeyEpoch(_) => LEVEL_KEY_EPOCH,
+            Body::KeyEpoch(_) | Body::OperatorKey { .. } => LEVEL_KEYS,
             _ => LEVEL,
         }
     }
@@ -229,6 +232,11 @@ impl Record {
             Body::KeyEpoch(KeyEpoch { number, draw }) => {
                 W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
             }
+            Body::OperatorKey { key, by, removed } => W::OperatorKey(wire::OperatorKey {
+                key: key.0.to_vec(),
+                by: by.0.to_vec(),
+                removed: *removed,
+            }),
             Body::Damage { found, whole } => {
                 W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
             }
@@ -272,6 +280,11 @@ impl Record {
             W::Rewrite(w) => Body::Rewrite {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
+            },
+            W::OperatorKey(w) => Body::OperatorKey {
+                key: KeyId::from_slice(&w.key)?,
+                by: KeyId::from_slice(&w.by)?,
+                removed: w.removed,
             },
             W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
             W::Damage(w) => Body::Damage {

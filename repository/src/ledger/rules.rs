@@ -3,7 +3,7 @@ use super::fixture::*;
 use super::*;
 use crate::epochs::KeyEpoch;
 use crate::error::ErrorKind::{Conflict, Fenced, Invalid, NotFound};
-use crate::id::{Draw, Epoch};
+use crate::id::{Draw, Epoch, KeyId};
 
 /// A history in which every record is allowed.
 fn after(bodies: &[Body]) -> State {
@@ -93,6 +93,17 @@ fn key_epochs_are_numbered_and_transactions_stay_in_theirs() {
         assert_eq!(refused(&state, epoch(number, draw)), Conflict);
     }
     allowed(&state, epoch(3, 9));
+}
+
+#[test]
+fn who_is_removed_removes_nobody() {
+    let said = |key, by, removed| Body::OperatorKey { key: KeyId([key; 8]), by: KeyId([by; 8]), removed };
+    let state = after(&[said(2, 1, true)]);
+    assert!(state.is_removed(KeyId([2; 8])) && !state.is_removed(KeyId([1; 8])));
+    assert_eq!(refused(&state, said(1, 2, true)), Conflict);
+    assert_eq!(refused(&state, said(3, 2, false)), Conflict);
+    assert_eq!(refused(&state, said(1, 1, true)), Invalid);
+    allowed(&after(&[said(2, 1, true), said(2, 1, false)]), said(1, 2, true));
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //! 5. A record of an epoch below the highest LEADER before it is void.
 //! 6. Key epochs are numbered without gaps, and each has a draw of its own. A transaction is of the one in which it
 //!    began, whenever it ends.
-//! 7. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
+//! 7. An operator key is removed, or taken back, by who has come in with one that is not removed: so one is always left.
+//! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
 //!    deduplication would spoil every later backup.
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
@@ -27,7 +28,7 @@ use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
-use crate::id::{BackupId, Draw, Epoch, TransactionId, WriterId};
+use crate::id::{BackupId, Draw, Epoch, KeyId, TransactionId, WriterId};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
@@ -86,6 +87,7 @@ pub struct State {
     draws: Vec<Draw>,
     /// The key epochs of transactions, ended ones too; absent is 0.
     sealed: BTreeMap<TransactionId, u32>,
+    removed: BTreeSet<KeyId>,
     damage: Known,
     rules: Rules,
 }
@@ -139,6 +141,11 @@ impl State {
     /// The key epoch in force; none as long as it is the root's.
     pub fn key_epoch(&self) -> Option<KeyEpoch> {
         self.draws.last().map(|draw| KeyEpoch { number: self.draws.len() as u32, draw: *draw })
+    }
+
+    /// Whether that operator key was removed, even if its object should still be there.
+    pub fn is_removed(&self, key: KeyId) -> bool {
+        self.removed.contains(&key)
     }
 
     /// The draws of key epochs 1, 2 and so on.
@@ -279,6 +286,8 @@ impl State {
                 self.damage.gone(packs);
             }
             Body::KeyEpoch(epoch) => self.draws.push(epoch.draw),
+            Body::OperatorKey { key, removed: true, .. } => drop(self.removed.insert(*key)),
+            Body::OperatorKey { key, removed: false, .. } => drop(self.removed.remove(key)),
             Body::Rewrite { transaction, backups } => {
                 self.close(*transaction);
                 for to in backups {

@@ -14,7 +14,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 29")]
+    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 29, 30")]
     pub(super) body: Option<record::Body>,
 }
 
@@ -39,6 +39,8 @@ pub(super) mod record {
         Rewrite(super::Rewrite),
         #[prost(message, tag = "24")]
         KeyEpoch(super::KeyEpoch),
+        #[prost(message, tag = "30")]
+        OperatorKey(super::OperatorKey),
         #[prost(message, tag = "29")]
         Damage(super::Damage),
     }
@@ -116,6 +118,16 @@ pub(super) struct KeyEpoch {
     pub(super) number: u32,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) draw: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct OperatorKey {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) by: Vec<u8>,
+    #[prost(bool, tag = "3")]
+    pub(super) removed: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use super::{OpenTransaction, State, manifest_name};
 use crate::epochs::{EPOCHS_MAX, KeyEpoch};
 use crate::error::{Error, Result};
-use crate::id::{BackupId, TransactionId, check_name};
+use crate::id::{BackupId, KeyId, TransactionId, check_name};
 use crate::ledger::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
 
 impl State {
@@ -43,6 +43,7 @@ impl State {
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
             Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
+            Body::OperatorKey { key, by, .. } => self.check_key(*key, *by),
             Body::Rewrite { transaction, backups } => {
                 let open = self.check_open(*transaction, Purpose::Rewrite)?;
                 let mut seen = HashSet::new();
@@ -241,6 +242,17 @@ impl State {
         if epoch.number > EPOCHS_MAX {
             return Err(Error::invalid(format!("a repository has at most {EPOCHS_MAX} key epochs"))
                 .with_hint("make a new repository"));
+        }
+        Ok(())
+    }
+
+    fn check_key(&self, key: KeyId, by: KeyId) -> Result<()> {
+        if key == by {
+            return Err(Error::invalid(format!("key {key} is used to change itself")));
+        }
+        if self.removed.contains(&by) {
+            return Err(Error::conflict(format!("key {by} was removed by somebody else"))
+                .with_hint("nothing was changed: use a key that stays, `palinurus keys list` shows them"));
         }
         Ok(())
     }
