@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod mutant;
 pub mod pack;
 pub mod page;
+pub mod retention;
 pub mod storage;
 pub mod sweep;
 pub mod verify;

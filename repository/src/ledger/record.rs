@@ -19,7 +19,7 @@ use crate::id::{BackupId, Epoch, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
-mod wire;
+pub(super) mod wire;
 
 const MAGIC: &[u8; 6] = b"PALNL\x01";
 const HEADER_LEN: usize = 24;
@@ -42,21 +42,59 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// From here on, records of lower epochs are void.
-    Leader { name: String },
+    Leader {
+        name: String,
+    },
     /// From here on, what this transaction can see is not swept.
-    Begin { transaction: TransactionId, purpose: Purpose },
+    Begin {
+        transaction: TransactionId,
+        purpose: Purpose,
+    },
     /// The backup exists.
-    Commit { transaction: TransactionId, nodes: Vec<NodeCommit>, missing: Vec<MissingNode>, packs: PackSet },
+    Commit {
+        transaction: TransactionId,
+        nodes: Vec<NodeCommit>,
+        missing: Vec<MissingNode>,
+        packs: PackSet,
+    },
     /// The transaction will never commit; what it wrote is garbage.
-    Abort { transaction: TransactionId },
+    Abort {
+        transaction: TransactionId,
+    },
     /// The backup is given up.
-    Forget { backup: BackupId },
+    Forget {
+        backup: BackupId,
+    },
     /// Nothing references these packs; they are not to be reused.
-    Condemn { packs: PackSet },
+    Condemn {
+        packs: PackSet,
+    },
     /// These packs are gone, or may go at any moment.
-    Sweep { packs: PackSet },
+    Sweep {
+        packs: PackSet,
+    },
     /// Backups that now lie elsewhere; ends its transaction.
-    Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
+    Rewrite {
+        transaction: TransactionId,
+        backups: Vec<Rewritten>,
+    },
+    /// The backup is not to be forgotten.
+    Pin {
+        backup: BackupId,
+        reason: String,
+    },
+    Unpin {
+        backup: BackupId,
+    },
+    /// The backup is not to be forgotten before that time.
+    Hold {
+        backup: BackupId,
+        until: Timestamp,
+        reason: String,
+    },
+    Unhold {
+        backup: BackupId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +104,17 @@ pub enum Purpose {
     Rewrite = 2,
     /// A reader's: keeps what it reads from being swept.
     Pin = 3,
+}
+
+impl Purpose {
+    pub(super) fn from_wire(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Backup),
+            2 => Some(Self::Rewrite),
+            3 => Some(Self::Pin),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Purpose {
@@ -216,6 +265,14 @@ impl Record {
                 transaction: transaction.0.to_vec(),
                 backups: backups.iter().map(|to| wire_backup(to.backup, &to.nodes, &to.packs)).collect(),
             }),
+            Body::Pin { backup, reason } => {
+                W::Pin(wire::Pin { backup: backup.0.to_vec(), reason: reason.clone() })
+            }
+            Body::Unpin { backup } => W::Unpin(wire::Forget { backup: backup.0.to_vec() }),
+            Body::Hold { backup, until, reason } => {
+                W::Hold(wire::Hold { backup: backup.0.to_vec(), reason: reason.clone(), until: until.0 })
+            }
+            Body::Unhold { backup } => W::Unhold(wire::Forget { backup: backup.0.to_vec() }),
         };
         wire::Record {
             level: self.level(),
@@ -236,12 +293,7 @@ impl Record {
         let body = match body {
             W::Leader(w) => Body::Leader { name: w.name },
             W::Begin(w) => {
-                let purpose = match w.purpose {
-                    1 => Purpose::Backup,
-                    2 => Purpose::Rewrite,
-                    3 => Purpose::Pin,
-                    _ => return Ok(None),
-                };
+                let Some(purpose) = Purpose::from_wire(w.purpose) else { return Ok(None) };
                 Body::Begin { transaction: transaction(&w.transaction)?, purpose }
             }
             W::Commit(mut w) => {
@@ -257,6 +309,12 @@ impl Record {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
             },
+            W::Pin(w) => Body::Pin { backup: transaction(&w.backup)?, reason: w.reason },
+            W::Unpin(w) => Body::Unpin { backup: transaction(&w.backup)? },
+            W::Hold(w) => {
+                Body::Hold { backup: transaction(&w.backup)?, until: Timestamp(w.until), reason: w.reason }
+            }
+            W::Unhold(w) => Body::Unhold { backup: transaction(&w.backup)? },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }
@@ -270,7 +328,7 @@ fn newer(error: Error) -> Error {
     error.with_hint("a newer palinurus wrote it: update this one")
 }
 
-fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire::Backup {
+pub(super) fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire::Backup {
     let nodes = nodes.iter().map(|node| wire::Node {
         node: node.node.clone(),
         manifest: node.manifest.encode(),
@@ -290,7 +348,7 @@ fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire
     }
 }
 
-fn wire_missing(missing: &MissingNode) -> wire::Missing {
+pub(super) fn wire_missing(missing: &MissingNode) -> wire::Missing {
     wire::Missing {
         node: missing.node.clone(),
         reason: missing.reason.clone(),
@@ -300,11 +358,11 @@ fn wire_missing(missing: &MissingNode) -> wire::Missing {
     }
 }
 
-fn missing_from_wire(w: wire::Missing) -> MissingNode {
+pub(super) fn missing_from_wire(w: wire::Missing) -> MissingNode {
     MissingNode { node: w.node, reason: w.reason, files: w.files, bytes: w.bytes, paths: w.paths }
 }
 
-fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
+pub(super) fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
     let nodes = w.nodes.into_iter().map(|node| {
         check_name("node", &node.node)?;
         Ok(NodeCommit {

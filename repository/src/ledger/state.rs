@@ -11,6 +11,7 @@
 //! 4. Manifests that lose their last backup stay until every transaction has ended that began before: an unchanged
 //!    node is committed by naming an earlier manifest ([`State::check_manifests`]).
 //! 5. A record of an epoch below the highest LEADER before it is void.
+//! 6. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -26,6 +27,11 @@ use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
 mod check;
+mod folded;
+mod keep;
+
+pub(super) use folded::Folded;
+pub use keep::{Hold, Pin};
 
 /// A committed backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +45,8 @@ pub struct BackupRecord {
     pub missing: Vec<MissingNode>,
     /// Every pack that its manifests name.
     pub packs: PackSet,
+    pub pin: Option<Pin>,
+    pub hold: Option<Hold>,
 }
 
 /// A transaction between BEGIN and its end.
@@ -81,11 +89,12 @@ pub(super) struct Rules {
     pub(super) barrier: bool,
     pub(super) manifests: bool,
     pub(super) fencing: bool,
+    pub(super) pins: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { swept: true, barrier: true, manifests: true, fencing: true }
+        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true }
     }
 }
 
@@ -190,6 +199,8 @@ impl State {
                     nodes: nodes.clone(),
                     missing: missing.clone(),
                     packs: packs.clone(),
+                    pin: None,
+                    hold: None,
                 };
                 self.backups.insert(number, Arc::new(backup));
             }
@@ -227,6 +238,9 @@ impl State {
                     self.backups.insert(slot, Arc::new(after));
                     self.release(number, &before.nodes);
                 }
+            }
+            Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
+                self.keep(&record.body, record.at);
             }
         }
         let oldest = self.oldest_open();
