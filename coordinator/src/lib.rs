@@ -17,6 +17,7 @@ mod leadership;
 mod listen;
 mod operation;
 mod plan;
+mod retention;
 mod segment;
 mod server;
 mod shared;

@@ -20,4 +20,5 @@ mod offline;
 mod partial;
 mod refusals;
 mod replicas;
+mod retention;
 mod up;

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::command::failover::FailoverView;
 use crate::command::missing::{self, MissingView};
 use crate::command::restore::PlanView;
+use crate::command::retention::RetentionView;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
 use crate::{Global, client, follow, human};
@@ -71,6 +72,7 @@ pub(crate) struct OperationView {
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
     pub(crate) failover: Option<FailoverView>,
+    pub(crate) retention: Option<RetentionView>,
     /// What was decided and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) log: Vec<LogView>,
@@ -196,6 +198,7 @@ impl OperationView {
             restore: None,
             verify: None,
             failover: operation.failover.as_ref().map(FailoverView::of),
+            retention: operation.retention.as_ref().map(RetentionView::of),
             log: Vec::new(),
         }
     }
@@ -289,6 +292,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if let Some(failover) = &operation.failover {
         pairs.extend(failover.rows());
     }
+    if let Some(retention) = &operation.retention {
+        pairs.extend(retention.rows());
+    }
     if progress.bytes_total > 0 {
         pairs.push((
             "data",
@@ -358,6 +364,7 @@ fn kind(kind: OperationKind) -> &'static str {
         OperationKind::Verify => "verify",
         OperationKind::Delete => "delete",
         OperationKind::Failover => "failover",
+        OperationKind::Retention => "retention",
     }
 }
 

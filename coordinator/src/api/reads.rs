@@ -15,6 +15,7 @@ use crate::actor::service::{Described, ServiceMsg};
 use crate::board::Board;
 use crate::door::Lead;
 use crate::operation::finished;
+use crate::retention::verdicts;
 
 #[async_trait]
 pub(crate) trait Reads: Send + Sync {
@@ -33,7 +34,7 @@ pub(crate) trait Reads: Send + Sync {
 pub(crate) type Watched = ReceiverStream<Result<v1::Operation, Status>>;
 
 impl dyn Reads {
-    async fn service(&self, name: &str) -> Result<v1::Service> {
+    pub(super) async fn service(&self, name: &str) -> Result<v1::Service> {
         let found = self.described(Some(name)).await?.pop();
         found.map(|found| found.service).ok_or_else(|| Error::internal("a service that is none"))
     }
@@ -55,16 +56,25 @@ impl dyn Reads {
     pub(super) async fn list_backups(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply> {
         let mut backups = Vec::new();
         for Described { service, .. } in self.described(one(&request.service)).await? {
-            let found = self.repository(&service).await?.backups().await;
-            backups.extend(found.iter().map(|backup| shown(&service.name, backup)));
+            let repository = self.repository(&service).await?;
+            let found = repository.backups().await;
+            let verdicts = verdicts(&found, &service.settings, repository.now());
+            backups
+                .extend(found.iter().zip(&verdicts).map(|(backup, why)| shown(&service.name, backup, why)));
         }
         Ok(v1::ListBackupsReply { backups })
     }
 
     pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
         let service = self.service(&request.service).await?;
-        let backup = self.repository(&service).await?.find_backup(&request.backup).await?;
-        Ok(shown(&service.name, &backup))
+        let repository = self.repository(&service).await?;
+        let backup = repository.find_backup(&request.backup).await?;
+        let all = repository.backups().await;
+        let verdicts = verdicts(&all, &service.settings, repository.now());
+        let why = verdicts.iter().find(|verdict| verdict.backup == backup.id);
+        let why =
+            why.ok_or_else(|| Error::not_found(format!("backup {} was deleted meanwhile", backup.id)))?;
+        Ok(shown(&service.name, &backup, why))
     }
 
     pub(super) async fn list_operations(

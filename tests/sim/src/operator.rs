@@ -106,6 +106,8 @@ impl Operator {
                 r#type: "files".to_owned(),
                 repository: format!("{SCHEME}{name}"),
                 nodes: nodes.collect(),
+                // What begins by itself would be under way when the run is judged.
+                settings: [("retention_interval".to_owned(), "off".to_owned())].into(),
                 ..Default::default()
             };
             let request = v1::ApplyServiceRequest { service: Some(service) };

@@ -99,7 +99,11 @@ impl Service {
                 verify.node = self.reader()?;
                 nodes = vec![verify.node.clone()];
             }
-            Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
+            Detail::Verify(_)
+            | Detail::Restore(_)
+            | Detail::Delete(_)
+            | Detail::Failover(_)
+            | Detail::Retention(_) => {}
         }
         self.begin_new(me, vault, nodes, detail, &[]).await
     }
@@ -251,6 +255,7 @@ impl Service {
             self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
             let _ = me.cast(ServiceMsg::Reconsider);
+            self.after_retention(me);
             return;
         }
         self.slot.failures += 1;
@@ -278,6 +283,7 @@ impl Service {
                 self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
                 self.clean_later(me);
+                self.after_retention(me);
             }
             Err(e) => {
                 tracing::error!(
@@ -302,6 +308,7 @@ impl Service {
         self.clean_all();
         self.clean_later(me);
         let _ = me.cast(ServiceMsg::Resume);
+        self.after_retention(me);
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.
