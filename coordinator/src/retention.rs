@@ -62,6 +62,7 @@ pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Resu
 pub(crate) async fn survey(
     repository: &Repository,
     settings: &HashMap<String, String>,
+    locked_until: Timestamp,
 ) -> Result<Option<(v1::RetentionDetail, Vec<String>)>> {
     repository.refresh().await?;
     let backups = repository.backups().await;
@@ -71,7 +72,10 @@ pub(crate) async fn survey(
         .filter(|verdict| !verdict.keeps())
         .map(|verdict| verdict.backup.to_string())
         .collect();
-    let chores = chores(repository).await?;
+    let mut chores = chores(repository).await?;
+    if repository.now() < locked_until {
+        chores.leftovers.objects = 0; // what the store keeps locked is no reason to try again and again
+    }
     if chores.leftovers.temporaries > 0 {
         tracing::info!(removed = chores.leftovers.temporaries, "removed what dead writers left");
     }

@@ -15,6 +15,7 @@ mod failover;
 mod freeze;
 mod full_disk;
 mod keys;
+mod metrics;
 mod odd_tree;
 mod offline;
 mod partial;

@@ -12,6 +12,7 @@ const DAMAGES_TOLD: usize = 1000;
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
     let storage = host.seams.stores.open(&call.task.repository)?;
+    call.counters.measure(&storage, storage.sent().unwrap_or_default());
     let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;
     let progress = |at: verify::Progress| {

@@ -4,7 +4,9 @@ use palinurus_repository::Result;
 use serde::Serialize;
 
 use crate::command::failover::FailoverView;
+use crate::command::locked::LockedView;
 use crate::command::missing::{self, MissingView};
+use crate::command::requests::RequestsView;
 use crate::command::restore::PlanView;
 use crate::command::retention::RetentionView;
 use crate::exit::Outcome;
@@ -56,6 +58,7 @@ pub(crate) struct OperationView {
     pub(crate) finished: Option<String>,
     pub(crate) seconds: f64,
     pub(crate) progress: ProgressView,
+    pub(crate) requests: Option<RequestsView>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tasks: Vec<TaskView>,
     pub(crate) failure: Option<FailureView>,
@@ -71,6 +74,7 @@ pub(crate) struct OperationView {
     pub(crate) chunks_moved: Option<u64>,
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
+    pub(crate) locked: Option<LockedView>,
     pub(crate) failover: Option<FailoverView>,
     pub(crate) retention: Option<RetentionView>,
     /// What was decided and why.
@@ -96,8 +100,6 @@ pub(crate) struct ProgressView {
     pub(crate) bytes_new: u64,
     /// After compression and sealing.
     pub(crate) bytes_stored: u64,
-    pub(crate) puts: u64,
-    pub(crate) gets: u64,
 }
 
 #[derive(Serialize)]
@@ -158,6 +160,7 @@ impl OperationView {
         });
         let mut view = Self::brief(operation);
         view.tasks = tasks.collect();
+        view.requests = RequestsView::of(operation);
         view.warnings = warnings.collect();
         view.restore = operation.restore.as_ref().and_then(|detail| detail.plan.as_ref()).map(PlanView::of);
         view.verify = operation.verify.as_ref().map(VerifyView::of);
@@ -182,6 +185,7 @@ impl OperationView {
             finished: human::rfc3339(operation.finished_ms),
             seconds: until.saturating_sub(operation.created_ms) as f64 / 1000.0,
             progress: ProgressView::of(&progress),
+            requests: RequestsView::of(operation).map(RequestsView::without_whom),
             tasks: Vec::new(),
             failure: operation.failure.as_ref().map(failure),
             warning_count: operation.warning_count,
@@ -197,6 +201,7 @@ impl OperationView {
             chunks_moved: operation.backup.as_ref().map(|detail| detail.chunks_moved),
             restore: None,
             verify: None,
+            locked: operation.delete.as_ref().and_then(LockedView::of),
             failover: operation.failover.as_ref().map(FailoverView::of),
             retention: operation.retention.as_ref().map(RetentionView::of),
             log: Vec::new(),
@@ -214,8 +219,6 @@ impl ProgressView {
             bytes_read: progress.bytes_read,
             bytes_new: progress.bytes_new,
             bytes_stored: progress.bytes_stored,
-            puts: progress.puts,
-            gets: progress.gets,
         }
     }
 }
@@ -309,6 +312,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if let Some(moved) = operation.chunks_moved.filter(|moved| *moved > 0) {
         pairs.push(("moved", format!("{} chunks, from nodes that went away", human::count(moved))));
     }
+    if let Some(locked) = &operation.locked {
+        pairs.push(("locked", locked.show()));
+    }
     if operation.warning_count > 0 {
         pairs.push(("warnings", operation.warning_count.to_string()));
     }
@@ -316,6 +322,10 @@ pub(crate) fn show(operation: &OperationView) -> String {
         pairs.push(("failure", human::name(failure.message.as_bytes())));
     }
     let mut text = fields(&pairs) + &missing::show(&operation.missing);
+    if let Some(requests) = &operation.requests {
+        text.push('\n');
+        text.push_str(&requests.show());
+    }
     if !operation.log.is_empty() {
         text.push('\n');
     }

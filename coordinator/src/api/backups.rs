@@ -10,6 +10,7 @@ use ractor::ActorRef;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
+use crate::failover::Sources;
 use crate::operation::Detail;
 use crate::plan::{Planned, plan};
 use crate::retention::told;
@@ -20,6 +21,11 @@ impl Lead {
         let vault = ask(service, ServiceMsg::Vault).await?;
         vault.repository.refresh().await?;
         Ok(vault)
+    }
+
+    /// That service's repository if it is open; nothing is asked of the store.
+    pub(crate) async fn opened(&self, service: &str) -> Option<Arc<Vault>> {
+        ask(&self.service(service).await.ok()?, ServiceMsg::Vault).await.ok()
     }
 
     pub(super) async fn start(
@@ -33,7 +39,11 @@ impl Lead {
     }
 
     pub(super) async fn start_backup(&self, request: v1::StartBackupRequest) -> Result<v1::Operation> {
-        let detail = v1::BackupDetail { full: request.full, ..Default::default() };
+        let service = self.service(&request.service).await?;
+        let sources = Self::vault(&service).await?.repository.read(Sources::of).await;
+        let nodes = ask(&service, ServiceMsg::Describe).await?.nodes;
+        let first = nodes.into_iter().filter(|node| sources.newest(node).is_none()).map(|node| node.name);
+        let detail = v1::BackupDetail { full: request.full, first: first.collect(), ..Default::default() };
         self.start(&request.service, Detail::Backup(detail), Vec::new()).await
     }
 
@@ -61,8 +71,17 @@ impl Lead {
                 .with_hint("palinurus restore plan shows what would be done"));
         }
         let nodes = plan.nodes.iter().map(|assignment| assignment.node.clone()).collect();
-        let detail = v1::RestoreDetail { plan: Some(plan), manifests };
+        let key_epochs = self.key_epochs(&request.service, &plan.backup_id).await?;
+        let detail = v1::RestoreDetail { plan: Some(plan), manifests, key_epochs };
         self.start(&request.service, Detail::Restore(detail), nodes).await
+    }
+
+    /// What a restore of that backup reads under.
+    async fn key_epochs(&self, service: &str, backup: &str) -> Result<Vec<v1::KeyEpoch>> {
+        let vault = Self::vault(&self.service(service).await?).await?;
+        let backup = vault.repository.find_backup(backup).await?;
+        let sealed = vault.repository.read(|state| state.sealed(backup.transactions())).await;
+        Ok(palinurus_proto::to_wire(sealed))
     }
 
     pub(super) async fn check_repository(

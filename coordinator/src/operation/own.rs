@@ -1,13 +1,15 @@
 //! The coordinator's own tasks. Each looks before it acts, so that doing it again, by this leader or the next, is
 //! the same as doing it once.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use palinurus_proto::to_wire;
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
-use palinurus_repository::storage::list_all;
+use palinurus_repository::storage::{delete_unlocked, list_all};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -86,13 +88,25 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
     close_others(vault, Some(transaction)).await?;
-    if !repository.read(|state| state.open_transactions().contains_key(&transaction)).await {
+    // Nothing was ever put under a transaction that the ledger does not know.
+    let is_new = !repository.read(|state| state.open_transactions().contains_key(&transaction)).await;
+    if is_new {
         repository.begin(vault.epoch, transaction, Purpose::Backup).await?;
     }
-    let (_, warnings) = vault.claims(transaction).await?;
+    let (_, warnings) =
+        if is_new { vault.new_claims(transaction).await? } else { vault.claims(transaction).await? };
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
     let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
-    Ok(Patch::Begun { bases, warnings })
+    let key_epochs = repository.read(|state| key_epochs(state, transaction, &bases)).await;
+    Ok(Patch::Begun { bases, key_epochs, warnings })
+}
+
+/// What the agents seal under, and what they read of their bases.
+fn key_epochs(state: &State, transaction: TransactionId, bases: &[v1::NodeManifest]) -> Vec<v1::KeyEpoch> {
+    let backups: BTreeSet<&str> = bases.iter().map(|base| base.backup_id.as_str()).collect();
+    let backups = backups.iter().filter_map(|id| state.backup(id.parse().ok()?));
+    let read = backups.flat_map(|backup| backup.transactions());
+    to_wire(state.sealed(read.chain([transaction])))
 }
 
 /// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.
@@ -135,18 +149,11 @@ async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> 
 async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
-    repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
         let nodes: Vec<NodeCommit> = taking_part(operation)
             .map(|node| node_commit(operation, transaction, node))
             .collect::<Result<_>>()?;
-        let footers = nodes.iter().map(|node| async move {
-            let storage = repository.storage().clone();
-            let reader = ManifestReader::open(storage, repository.keys(), &node.manifest).await?;
-            Ok::<_, Error>(reader.footer().packs.clone())
-        });
-        let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
-        let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        let packs = packs(vault, &nodes).await?;
         vault.list_unlisted(transaction, &packs).await?;
         repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
@@ -156,6 +163,22 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
     Ok(Patch::Committed { chunks_moved })
+}
+
+/// All that the manifests name. Where every node is as an earlier backup has it, that one knows.
+async fn packs(vault: &Vault, nodes: &[NodeCommit]) -> Result<PackSet> {
+    let repository = &vault.repository;
+    let manifests: Vec<_> = nodes.iter().map(|node| &node.manifest).collect();
+    if let Some(packs) = repository.packs_as_before(&manifests).await {
+        return Ok(packs);
+    }
+    let footers = manifests.into_iter().map(|manifest| async move {
+        let storage = repository.storage().clone();
+        let reader = ManifestReader::open(storage, repository.keys(), manifest).await?;
+        Ok::<_, Error>(reader.footer().packs.clone())
+    });
+    let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
+    footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await
 }
 
 fn missing(operation: &v1::Operation) -> Vec<MissingNode> {
@@ -236,7 +259,7 @@ async fn delete_all_of(vault: &Vault, transaction: TransactionId) -> Result<()> 
     let objects = list_all(&**storage, &format!("t/{transaction}/")).await?;
     let keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
     for keys in keys.chunks(1000) {
-        storage.delete(keys).await?;
+        delete_unlocked(&**storage, keys.to_vec()).await?;
     }
     Ok(())
 }

@@ -35,6 +35,7 @@ pub(crate) enum Patch {
     Nothing,
     Begun {
         bases: Vec<v1::NodeManifest>,
+        key_epochs: Vec<v1::KeyEpoch>,
         warnings: Vec<v1::Warning>,
     },
     Committed {
@@ -322,6 +323,20 @@ fn in_use(operation: &mut v1::Operation, report: &TaskReport, now: Timestamp) {
     note(operation, now, text);
 }
 
+/// Of a leader whose clock was ahead: what waits from a moment on waits from now at the latest.
+pub(crate) fn not_ahead(operation: &mut v1::Operation, now: Timestamp) {
+    for task in &mut operation.tasks {
+        // Before any loss: rather a task that is repeated once than what nobody takes over.
+        task.assigned_ms = task.assigned_ms.min(now.0.saturating_sub(1));
+        task.ended_ms = task.ended_ms.min(now.0);
+    }
+    let missing = operation.backup.iter_mut().flat_map(|backup| &mut backup.missing);
+    let lost = missing.map(|missing| &mut missing.lost_ms);
+    for moment in lost.chain([&mut operation.phase_ms, &mut operation.finished_ms]) {
+        *moment = (*moment).min(now.0);
+    }
+}
+
 /// How a task of the coordinator's own ended.
 pub(crate) fn own(
     operation: &mut v1::Operation,
@@ -342,11 +357,12 @@ pub(crate) fn own(
     };
     match patch {
         Patch::Nothing => {}
-        Patch::Begun { bases, warnings } => {
+        Patch::Begun { bases, key_epochs, warnings } => {
             warn(operation, "", warnings, 0);
             if let Some(backup) = &mut operation.backup {
                 backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
                 backup.bases = bases;
+                backup.key_epochs = key_epochs;
             }
         }
         Patch::Committed { chunks_moved } => {
@@ -378,6 +394,8 @@ fn swept(operation: &mut v1::Operation, swept: &Swept, now: Timestamp) {
         delete.packs_condemned = swept.condemned;
         delete.packs_swept = swept.packs;
         delete.objects_deleted = swept.deleted.objects;
+        delete.objects_locked = swept.deleted.locked;
+        delete.locked_until_ms = swept.deleted.locked_until.map_or(0, |until| until.0);
     }
     if let Some(retention) = &mut operation.retention {
         retention.packs_condemned = swept.condemned;
@@ -385,6 +403,8 @@ fn swept(operation: &mut v1::Operation, swept: &Swept, now: Timestamp) {
         retention.objects_deleted = swept.deleted.objects;
         retention.bytes_deleted = swept.deleted.bytes;
         retention.temporaries = swept.deleted.temporaries;
+        retention.objects_locked = swept.deleted.locked;
+        retention.locked_until_ms = swept.deleted.locked_until.map_or(0, |until| until.0);
         retention.packs_waiting = swept.waiting;
         retention.waits_for = swept.waits_for.iter().map(ToString::to_string).collect();
     }
@@ -400,7 +420,17 @@ fn swept(operation: &mut v1::Operation, swept: &Swept, now: Timestamp) {
 /// How far a task of the coordinator's own is.
 pub(crate) fn own_progress(operation: &mut v1::Operation, work: Work, progress: v1::Progress) {
     if let Some(record) = own_record(operation, work) {
-        record.progress = Some(progress);
+        let requests = record.progress.and_then(|before| before.requests);
+        record.progress = Some(v1::Progress { requests, ..progress });
+    }
+    operation.progress = Some(sum(&operation.tasks));
+}
+
+/// What a task of the coordinator's own has asked of the store.
+pub(crate) fn own_requests(operation: &mut v1::Operation, work: Work, requests: v1::Requests) {
+    if let Some(record) = own_record(operation, work) {
+        let progress = record.progress.get_or_insert_default();
+        progress.requests.get_or_insert_default().add(&requests);
     }
     operation.progress = Some(sum(&operation.tasks));
 }
@@ -486,6 +516,15 @@ mod tests {
         let mut report = TaskReport { task: "upload".to_owned(), attempt: ATTEMPT, ..Default::default() };
         report.set_state(state);
         report
+    }
+
+    #[test]
+    fn a_leader_whose_clock_was_ahead_holds_up_nobody() {
+        let mut operation = backup();
+        (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms) = (900, 900, 0);
+        not_ahead(&mut operation, Timestamp(7));
+        let moments = (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms);
+        assert_eq!((moments, operation.tasks[0].assigned_ms), ((7, 7, 0), 5));
     }
 
     #[test]

@@ -279,7 +279,7 @@ impl World {
         match work {
             Work::Begin => {
                 self.ledger.begun = true;
-                Ok(Patch::Begun { bases: Vec::new(), warnings: Vec::new() })
+                Ok(Patch::Begun { bases: Vec::new(), key_epochs: Vec::new(), warnings: Vec::new() })
             }
             Work::Commit => {
                 assert!(self.ledger.begun && !self.ledger.aborted);

@@ -53,8 +53,17 @@ pub(crate) fn task(
         service: operation.service.clone(),
         node: node.to_owned(),
         repository: repository.to_owned(),
+        key_epochs: key_epochs(operation).to_vec(),
         work: Some(work_of),
     })
+}
+
+/// Of all that the operation's tasks may write or read.
+fn key_epochs(operation: &v1::Operation) -> &[v1::KeyEpoch] {
+    let backup = operation.backup.as_ref().map(|detail| &detail.key_epochs);
+    let restore = || operation.restore.as_ref().map(|detail| &detail.key_epochs);
+    let failover = || operation.failover.as_ref().map(|detail| &detail.key_epochs);
+    backup.or_else(restore).or_else(failover).map_or(&[], Vec::as_slice)
 }
 
 /// An attempt before this one has got to its end.

@@ -5,7 +5,8 @@
 //! body     sealed, compressed
 //! ```
 //! A cache: it is made from the records, can be made again, and anybody may delete it. What cannot be read, does not
-//! fit the record before it, or is of a newer version is passed over, and the records are read instead.
+//! fit the record before it, or is of a newer version is passed over, and the records are read instead. None is written
+//! once a key epoch has begun: it is sealed by the root.
 use bytes::Bytes;
 use prost::Message;
 
@@ -81,6 +82,10 @@ async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<Loaded> {
             "it was not made after the ledger record {before} that is there"
         )));
     }
+    // Sealed by the root: once a key epoch has begun, who still has an old key must not be believed.
+    if record::begins_key_epoch(keys, before, &last)? {
+        return Err(Error::corrupt("a key epoch begins with the record before it"));
+    }
     Ok(loaded)
 }
 
@@ -138,7 +143,7 @@ fn open(keys: &Keys, next: u64, object: &[u8]) -> Result<Loaded> {
 }
 
 fn aead(keys: &Keys, next: u64, salt: &[u8; 16]) -> Result<Box<dyn Aead>> {
-    keys.metadata_aead(&[b"checkpoint", &next.to_le_bytes(), salt])
+    keys.root_aead(&[b"checkpoint", &next.to_le_bytes(), salt])
 }
 
 fn aad(keys: &Keys, next: u64, header: &[u8]) -> Vec<u8> {
@@ -149,7 +154,7 @@ impl Ledger {
     /// Writes a checkpoint when enough was appended since the last one, and takes away those before that. A failure
     /// costs the next reader time, and nobody else anything.
     pub(super) async fn checkpoint(&mut self) {
-        if self.next < self.checkpointed.saturating_add(EVERY) {
+        if self.next < self.checkpointed.saturating_add(EVERY) || self.state.key_epoch().is_some() {
             return;
         }
         let before = std::mem::replace(&mut self.checkpointed, self.next);

@@ -14,8 +14,9 @@ use prost::Message;
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{BackupId, Epoch, TransactionId, check_name};
+use crate::id::{BackupId, Draw, Epoch, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
@@ -27,7 +28,9 @@ const HEADER_LEN: usize = 24;
 const LEVEL: u32 = 1;
 /// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
 const LEVEL_PARTIAL: u32 = 2;
-const LEVEL_KNOWN: u32 = LEVEL_PARTIAL;
+/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it.
+const LEVEL_KEY_EPOCH: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_KEY_EPOCH;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -95,6 +98,9 @@ pub enum Body {
     Unhold {
         backup: BackupId,
     },
+    /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
+    /// record itself is sealed under the one before.
+    KeyEpoch(KeyEpoch),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,29 +209,7 @@ impl Record {
 
     /// Opens record `number`, which must follow the object that hashes to `previous`.
     pub(crate) fn open(keys: &Keys, number: u64, previous: Option<&Link>, object: &[u8]) -> Result<Record> {
-        let damaged = |why: &str| Error::corrupt(format!("ledger record {number} is damaged: {why}"));
-        if object.len() < HEADER_LEN + TAG_LEN {
-            return Err(damaged("it is cut off"));
-        }
-        let (header, sealed) = object.split_at(HEADER_LEN);
-        if header[..5] != MAGIC[..5] {
-            return Err(damaged("it begins with something else"));
-        }
-        if header[5] != MAGIC[5] || header[6] != keys.suite() {
-            let what = format!("ledger record {number} is of format {}, suite {}", header[5], header[6]);
-            return Err(newer(Error::corrupt(what)));
-        }
-        let mut salt = [0; 16];
-        salt.copy_from_slice(&header[8..]);
-        let mut sealed = sealed.to_vec();
-        let plain = keys
-            .ledger_aead(number, &salt)?
-            .open(0, &aad(keys, number, header), &mut sealed)
-            .map_err(|e| damaged("its seal does not fit").with_source(e))?;
-        let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
-        if wire.level > LEVEL_KNOWN {
-            return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
-        }
+        let wire = unseal(keys, number, object)?;
         if wire.previous != previous.map_or(&[][..], |link| &link[..]) {
             return Err(Error::corrupt(format!(
                 "ledger record {number} does not follow the record before it"
@@ -242,6 +226,7 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
+            Body::KeyEpoch(_) => LEVEL_KEY_EPOCH,
             _ => LEVEL,
         }
     }
@@ -265,6 +250,9 @@ impl Record {
                 transaction: transaction.0.to_vec(),
                 backups: backups.iter().map(|to| wire_backup(to.backup, &to.nodes, &to.packs)).collect(),
             }),
+            Body::KeyEpoch(KeyEpoch { number, draw }) => {
+                W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
+            }
             Body::Pin { backup, reason } => {
                 W::Pin(wire::Pin { backup: backup.0.to_vec(), reason: reason.clone() })
             }
@@ -309,6 +297,7 @@ impl Record {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
             },
+            W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
             W::Pin(w) => Body::Pin { backup: transaction(&w.backup)?, reason: w.reason },
             W::Unpin(w) => Body::Unpin { backup: transaction(&w.backup)? },
             W::Hold(w) => {
@@ -318,6 +307,38 @@ impl Record {
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }
+}
+
+/// Whether the record, of whatever history, begins a key epoch. It must be sealed by these keys.
+pub(super) fn begins_key_epoch(keys: &Keys, number: u64, object: &[u8]) -> Result<bool> {
+    Ok(matches!(unseal(keys, number, object)?.body, Some(wire::record::Body::KeyEpoch(_))))
+}
+
+fn unseal(keys: &Keys, number: u64, object: &[u8]) -> Result<wire::Record> {
+    let damaged = |why: &str| Error::corrupt(format!("ledger record {number} is damaged: {why}"));
+    if object.len() < HEADER_LEN + TAG_LEN {
+        return Err(damaged("it is cut off"));
+    }
+    let (header, sealed) = object.split_at(HEADER_LEN);
+    if header[..5] != MAGIC[..5] {
+        return Err(damaged("it begins with something else"));
+    }
+    if header[5] != MAGIC[5] || header[6] != keys.suite() {
+        let what = format!("ledger record {number} is of format {}, suite {}", header[5], header[6]);
+        return Err(newer(Error::corrupt(what)));
+    }
+    let mut salt = [0; 16];
+    salt.copy_from_slice(&header[8..]);
+    let mut sealed = sealed.to_vec();
+    let plain = keys
+        .ledger_aead(number, &salt)?
+        .open(0, &aad(keys, number, header), &mut sealed)
+        .map_err(|e| damaged("its seal does not fit").with_source(e))?;
+    let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
+    if wire.level > LEVEL_KNOWN {
+        return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
+    }
+    Ok(wire)
 }
 
 fn aad(keys: &Keys, number: u64, header: &[u8]) -> Vec<u8> {

@@ -11,7 +11,9 @@
 //! 4. Manifests that lose their last backup stay until every transaction has ended that began before: an unchanged
 //!    node is committed by naming an earlier manifest ([`State::check_manifests`]).
 //! 5. A record of an epoch below the highest LEADER before it is void.
-//! 6. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
+//! 6. Key epochs are numbered without gaps, and each has a draw of its own. A transaction is of the one in which it
+//!    began, whenever it ends.
+//! 7. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use super::pack_set::PackSet;
 use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
+use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
-use crate::id::{BackupId, Epoch, TransactionId, WriterId};
+use crate::id::{BackupId, Draw, Epoch, TransactionId, WriterId};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
@@ -47,6 +50,14 @@ pub struct BackupRecord {
     pub packs: PackSet,
     pub pin: Option<Pin>,
     pub hold: Option<Hold>,
+}
+
+impl BackupRecord {
+    /// Whose objects a restore of it reads.
+    pub fn transactions(&self) -> BTreeSet<TransactionId> {
+        let packs = self.packs.writers().map(|(transaction, _)| transaction);
+        packs.chain(self.nodes.iter().map(|node| node.manifest.transaction)).collect()
+    }
 }
 
 /// A transaction between BEGIN and its end.
@@ -76,6 +87,10 @@ pub struct State {
     swept: PackSet,
     /// Manifests without a backup since the record of that number, while somebody may still name them.
     released: BTreeMap<ManifestName, u64>,
+    /// Of key epochs 1, 2 and so on.
+    draws: Vec<Draw>,
+    /// The key epochs of transactions, ended ones too; absent is 0.
+    sealed: BTreeMap<TransactionId, u32>,
     rules: Rules,
 }
 
@@ -124,6 +139,32 @@ impl State {
 
     pub fn is_closed(&self, transaction: TransactionId) -> bool {
         self.closed.contains(&transaction)
+    }
+
+    /// The key epoch in force; none as long as it is the root's.
+    pub fn key_epoch(&self) -> Option<KeyEpoch> {
+        self.draws.last().map(|draw| KeyEpoch { number: self.draws.len() as u32, draw: *draw })
+    }
+
+    /// The draws of key epochs 1, 2 and so on.
+    pub fn draws(&self) -> &[Draw] {
+        &self.draws
+    }
+
+    /// Which of these transactions are of which key epoch, oldest first. Those of epoch 0 are left out.
+    pub fn sealed(&self, transactions: impl IntoIterator<Item = TransactionId>) -> Vec<Sealed> {
+        let mut found: BTreeMap<u32, BTreeSet<TransactionId>> = BTreeMap::new();
+        for id in transactions {
+            if let Some(number) = self.sealed.get(&id) {
+                found.entry(*number).or_default().insert(id);
+            }
+        }
+        let sealed = found.into_iter().filter_map(|(number, transactions)| {
+            let draw = *self.draws.get(number as usize - 1)?;
+            let transactions = transactions.into_iter().collect();
+            Some(Sealed { epoch: KeyEpoch { number, draw }, transactions })
+        });
+        sealed.collect()
     }
 
     /// Every pack that was committed and not swept.
@@ -188,6 +229,9 @@ impl State {
                     writer: record.writer.clone(),
                 };
                 self.open.insert(*transaction, open);
+                if let Some(epoch) = self.key_epoch() {
+                    self.sealed.insert(*transaction, epoch.number);
+                }
             }
             Body::Commit { transaction, nodes, missing, packs } => {
                 let began = self.close(*transaction).map_or(record.at, |open| open.began);
@@ -224,6 +268,7 @@ impl State {
                 self.committed.remove(packs);
                 self.swept.extend(packs);
             }
+            Body::KeyEpoch(epoch) => self.draws.push(epoch.draw),
             Body::Rewrite { transaction, backups } => {
                 self.close(*transaction);
                 for to in backups {

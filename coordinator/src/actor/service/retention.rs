@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use palinurus_proto::v1;
-use palinurus_repository::Result;
+use palinurus_repository::{Result, Timestamp};
 use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -65,8 +65,10 @@ impl Service {
             return;
         }
         let (settings, me) = (self.record.value.settings.clone(), me.clone());
+        let runs = self.history.values().filter_map(|operation| operation.value.retention.as_ref());
+        let locked_until = Timestamp(runs.map(|run| run.locked_until_ms).max().unwrap_or_default());
         self.retentions.survey = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let surveyed = retention::survey(&vault.repository, &settings).await;
+            let surveyed = retention::survey(&vault.repository, &settings, locked_until).await;
             let _ = me.cast(ServiceMsg::RetentionSurveyed(Box::new(surveyed)));
         })));
     }

@@ -2,6 +2,7 @@
 use std::collections::HashSet;
 
 use super::{BackupRecord, OpenTransaction, State, manifest_name};
+use crate::epochs::{EPOCHS_MAX, KeyEpoch};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, TransactionId, check_name};
 use crate::ledger::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
@@ -44,6 +45,7 @@ impl State {
             Body::Unhold { backup } => self.check_unhold(*backup),
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
+            Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
             Body::Rewrite { transaction, backups } => {
                 let open = self.check_open(*transaction, Purpose::Rewrite)?;
                 let mut seen = HashSet::new();
@@ -64,7 +66,7 @@ impl State {
         let (ours, theirs) = (record.epoch, self.epoch);
         let error =
             Error::fenced(format!("epoch {ours} is over: {:?} leads with epoch {theirs}", self.leader));
-        error.with_hint("another coordinator has taken over; this one must stop writing")
+        error.with_hint("another coordinator has taken over; where that is of another cluster, two were pointed at this repository: keep one")
     }
 
     fn find_open(&self, transaction: TransactionId) -> Result<&OpenTransaction> {
@@ -195,6 +197,22 @@ impl State {
                 )
                 .with_hint("sweep again when it has ended"));
             }
+        }
+        Ok(())
+    }
+
+    fn check_key_epoch(&self, epoch: KeyEpoch) -> Result<()> {
+        let next = self.draws.len() as u32 + 1;
+        if epoch.number != next || self.draws.contains(&epoch.draw) {
+            return Err(Error::conflict(format!(
+                "key epoch {} is not the next, which is {next}",
+                epoch.number
+            ))
+            .with_hint("somebody else has begun one: see `palinurus keys list`"));
+        }
+        if epoch.number > EPOCHS_MAX {
+            return Err(Error::invalid(format!("a repository has at most {EPOCHS_MAX} key epochs"))
+                .with_hint("make a new repository"));
         }
         Ok(())
     }

@@ -167,6 +167,8 @@ impl State {
             swept: set(w.swept)?,
             released,
             rules: Rules::default(),
+            draws: Vec::new(),
+            sealed: BTreeMap::new(),
         })
     }
 }
