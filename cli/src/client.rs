@@ -80,6 +80,12 @@ calls! {
     Safe list_backups(ListBackupsRequest) -> v1::ListBackupsReply;
     Safe get_backup(GetBackupRequest) -> v1::Backup;
     Unsafe delete_backup(DeleteBackupRequest) -> v1::Operation;
+    Safe plan_retention(RetentionRequest) -> v1::RetentionPlan;
+    Unsafe apply_retention(RetentionRequest) -> v1::Operation;
+    Safe pin_backup(PinBackupRequest) -> v1::Backup;
+    Unsafe unpin_backup(UnpinBackupRequest) -> v1::Backup;
+    Safe hold_backup(HoldBackupRequest) -> v1::Backup;
+    Unsafe unhold_backup(UnholdBackupRequest) -> v1::Backup;
     Safe plan_restore(RestoreRequest) -> v1::RestorePlan;
     Unsafe apply_restore(RestoreRequest) -> v1::Operation;
     Safe plan_failover(FailoverRequest) -> v1::FailoverPlan;

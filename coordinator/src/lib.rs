@@ -21,6 +21,7 @@ mod listen;
 mod metrics;
 mod operation;
 mod plan;
+mod retention;
 mod segment;
 mod server;
 mod shared;

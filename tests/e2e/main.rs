@@ -23,4 +23,5 @@ mod partial;
 mod quarantine;
 mod refusals;
 mod replicas;
+mod retention;
 mod up;

@@ -20,6 +20,7 @@ mod repair;
 pub(crate) mod repository;
 pub(crate) mod requests;
 pub(crate) mod restore;
+pub(crate) mod retention;
 pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod up;
@@ -44,6 +45,9 @@ pub(crate) enum Command {
     /// Take, look at and delete backups.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// Which backups stay, why, and what goes.
+    #[command(subcommand)]
+    Retention(retention::Verb),
     /// Restore through the coordinator (plan, apply), or straight from a repository (--repository).
     Restore(restore::Restore),
     /// Give a lost node's place and data to another agent: plan, apply, and what happened by itself.
@@ -90,6 +94,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Service(verb) => service::run(verb, global, output).await,
         Command::Backup(verb) => backup::run(verb, global, output).await,
         Command::Restore(restore) => restore::run(restore, global, output).await,
+        Command::Retention(verb) => retention::run(verb, global, output).await,
         Command::Failover(verb) => failover::run(verb, global, output).await,
         Command::Operation(verb) => operation::run(verb, global, output).await,
         Command::Node(verb) => node::run(verb, global, output).await,

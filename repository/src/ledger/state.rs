@@ -16,6 +16,7 @@
 //! 7. An operator key is removed, or taken back, by who has come in with one that is not removed: so one is always left.
 //! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
 //!    deduplication would spoil every later backup.
+//! 9. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -33,6 +34,11 @@ use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
 mod check;
+mod folded;
+mod keep;
+
+pub(super) use folded::Folded;
+pub use keep::{Hold, Pin};
 
 /// A committed backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub struct BackupRecord {
     pub missing: Vec<MissingNode>,
     /// Every pack that its manifests name.
     pub packs: PackSet,
+    pub pin: Option<Pin>,
+    pub hold: Option<Hold>,
 }
 
 impl BackupRecord {
@@ -102,11 +110,12 @@ pub(super) struct Rules {
     pub(super) barrier: bool,
     pub(super) manifests: bool,
     pub(super) fencing: bool,
+    pub(super) pins: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { swept: true, barrier: true, manifests: true, fencing: true }
+        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true }
     }
 }
 
@@ -261,6 +270,8 @@ impl State {
                     nodes: nodes.clone(),
                     missing: missing.clone(),
                     packs: packs.clone(),
+                    pin: None,
+                    hold: None,
                 };
                 self.backups.insert(number, Arc::new(backup));
             }
@@ -304,6 +315,9 @@ impl State {
                 }
             }
             Body::Damage { found, whole } => self.damage.apply(number, found, whole),
+            Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
+                self.keep(&record.body, record.at);
+            }
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

@@ -1,7 +1,7 @@
 //! Which record may come next. The rules by number are in the module above.
 use std::collections::HashSet;
 
-use super::{OpenTransaction, State, manifest_name};
+use super::{BackupRecord, OpenTransaction, State, manifest_name};
 use crate::epochs::{EPOCHS_MAX, KeyEpoch};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, KeyId, TransactionId, check_name};
@@ -39,7 +39,11 @@ impl State {
                 self.check_packs(*transaction, packs)
             }
             Body::Abort { transaction } => self.find_open(*transaction).map(|_| ()),
-            Body::Forget { backup } => self.check_backup(*backup),
+            Body::Forget { backup } => self.check_forget(*backup, record.at),
+            Body::Pin { backup, reason } => self.check_pin(*backup, reason),
+            Body::Unpin { backup } => self.check_unpin(*backup),
+            Body::Hold { backup, until, reason } => self.check_hold(*backup, *until, reason),
+            Body::Unhold { backup } => self.check_unhold(*backup),
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
             Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
@@ -101,11 +105,9 @@ impl State {
         Ok(open)
     }
 
-    fn check_backup(&self, backup: BackupId) -> Result<()> {
-        match self.slot(backup) {
-            Some(_) => Ok(()),
-            None => Err(Error::not_found(format!("backup {backup} does not exist"))),
-        }
+    pub(super) fn check_backup(&self, backup: BackupId) -> Result<&BackupRecord> {
+        let found = self.backup(backup).map(|found| &**found);
+        found.ok_or_else(|| Error::not_found(format!("backup {backup} does not exist")))
     }
 
     fn check_nodes(
