@@ -18,6 +18,7 @@ mod keys;
 mod odd_tree;
 mod offline;
 mod partial;
+mod postgresql;
 mod refusals;
 mod replicas;
 mod up;

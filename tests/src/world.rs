@@ -23,6 +23,8 @@ pub struct World {
     address: Option<String>,
     coordinator: Option<Process>,
     agents: BTreeMap<String, Process>,
+    /// The engine.
+    pub kind: String,
     /// More lines for an agent's [engine] table.
     pub engine: String,
     /// Settings of the service, for when it is applied.
@@ -53,6 +55,7 @@ impl World {
             address: None,
             coordinator: None,
             agents: BTreeMap::new(),
+            kind: "files".into(),
             engine: String::new(),
             service: BTreeMap::new(),
             settings: String::new(),
@@ -134,7 +137,7 @@ impl World {
     pub async fn apply_service(&self) {
         let service = v1::Service {
             name: SERVICE.into(),
-            r#type: "files".into(),
+            r#type: self.kind.clone(),
             repository: self.repository_url(),
             nodes: self
                 .nodes
@@ -156,10 +159,11 @@ impl World {
         format!(
             "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\n\
              [session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
-             [engine]\ntype = \"files\"\nroot = {:?}\n{}",
+             [engine]\ntype = {:?}\nroot = {:?}\n{}",
             self.server(),
             self.agent_state(node),
             self.keys,
+            self.kind,
             self.data(node),
             self.engine,
         )

@@ -19,6 +19,7 @@ mod progress;
 pub(crate) mod record;
 mod release;
 mod restore;
+mod share;
 #[cfg(test)]
 mod sim;
 mod task;
