@@ -264,3 +264,40 @@ async fn what_cannot_be_is_refused_with_a_hint() {
     assert_eq!(world.backups().await.len(), 1);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_brings_all_whichever_it_is() {
+    let mut world = World::new(&["n1", "n2"]);
+    world.kind = "postgresql".into();
+    world.engine = "host = \"{node}/socket\"\n".into();
+    let mut first = Postgres::create(&world.data("n1"));
+    first.start(&[]).await;
+    first.sql("create table t as select 1 as a");
+    let mut second = first.standby(&world.data("n2"));
+    second.start(&[]).await;
+    world.start().await;
+    let operation = world.backup().await;
+    assert_eq!(operation.state(), OperationState::Succeeded, "{:?}", operation.warnings);
+    assert_eq!(newest(&world).await.node, "n1");
+    assert!(world.backups().await[0].missing.is_empty());
+
+    second.sql("select pg_promote()");
+    let failure = refusal(&world).await;
+    assert!(failure.kind == "conflict" && failure.message.contains("n1 and n2 both say"), "{failure:?}");
+    first.stop().await;
+    second.sql("insert into t values (2)");
+    world.backup().await;
+    assert_eq!(newest(&world).await.node, "n2");
+
+    second.stop().await;
+    let failure = refusal(&world).await;
+    assert!(failure.message.contains("no node brings data"), "{failure:?}");
+    world.move_data("n2");
+    world.restore("n2", false).await;
+    second.start(&[]).await;
+    assert_eq!(second.sql("select sum(a) from t"), "3");
+    for node in ["n1", "n2"] {
+        world.nothing_left_behind(node).await;
+    }
+    world.stop().await;
+}

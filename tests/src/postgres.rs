@@ -35,6 +35,28 @@ pub fn bin() -> PathBuf {
 impl Postgres {
     /// A new cluster with page checksums in `data`, an empty directory, which is the server's own from now on.
     pub fn create(data: &Path) -> Self {
+        let server = Self::at(data);
+        let initdb = ["-N", "-k", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "-D"];
+        succeeded(as_user(&bin().join("initdb")).args(initdb).arg(data).output().unwrap());
+        server.configure("listen_addresses = ''\nshared_buffers = '32MB'\nfsync = off\n");
+        server
+    }
+
+    /// A standby of this server, which must run.
+    pub fn standby(&self, data: &Path) -> Self {
+        let standby = Self::at(data);
+        let mut copy = as_user(&bin().join("pg_basebackup"));
+        copy.arg("-h")
+            .arg(&self.socket)
+            .args(["-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D"])
+            .arg(data);
+        succeeded(copy.output().unwrap());
+        standby.configure("");
+        standby
+    }
+
+    /// The directories, with the owner and modes that a server wants.
+    fn at(data: &Path) -> Self {
         let parent = data.parent().unwrap();
         let (socket, log) = (parent.join("socket"), parent.join("postgres.log"));
         fs::create_dir_all(&socket).unwrap();
@@ -46,16 +68,13 @@ impl Postgres {
             give(own);
             fs::set_permissions(own, Permissions::from_mode(0o700)).unwrap();
         }
-        let server = Self { data: data.to_owned(), socket, log, server: None };
-        let initdb = ["-N", "-k", "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "-D"];
-        succeeded(as_user(&bin().join("initdb")).args(initdb).arg(data).output().unwrap());
-        let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nshared_buffers = '32MB'\nfsync = off\n",
-            server.socket.display()
-        );
-        let conf = data.join("postgresql.conf");
-        fs::write(&conf, fs::read_to_string(&conf).unwrap() + &settings).unwrap();
-        server
+        Self { data: data.to_owned(), socket, log, server: None }
+    }
+
+    fn configure(&self, settings: &str) {
+        let conf = self.data.join("postgresql.conf");
+        let socket = format!("unix_socket_directories = '{}'\n", self.socket.display());
+        fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings + &socket).unwrap();
     }
 
     /// Starts it, with more `name=value` settings, and waits until it answers.

@@ -25,7 +25,7 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// The engine.
     pub kind: String,
-    /// More lines for an agent's [engine] table.
+    /// More lines for an agent's [engine] table; `{node}` is the node's directory.
     pub engine: String,
     /// Settings of the service, for when it is applied.
     pub service: BTreeMap<String, String>,
@@ -165,7 +165,7 @@ impl World {
             self.keys,
             self.kind,
             self.data(node),
-            self.engine,
+            self.engine.replace("{node}", &self.path(node).to_string_lossy()),
         )
     }
 

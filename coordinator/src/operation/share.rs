@@ -5,7 +5,7 @@ use palinurus_proto::v1::{self, Share, TaskState, task_result};
 use super::{Work, record, taking_part};
 
 /// Of the nodes' own words in a failure.
-const WORDS_MAX: usize = 200;
+const WORDS_MAX: usize = 400;
 
 pub(super) fn brings_nothing(operation: &v1::Operation, node: &str) -> bool {
     inspected(operation, node).is_some_and(|inspect| inspect.share() == Share::Nothing)

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use palinurus_repository::id::check_name;
-use palinurus_repository::{Clock, Error, Result};
+use palinurus_repository::{Clock, Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::{Engine, FinishOrder, Health, Inspection, Parts, Share, Snapshot, SnapshotOrder};
@@ -117,7 +117,15 @@ impl Engine for PostgresEngine {
             inspection.share = Share::Nothing("its data directory is empty".into());
             return Ok(inspection);
         }
-        let (server, sql) = server::look(&self.access).await?;
+        let (server, sql) = match server::look(&self.access).await {
+            // A standby that is down, or an old primary: another may have the data. If none has, this is said.
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                inspection.share =
+                    Share::Nothing(format!("{} ({})", e.chain(), e.hint().unwrap_or_default()));
+                return Ok(inspection);
+            }
+            looked => looked?,
+        };
         sql.end().await;
         if server.in_recovery {
             inspection.share = Share::Nothing("its server is a standby".into());
