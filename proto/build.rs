@@ -2,7 +2,13 @@
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["palinurus/v1/types.proto", "palinurus/v1/coordinator.proto", "palinurus/v1/fleet.proto"];
+    let files = [
+        "palinurus/v1/keys.proto",
+        "palinurus/v1/types.proto",
+        "palinurus/v1/requests.proto",
+        "palinurus/v1/coordinator.proto",
+        "palinurus/v1/fleet.proto",
+    ];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("palinurus_descriptor.bin"), descriptors.encode_to_vec())?;

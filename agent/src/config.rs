@@ -24,6 +24,8 @@ pub struct Config {
     pub coordinator: Vec<String>,
     /// Owned by the agent alone: its identity, the journal of its tasks, lists of what it snapshots.
     pub state: PathBuf,
+    /// Where Prometheus may ask, such as "127.0.0.1:9411"; empty: nowhere.
+    pub metrics: String,
     /// The operator's keys, or commands that print one; any of them may open the repository.
     pub keys: Vec<KeySource>,
     /// `type` names the engine; the rest is the engine's own, see its module.
@@ -70,6 +72,7 @@ impl Default for Config {
             node: String::new(),
             coordinator: vec!["http://127.0.0.1:7410".into()],
             state: "/var/lib/palinurus/agent".into(),
+            metrics: String::new(),
             keys: vec!["/etc/palinurus/operator.key".into()],
             engine: toml::Table::new(),
             limits: Limits::default(),

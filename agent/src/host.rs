@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::key_epochs::KeyEpochs;
 use crate::mover::{Mover, Threads};
 use crate::repositories::{Repositories, Unlocked};
 use crate::state::StateDirectory;
@@ -65,6 +66,7 @@ pub(crate) struct Host {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) keys: Keyring,
     pub(crate) repositories: Repositories,
+    pub(crate) key_epochs: KeyEpochs,
     /// Random, made with the state directory.
     pub(crate) instance: String,
     /// The connection to the leader while there is a session.

@@ -16,6 +16,8 @@ mod epoch;
 mod host;
 mod identity;
 mod journal;
+mod key_epochs;
+mod metrics;
 pub mod mover;
 mod node_epoch;
 pub mod pipeline;
@@ -37,6 +39,7 @@ pub use host::{Dial, Seams};
 use epoch::Epochs;
 use host::Host;
 use journal::Journal;
+use key_epochs::KeyEpochs;
 use node_epoch::NodeEpoch;
 use repositories::Repositories;
 use runner::Runner;
@@ -79,6 +82,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     engine.recover(&|operation| keeps_all || known.contains(operation)).await?;
     state.sweep_spools(|operation| known.contains(operation))?;
     let epochs = Arc::new(Epochs::open(state.path())?);
+    let key_epochs = KeyEpochs::open(state.path())?;
     let instance = match stood_down {
         Some(instance) => instance,
         None => identity::instance(state.path(), &*seams.entropy)?,
@@ -101,10 +105,12 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         engine,
         keys,
         repositories: Repositories::default(),
+        key_epochs,
         instance,
         leader,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
+    metrics::serve(&host, &runner, cancel.clone()).await?;
     let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
     let ended = session.run(cancel).await;
     if tokio::time::timeout(END, runner.end()).await.is_err() {

@@ -2,6 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use palinurus_repository::storage::Requests;
 use palinurus_repository::{Keyring, Keys, Result, Storage, Stores};
 use tokio::sync::Mutex;
 
@@ -26,5 +27,16 @@ impl Repositories {
         let unlocked = Unlocked { storage, keys };
         known.insert(url.to_owned(), unlocked.clone());
         Ok(unlocked)
+    }
+
+    /// Of all stores together.
+    pub(crate) async fn all_requests(&self) -> Requests {
+        let known = self.0.lock().await;
+        known.values().filter_map(|known| known.storage.sent()).fold(Requests::default(), Requests::plus)
+    }
+
+    /// What the store has been asked since it was opened.
+    pub(crate) async fn requests(&self, url: &str) -> Requests {
+        self.0.lock().await.get(url).and_then(|known| known.storage.sent()).unwrap_or_default()
     }
 }

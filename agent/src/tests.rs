@@ -64,6 +64,7 @@ fn task(name: &str, work: Work) -> v1::Task {
         node: "n1".into(),
         repository: "file:///nowhere".into(),
         work: Some(work),
+        ..Default::default()
     }
 }
 

@@ -78,6 +78,7 @@ calls! {
     Safe plan_failover(FailoverRequest) -> v1::FailoverPlan;
     Unsafe apply_failover(FailoverRequest) -> v1::Operation;
     Unsafe check_repository(CheckRepositoryRequest) -> v1::Operation;
+    Unsafe repair_repository(RepairRepositoryRequest) -> v1::Operation;
     Safe list_operations(ListOperationsRequest) -> v1::ListOperationsReply;
     Safe get_operation(GetOperationRequest) -> v1::Operation;
     Safe watch_operation(GetOperationRequest) -> Streaming<v1::Operation>;

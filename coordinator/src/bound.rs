@@ -14,6 +14,8 @@ const PATH_MAX: usize = 4 << 10;
 const BYTES_MAX: usize = 64 << 10;
 /// Of the tasks in a hello.
 const TASKS_MAX: usize = 1000;
+/// A list of damaged objects.
+const OBJECTS_MAX: usize = 256 << 10;
 const LIST_MAX: usize = 10_000;
 /// Sums of these stay numbers.
 const COUNT_MAX: u64 = 1 << 50;
@@ -53,11 +55,11 @@ fn report(report: &mut v1::TaskReport) -> Result<()> {
             bytes_read,
             bytes_new,
             bytes_stored,
-            puts,
-            gets,
+            requests,
         } = progress;
         count([files_total, files_done, bytes_total, bytes_done, bytes_read]);
-        count([bytes_new, bytes_stored, puts, gets]);
+        count([bytes_new, bytes_stored]);
+        requests.iter_mut().for_each(asked);
     }
     if let Some(failure) = &mut report.failure {
         name(&failure.kind)?;
@@ -66,6 +68,12 @@ fn report(report: &mut v1::TaskReport) -> Result<()> {
         text(&mut failure.hint);
     }
     report.result.as_mut().and_then(|result| result.result.as_mut()).map_or(Ok(()), result)
+}
+
+fn asked(requests: &mut v1::Requests) {
+    let v1::Requests { puts, gets, sizes, lists, deletes, deleted, retries, bytes_sent, bytes_received } =
+        requests;
+    count([puts, gets, sizes, lists, deletes, deleted, retries, bytes_sent, bytes_received]);
 }
 
 fn result(result: &mut task_result::Result) -> Result<()> {
@@ -110,7 +118,10 @@ fn result(result: &mut task_result::Result) -> Result<()> {
         }
         R::Verify(r) => {
             r.detail.iter_mut().for_each(damages);
-            Ok(())
+            r.detail.iter().try_for_each(|found| {
+                bytes(&found.damaged, OBJECTS_MAX)?;
+                bytes(&found.whole, OBJECTS_MAX)
+            })
         }
     }
 }
@@ -182,7 +193,7 @@ mod tests {
         let upload = v1::UploadResult { warnings: vec![warning; 200], warning_count: 3, borrowed: u64::MAX };
         let report = v1::TaskReport {
             operation: "o".repeat(NAME_MAX),
-            progress: Some(v1::Progress { bytes_done: u64::MAX, gets: u64::MAX, ..Default::default() }),
+            progress: Some(v1::Progress { bytes_done: u64::MAX, ..Default::default() }),
             failure: Some(v1::Failure { message: "m".repeat(1 << 20), ..Default::default() }),
             result: Some(v1::TaskResult { result: Some(task_result::Result::Upload(upload)) }),
             ..Default::default()

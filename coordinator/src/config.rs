@@ -16,6 +16,8 @@ pub struct Config {
     pub name: String,
     /// Where agents and operators reach it; port 0 takes a free one.
     pub listen: String,
+    /// Where Prometheus may ask, such as "127.0.0.1:9410"; empty: nowhere.
+    pub metrics: String,
     /// What agents and operators are told to dial when this coordinator leads; empty: the address listened on.
     pub advertise: String,
     /// A directory of its own: the state file and the chunk indexes.
@@ -50,6 +52,7 @@ impl Default for Config {
         Self {
             name: "coordinator".to_owned(),
             listen: "127.0.0.1:7410".to_owned(),
+            metrics: String::new(),
             advertise: String::new(),
             state: PathBuf::from("/var/lib/palinurus/coordinator"),
             keys: vec!["/etc/palinurus/operator.key".into()],

@@ -15,6 +15,7 @@ mod fleet;
 mod index;
 mod leadership;
 mod listen;
+mod metrics;
 mod operation;
 mod plan;
 mod segment;

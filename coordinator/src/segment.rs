@@ -20,6 +20,9 @@ impl Vault {
     /// Of those packs, the transaction's own. Done again, it finds nothing to do.
     pub(crate) async fn list_unlisted(&self, transaction: TransactionId, packs: &PackSet) -> Result<()> {
         let (own, _) = packs.split(transaction);
+        if own.is_empty() {
+            return Ok(());
+        }
         let unlisted: Vec<PackId> = own.difference(&self.listed(transaction).await?).iter().collect();
         if unlisted.is_empty() {
             return Ok(());

@@ -24,7 +24,7 @@ use crate::fleet::FleetService;
 use crate::listen::Listener;
 use crate::shared::{Base, World};
 use crate::state::{Election, EmbeddedState};
-use crate::{election, leadership};
+use crate::{election, leadership, metrics};
 
 /// Of what operators are told.
 const ANSWER_MAX: usize = 64 << 20;
@@ -58,6 +58,7 @@ impl Server {
         tracing::info!(name = config.name, %address, state = election.kind(), "coordinator starts");
         let lead = watch::Sender::new(None);
         let door = Door::new(&base, &*election, lead.subscribe());
+        metrics::serve(&base, door.clone(), cancel.clone()).await?;
         let (alone, mut leads) = (file.is_some(), lead.subscribe());
         let running = tokio::spawn(run(base, election, file, lead, door, listener, cancel));
         // With a state of its own it leads at once: whoever started it may ask it right away.

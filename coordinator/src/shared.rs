@@ -4,7 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use palinurus_repository::storage::AllStores;
-use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Result, Stores, SystemClock, SystemEntropy};
+use palinurus_repository::{
+    Blocking, Clock, Entropy, Keyring, Result, Stores, SystemClock, SystemEntropy, Timestamp,
+};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::Board;
@@ -72,15 +75,27 @@ pub(crate) struct Shared {
     pub(crate) applying: tokio::sync::Mutex<()>,
     /// It is to lead no longer.
     pub(crate) cancel: CancellationToken,
+    /// When it began to lead, on both clocks.
+    began: (Timestamp, Instant),
 }
 
 impl Shared {
     pub(crate) fn new(base: Arc<Base>, records: Records, cancel: CancellationToken) -> Self {
-        Self { base, records, board: Board::default(), applying: tokio::sync::Mutex::default(), cancel }
+        let began = (base.world.clock.now(), Instant::now());
+        Self {
+            base,
+            records,
+            board: Board::default(),
+            applying: tokio::sync::Mutex::default(),
+            cancel,
+            began,
+        }
     }
 
-    pub(crate) fn now(&self) -> palinurus_repository::Timestamp {
-        self.world.clock.now()
+    /// Goes on evenly from the wall clock of its beginning. A clock that is set meanwhile would make a node lost at
+    /// once, or not for as long as it was set back.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.began.0.plus(self.began.1.elapsed())
     }
 
     /// `patience` is what the service's settings say, where they do.

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use palinurus_proto::v1;
 use palinurus_repository::index::IndexSegment;
 use palinurus_repository::pack::PackId;
-use palinurus_repository::storage::list_all;
+use palinurus_repository::storage::{Requests, list_all};
 use palinurus_repository::verify::read_trailer;
 use palinurus_repository::{Blocking, Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
 use tokio::sync::Mutex;
@@ -49,14 +49,37 @@ impl Vault {
         })
     }
 
+    /// What this coordinator has asked of the store since it opened it.
+    pub(crate) fn requests(&self) -> Requests {
+        self.repository.storage().sent().unwrap_or_default()
+    }
+
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.
     pub(crate) async fn claims(&self, transaction: TransactionId) -> Result<(Arc<Claims>, Vec<v1::Warning>)> {
+        self.claims_of(transaction, false).await
+    }
+
+    /// `claims` of a transaction that this leader has begun just now: nothing lies under it yet.
+    pub(crate) async fn new_claims(
+        &self,
+        transaction: TransactionId,
+    ) -> Result<(Arc<Claims>, Vec<v1::Warning>)> {
+        self.claims_of(transaction, true).await
+    }
+
+    async fn claims_of(
+        &self,
+        transaction: TransactionId,
+        is_new: bool,
+    ) -> Result<(Arc<Claims>, Vec<v1::Warning>)> {
         let mut slot = self.claims.lock().await;
         if let Some(claims) = slot.as_ref().filter(|claims| claims.transaction() == transaction) {
             return Ok((claims.clone(), Vec::new()));
         }
         let warnings = self.fold().await?;
-        self.repository.refresh().await?;
+        if !is_new {
+            self.repository.refresh().await?;
+        }
         // Read after the BEGIN: what this state calls usable stays as long as the transaction is open.
         let open = |state: &palinurus_repository::ledger::State| {
             state.open_transactions().contains_key(&transaction).then(|| state.clone())
@@ -65,7 +88,7 @@ impl Vault {
         let state = state.ok_or_else(|| Error::conflict(format!("transaction {transaction} is not open")))?;
         let index = self.index.clone();
         let claims = Arc::new(self.blocking.run(move || Claims::open(transaction, state, index)).await?);
-        if let Err(e) = self.take_up(transaction).await {
+        if !is_new && let Err(e) = self.take_up(transaction).await {
             tracing::warn!(%transaction, error = e.chain(), "what was stored before is not known: it is stored again");
         }
         *slot = Some(claims.clone());
@@ -127,17 +150,21 @@ impl Vault {
 
     async fn fold_one(&self, transaction: TransactionId, warnings: &mut Vec<v1::Warning>) -> Result<()> {
         let storage = self.repository.storage();
+        let damaged = self.repository.read(|state| Arc::new(state.damaged().packs)).await;
         for segment in list_all(&**storage, &format!("t/{transaction}/x/")).await? {
             let object = match storage.get(&segment.key, None).await {
                 Ok(object) => object,
                 Err(e) if e.kind() == ErrorKind::NotFound => continue, // swept since it was listed
                 Err(e) => return Err(e),
             };
+            let damaged = damaged.clone();
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
             let folded = self.blocking.run(move || {
-                let packs = IndexSegment::open(&keys, &key, &object)?;
+                let mut packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
+                // A sound copy's place must not give way to a damaged one's.
+                packs.retain(|summary| !damaged.contains(&summary.pack));
                 index.fold(&packs)
             });
             match folded.await {

@@ -6,6 +6,7 @@
 //! repo                                   what this is; write-once
 //! keys/<key id>                          the root key, wrapped for one operator key; all else derives from the root
 //! labels/<key id>                        what that operator key is called
+//! masters/<number>-<draw>/<key id>       the masters of the key epochs up to one, sealed for one operator key
 //! ledger/<n>                             the history: records, each created only if absent, never deleted
 //! t/<transaction>/p/<writer>-<counter>   packs: the data, in sealed frames          (pack.rs)
 //! t/<transaction>/x/<writer>-<n>         index segments: which chunk lies where     (index.rs)
@@ -43,20 +44,23 @@ use tokio::sync::Mutex;
 use crate::blocking::Blocking;
 use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
+use crate::epochs::{Given, Operators};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{BackupId, Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
-use crate::manifest::ManifestReader;
+use crate::manifest::{ManifestReader, ManifestRef};
 use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
 use crate::storage::{Storage, list_all};
 
 mod access;
 mod header;
+mod key_epoch;
 mod operators;
 
+pub use key_epoch::Begun;
 pub use operators::WrappedKey;
 
 use access::{exists, key_object, place_key, probe, unwrap_root};
@@ -118,12 +122,20 @@ impl Repository {
 
     /// The keys alone, for an agent, which reads and writes objects but never the ledger.
     pub async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Keys> {
-        unlock(storage, keys).await.map(|unlocked| unlocked.keys)
+        Self::unlock_by(storage, Arc::new(Given(keys.into()))).await
+    }
+
+    pub(crate) async fn unlock_by(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Keys> {
+        unlock(storage, operators).await.map(|unlocked| unlocked.keys)
     }
 
     /// Opens the repository with whichever of the keys fits.
     pub async fn open(storage: Arc<dyn Storage>, keys: &[KeyFile]) -> Result<Self> {
-        let Unlocked { opened_by, root, keys } = unlock(&*storage, keys).await?;
+        Self::open_by(storage, Arc::new(Given(keys.into()))).await
+    }
+
+    pub(crate) async fn open_by(storage: Arc<dyn Storage>, operators: Arc<dyn Operators>) -> Result<Self> {
+        let Unlocked { opened_by, root, keys } = unlock(&*storage, operators).await?;
         let ledger = Ledger::open(storage.clone(), &keys).await?;
         Ok(Self {
             id: keys.repository(),
@@ -230,7 +242,7 @@ impl Repository {
         if ledger.state().leader() == (epoch, name) {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Leader { name: name.to_owned() })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Leader { name: name.to_owned() })).await.map(|_| ())
     }
 
     /// Step 1. Asking again for the same transaction changes nothing.
@@ -241,7 +253,7 @@ impl Repository {
         if open.is_some_and(|open| open.purpose == purpose && open.epoch == epoch) {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
     }
 
     /// Step 5. `packs` are all that the manifests name, of whichever transaction. With nodes `missing` the backup is
@@ -263,6 +275,7 @@ impl Repository {
         };
         let record = self.record(epoch, body);
         let same = |backup: &Arc<BackupRecord>| same(backup, &nodes, &missing, &packs);
+        let unchanged;
         {
             let mut ledger = self.ledger.lock().await;
             ledger.refresh().await?;
@@ -273,12 +286,15 @@ impl Repository {
             if !mutant::on(Mutant::UnguardedAppend) {
                 ledger.state().check(&record)?;
             }
+            unchanged = as_before(ledger.state(), nodes.iter().map(|node| &node.manifest));
         }
         // What is there now is there at the COMMIT: as long as the transaction is open nobody deletes it.
         self.check_own_packs(transaction, &packs).await?;
-        self.check_manifests(&nodes, &packs).await?;
+        if unchanged.as_ref() != Some(&packs) {
+            self.check_manifests(&nodes, &packs).await?;
+        }
         let mut ledger = self.ledger.lock().await;
-        let appended = ledger.append(record).await;
+        let appended = ledger.append_next(record).await;
         match ledger.state().backup(transaction) {
             // Also when a second caller with the same commit was faster.
             Some(backup) => same(backup),
@@ -286,6 +302,12 @@ impl Repository {
                 Error::internal(format!("the COMMIT of {transaction} is in the ledger, but void"))
             })),
         }
+    }
+
+    /// The packs of the listed backup that is made of these very manifests, as of the last refresh: each was checked
+    /// when that backup was committed, and each node has read its own again to find that nothing has changed.
+    pub async fn packs_as_before(&self, manifests: &[&ManifestRef]) -> Option<PackSet> {
+        self.read(|state| as_before(state, manifests.iter().copied())).await
     }
 
     /// What the transaction wrote is there: one LIST for each thousand packs. What it reuses, earlier commits looked for.
@@ -349,7 +371,7 @@ impl Repository {
         if ledger.state().is_closed(transaction) && ledger.state().backup(transaction).is_none() {
             return Ok(());
         }
-        ledger.append(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
+        ledger.append_next(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
     }
 
     /// Gives a backup up. What only it needed is garbage from here on.
@@ -368,6 +390,19 @@ impl Repository {
     }
 }
 
+/// Whose header it is.
+pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
+    header::read(header)
+}
+
+/// The header is this repository's, whole.
+pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
+    if header::read(bytes)? != keys.repository() {
+        return Err(Error::corrupt("the header is another repository's"));
+    }
+    header::prove(keys, bytes)
+}
+
 struct Unlocked {
     opened_by: KeyFile,
     root: RootKey,
@@ -375,17 +410,29 @@ struct Unlocked {
 }
 
 /// The root key and all that derives from it, by whichever key file fits.
-async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Unlocked> {
+async fn unlock(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Unlocked> {
     let header = storage.get(header::NAME, None).await.map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::not_found(format!("there is no repository in {storage:?}"))
             .with_hint("check the URL; a new repository is made when a service is first applied"),
         _ => e,
     })?;
     let id = header::read(&header)?;
-    let (opened_by, root) = unwrap_root(storage, keys, id).await?;
-    let keys = Keys::derive(&root, id)?;
+    let (opened_by, root) = unwrap_root(storage, &operators.keys(), id).await?;
+    let keys = Keys::with_operators(&root, id, operators)?;
     header::prove(&keys, &header)?;
     Ok(Unlocked { opened_by, root, keys })
+}
+
+fn as_before<'a>(state: &State, manifests: impl Iterator<Item = &'a ManifestRef>) -> Option<PackSet> {
+    let mut manifests: Vec<_> = manifests.map(ManifestRef::encode).collect();
+    manifests.sort_unstable();
+    // No more and no fewer: a manifest's packs are not told apart from its neighbours'.
+    let is_same = |backup: &&Arc<BackupRecord>| {
+        let mut theirs: Vec<_> = backup.nodes.iter().map(|node| node.manifest.encode()).collect();
+        theirs.sort_unstable();
+        theirs == manifests
+    };
+    state.backups().rev().find(is_same).map(|backup| backup.packs.clone())
 }
 
 fn same(

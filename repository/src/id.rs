@@ -78,6 +78,10 @@ bytes_id!(
     /// Names an operator key; says nothing of the key.
     KeyId, 8
 );
+bytes_id!(
+    /// One drawing of a master key, random: names it before and after its key epoch counts.
+    Draw, 8
+);
 
 /// A backup is named by the transaction that committed it.
 pub type BackupId = TransactionId;

@@ -136,7 +136,10 @@ impl IndexSegment {
 
     fn aead(&self, keys: &Keys) -> Result<Box<dyn Aead>> {
         let n = self.n.to_le_bytes();
-        keys.metadata_aead(&[b"index", self.transaction.as_bytes(), self.writer.as_bytes(), &n])
+        keys.metadata_aead(
+            self.transaction,
+            &[b"index", self.transaction.as_bytes(), self.writer.as_bytes(), &n],
+        )
     }
 }
 

@@ -2,15 +2,21 @@
 //! are read again, so that a key that was rotated needs no restart.
 use std::sync::{Arc, PoisonError, RwLock};
 
+use async_trait::async_trait;
+
 use crate::commit::Repository;
+use crate::epochs::Operators;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keyfile::KeyFile;
 use crate::keys::Keys;
 use crate::keysource::KeySource;
 use crate::storage::Storage;
 
+#[derive(Clone, Debug, Default)]
+pub struct Keyring(Arc<Ring>);
+
 #[derive(Debug, Default)]
-pub struct Keyring {
+struct Ring {
     sources: Vec<KeySource>,
     keys: RwLock<Arc<[KeyFile]>>,
 }
@@ -19,12 +25,12 @@ impl Keyring {
     /// Reads all sources. Those that give no key are warned of, as long as one does.
     pub async fn load(sources: Vec<KeySource>) -> Result<Self> {
         let keys = read(&sources).await?;
-        Ok(Self { sources, keys: RwLock::new(keys) })
+        Ok(Self(Arc::new(Ring { sources, keys: RwLock::new(keys) })))
     }
 
     /// As they were last read, in the order of the sources.
     pub fn keys(&self) -> Arc<[KeyFile]> {
-        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.keys()
     }
 
     /// What new repositories are made with.
@@ -33,9 +39,9 @@ impl Keyring {
     }
 
     pub async fn open(&self, storage: Arc<dyn Storage>) -> Result<Repository> {
-        match Repository::open(storage.clone(), &self.keys()).await {
-            Err(refused) if refused.kind() == ErrorKind::Denied && self.renew().await => {
-                Repository::open(storage, &self.keys()).await
+        match Repository::open_by(storage.clone(), self.0.clone()).await {
+            Err(refused) if refused.kind() == ErrorKind::Denied && self.0.renew().await => {
+                Repository::open_by(storage, self.0.clone()).await
             }
             other => other,
         }
@@ -43,15 +49,21 @@ impl Keyring {
 
     /// The keys alone, see [`Repository::unlock`].
     pub async fn unlock(&self, storage: &dyn Storage) -> Result<Keys> {
-        match Repository::unlock(storage, &self.keys()).await {
-            Err(refused) if refused.kind() == ErrorKind::Denied && self.renew().await => {
-                Repository::unlock(storage, &self.keys()).await
+        match Repository::unlock_by(storage, self.0.clone()).await {
+            Err(refused) if refused.kind() == ErrorKind::Denied && self.0.renew().await => {
+                Repository::unlock_by(storage, self.0.clone()).await
             }
             other => other,
         }
     }
+}
 
-    /// Whether there is something to try again with.
+#[async_trait]
+impl Operators for Ring {
+    fn keys(&self) -> Arc<[KeyFile]> {
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn renew(&self) -> bool {
         if self.sources.is_empty() {
             return false;

@@ -1,18 +1,21 @@
-//! The key tree of a repository. The root is random; everything below is derived and nothing below leads up.
+//! The key tree of a repository. Root and masters are random; everything below is derived and nothing below leads up.
 //!
 //! ```text
-//! operator key ─wraps─► root ─► chunk id, file id            (keyed hashes)
-//!                            ├► metadata ─► manifest, index segment, condemned list
-//!                            ├► ledger
-//!                            └► data epoch n ─► transaction ─► pack
+//! operator key ─wraps─► root ─► chunk id, file id, header, label      (for the repository's life)
+//!              └seals─► root or master of a key epoch ─┬► metadata ─► manifest, index segment
+//!                                                      ├► ledger
+//!                                                      └► data ─► transaction ─► pack
 //! ```
 use std::fmt;
 use std::sync::Arc;
 
 use crate::crypto::{Aead, Key, RingSuite, Suite};
 use crate::entropy::Entropy;
+use crate::epochs::{Epochs, Given, KeyEpoch, Operators, Sealed};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, FileId, RepositoryId, TransactionId, WriterId};
+use crate::masters::Master;
+use crate::storage::Storage;
 
 /// The random key that everything in a repository comes from. Stored only wrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,17 +27,38 @@ impl RootKey {
     }
 }
 
-/// The keys of one repository, ready to use.
+/// The keys of one repository, ready to use. Clones share what is learned of its key epochs.
 #[derive(Clone)]
 pub struct Keys {
     suite: Arc<dyn Suite>,
     repository: RepositoryId,
     chunk_id: [u8; 32],
     file_id: [u8; 32],
+    root: Arc<Branch>,
+    /// For the ledger record that is read or written next; a ledger's own clone moves on with its records.
+    ledger: Arc<Branch>,
+    epochs: Arc<Epochs>,
+}
+
+/// What hangs on the root, or on the master of one key epoch.
+pub(crate) struct Branch {
     metadata: Key,
     ledger: Key,
     ledger_salt: [u8; 32],
     data: Key,
+}
+
+impl Branch {
+    pub(crate) fn derive(suite: &dyn Suite, master: &Key, repository: RepositoryId) -> Result<Self> {
+        let branch = |name: &[u8]| suite.derive(master, &[repository.as_bytes(), name]);
+        Ok(Self {
+            metadata: branch(b"metadata")?,
+            ledger: branch(b"ledger")?,
+            ledger_salt: branch(b"ledger salt")?.0,
+            // So it is called under every master.
+            data: branch(b"data epoch 0")?,
+        })
+    }
 }
 
 impl fmt::Debug for Keys {
@@ -44,19 +68,64 @@ impl fmt::Debug for Keys {
 }
 
 impl Keys {
+    /// Without operator keys: of epoch 0, and of those whose masters it is given.
     pub fn derive(root: &RootKey, repository: RepositoryId) -> Result<Self> {
+        Self::with_operators(root, repository, Arc::new(Given::default()))
+    }
+
+    pub(crate) fn with_operators(
+        root: &RootKey,
+        repository: RepositoryId,
+        operators: Arc<dyn Operators>,
+    ) -> Result<Self> {
         let suite: Arc<dyn Suite> = Arc::new(RingSuite);
-        let branch = |name: &[u8]| suite.derive(&root.0, &[repository.as_bytes(), name]);
+        let branch = Arc::new(Branch::derive(&*suite, &root.0, repository)?);
+        let identity = |name: &[u8]| suite.derive(&root.0, &[repository.as_bytes(), name]);
         Ok(Self {
             repository,
-            chunk_id: branch(b"chunk id")?.0,
-            file_id: branch(b"file id")?.0,
-            metadata: branch(b"metadata")?,
-            ledger: branch(b"ledger")?,
-            ledger_salt: branch(b"ledger salt")?.0,
-            data: branch(b"data epoch 0")?,
+            chunk_id: identity(b"chunk id")?.0,
+            file_id: identity(b"file id")?.0,
+            root: branch.clone(),
+            ledger: branch,
+            epochs: Arc::new(Epochs::new(operators)),
             suite,
         })
+    }
+
+    /// Takes in which epochs transactions are of, and gets the masters for that: `Denied` when the operator keys here do
+    /// not reach one.
+    pub async fn learn(&self, storage: &dyn Storage, sealed: &[Sealed]) -> Result<()> {
+        // The newest first: it brings the others.
+        for Sealed { epoch, transactions } in sealed.iter().rev() {
+            self.load(storage, *epoch).await?;
+            transactions.iter().try_for_each(|id| self.epochs.assign(*id, epoch.draw))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn load(&self, storage: &dyn Storage, epoch: KeyEpoch) -> Result<()> {
+        self.epochs.load(storage, &*self.suite, self.repository, epoch).await
+    }
+
+    pub(crate) fn hold(&self, master: Master) -> Result<()> {
+        self.epochs.hold(&*self.suite, self.repository, master)
+    }
+
+    pub(crate) fn epochs(&self) -> &Epochs {
+        &self.epochs
+    }
+
+    /// The ledger's next record is of that epoch, whose master is known.
+    pub(crate) fn enter(&mut self, epoch: KeyEpoch) -> Result<()> {
+        let branch = self.epochs.branch(epoch.draw);
+        self.ledger = branch.ok_or_else(|| Error::internal("a key epoch without its master"))?;
+        Ok(())
+    }
+
+    fn branch_of(&self, transaction: TransactionId) -> Result<Arc<Branch>> {
+        let Some(draw) = self.epochs.of(transaction) else { return Ok(self.root.clone()) };
+        let branch = self.epochs.branch(draw);
+        branch.ok_or_else(|| Error::internal(format!("transaction {transaction} of an unknown key epoch")))
     }
 
     pub fn repository(&self) -> RepositoryId {
@@ -81,7 +150,7 @@ impl Keys {
     /// Goes with a ledger record and into its key. Racing writers seal different records for one place in the
     /// ledger, and the store sees the losers' too: a key that hung on the place alone would be used twice.
     pub fn ledger_salt(&self, number: u64, plain: &[u8]) -> [u8; 16] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.ledger_salt);
+        let mut hasher = blake3::Hasher::new_keyed(&self.ledger.ledger_salt);
         hasher.update(&number.to_le_bytes()).update(plain);
         let mut salt = [0; 16];
         salt.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -90,16 +159,21 @@ impl Keys {
 
     /// For one ledger record.
     pub fn ledger_aead(&self, number: u64, salt: &[u8; 16]) -> Result<Box<dyn Aead>> {
-        self.suite.aead(&self.suite.derive(&self.ledger, &[&number.to_le_bytes(), salt])?)
+        self.suite.aead(&self.suite.derive(&self.ledger.ledger, &[&number.to_le_bytes(), salt])?)
     }
 
-    /// For one sealed metadata object: `label` says which. A label must never seal two different contents.
-    pub fn metadata_aead(&self, label: &[&[u8]]) -> Result<Box<dyn Aead>> {
-        self.suite.aead(&self.suite.derive(&self.metadata, label)?)
+    /// For what is of no transaction and of no epoch: `label` says which, and must never seal two different contents.
+    pub fn root_aead(&self, label: &[&[u8]]) -> Result<Box<dyn Aead>> {
+        self.suite.aead(&self.suite.derive(&self.root.metadata, label)?)
+    }
+
+    /// For one of the transaction's metadata objects, in the same way.
+    pub fn metadata_aead(&self, transaction: TransactionId, label: &[&[u8]]) -> Result<Box<dyn Aead>> {
+        self.suite.aead(&self.suite.derive(&self.branch_of(transaction)?.metadata, label)?)
     }
 
     pub fn transaction(&self, id: TransactionId) -> Result<TransactionKey> {
-        let key = self.suite.derive(&self.data, &[b"transaction", id.as_bytes()])?;
+        let key = self.suite.derive(&self.branch_of(id)?.data, &[b"transaction", id.as_bytes()])?;
         Ok(TransactionKey { suite: self.suite.clone(), id, key })
     }
 }

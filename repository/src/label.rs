@@ -67,7 +67,7 @@ impl Label {
 }
 
 fn aead(keys: &Keys, id: KeyId, salt: &[u8]) -> Result<Box<dyn Aead>> {
-    keys.metadata_aead(&[b"label", id.as_bytes(), salt])
+    keys.root_aead(&[b"label", id.as_bytes(), salt])
 }
 
 fn aad(keys: &Keys, id: KeyId, header: &[u8]) -> Vec<u8> {

@@ -15,16 +15,25 @@ pub enum Mutant {
     ReleaseForgets,
     /// A check tells of no damage.
     BlindCheck,
+    /// A failover restores without having fenced whoever had the place.
+    UnfencedFailover,
+    /// An agent whose place another has is welcomed again.
+    FencedIsSeated,
+    /// An empty replacement is backed up as if it were the node.
+    ReplacementIsNode,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::UnguardedAppend,
         Self::SweepIgnoresOpen,
         Self::LeaderIgnoresLease,
         Self::AgentIgnoresEpochs,
         Self::ReleaseForgets,
         Self::BlindCheck,
+        Self::UnfencedFailover,
+        Self::FencedIsSeated,
+        Self::ReplacementIsNode,
     ];
 }
 

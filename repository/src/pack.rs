@@ -16,12 +16,14 @@ mod seal;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod whole;
 pub(crate) mod wire;
 mod writer;
 
 pub use place::{ChunkAt, Codec, FrameAt, PackId};
 pub use reader::{FrameReader, check_footer, check_header, open_trailer, trailer_len};
 pub use summary::{FrameSummary, PackSummary};
+pub use whole::open_whole;
 pub use writer::{PackWriter, SealedPack};
 
 /// The most plain bytes in one frame.

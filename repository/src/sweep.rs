@@ -5,12 +5,14 @@
 //! of the ledger is old, and as often as it likes.
 use std::collections::HashSet;
 
+use crate::clock::Timestamp;
 use crate::commit::Repository;
 use crate::error::{ErrorKind, Result};
 use crate::id::{Epoch, TransactionId};
 use crate::ledger::{Body, PackSet, State};
 use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
+use crate::storage::delete_unlocked;
 
 const PAGE: usize = 1000;
 /// How often a decision is made anew because somebody else's record came first.
@@ -36,6 +38,10 @@ pub struct Deleted {
     pub bytes: u64,
     /// Leftovers of writers that died, outside of any object.
     pub temporaries: u64,
+    /// Objects that the store keeps for now: a later sweep deletes them.
+    pub locked: u64,
+    /// When the last of these may go, as far as that is known.
+    pub locked_until: Option<Timestamp>,
 }
 
 /// Condemns what no backup references, sweeps what may be swept, deletes what nothing keeps.
@@ -93,11 +99,14 @@ pub async fn delete_leftovers(repository: &Repository) -> Result<Deleted> {
         let end = page.len() < PAGE;
         after = page.last().map(|object| object.key.clone());
         let garbage: Vec<_> = page.into_iter().filter(|object| kept.is_garbage(&object.key)).collect();
-        deleted.objects += garbage.len() as u64;
-        deleted.bytes += garbage.iter().map(|object| object.size).sum::<u64>();
-        let keys: Vec<_> = garbage.into_iter().map(|object| object.key).collect();
-        if !keys.is_empty() {
-            storage.delete(&keys).await?;
+        let keys = garbage.iter().map(|object| object.key.clone()).collect();
+        let locked = delete_unlocked(&**storage, keys).await?;
+        deleted.locked += locked.len() as u64;
+        deleted.locked_until = deleted.locked_until.max(locked.iter().filter_map(|each| each.until).max());
+        let kept: HashSet<_> = locked.into_iter().map(|locked| locked.key).collect();
+        for object in garbage.iter().filter(|object| !kept.contains(&object.key)) {
+            deleted.objects += 1;
+            deleted.bytes += object.size;
         }
         if end {
             break;
@@ -105,6 +114,10 @@ pub async fn delete_leftovers(repository: &Repository) -> Result<Deleted> {
     }
     if deleted.objects > 0 {
         tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "deleted what no backup needs");
+    }
+    if deleted.locked > 0 {
+        let until = deleted.locked_until.map_or(0, |until| until.0);
+        tracing::info!(objects = deleted.locked, until_ms = until, "left what the store keeps locked");
     }
     Ok(deleted)
 }

@@ -5,19 +5,25 @@
 //! frame is opened and every chunk's id computed anew: what then finds nothing is restored as it was, byte for byte.
 //!
 //! Nothing found ends the search. Objects of open transactions and leftovers of ended ones are no damage.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::commit::Repository;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
-use crate::ledger::{BackupRecord, Ledger, PackSet};
+use crate::ledger::{BackupRecord, Ledger, Objects, PackSet, State};
+use crate::pack::PackId;
 use crate::storage::list_all;
 
+mod extent;
 mod manifests;
 mod packs;
+mod spoiled;
 mod trailers;
 
+pub use extent::ReadData;
+use spoiled::Bad;
+pub use spoiled::SpoiledFile;
 use trailers::Trailers;
 pub use trailers::read_trailer;
 
@@ -65,6 +71,9 @@ pub struct Damage {
     pub what: String,
     /// The backups that need the object, in the order of their commits. None need an index segment.
     pub backups: Vec<BackupId>,
+    /// Some of the files that cannot be restored for it; all are counted, once a manifest that names them.
+    pub files: Vec<SpoiledFile>,
+    pub file_count: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +89,10 @@ pub struct Report {
     /// Only with the data read: chunks whose id was computed anew, and their bytes.
     pub chunks_checked: u64,
     pub bytes_checked: u64,
+    /// What nothing new may be built on.
+    pub damaged: Objects,
+    /// What the ledger calls damaged, and was now read in full and found whole.
+    pub whole: Objects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,14 +108,16 @@ pub struct Progress {
 /// Checks a repository. An error means that it could not be looked at; damage is in the report.
 pub async fn check(
     repository: &Repository,
-    read_data: bool,
+    read_data: impl Into<ReadData>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Report> {
     let mut check = Check {
         repository,
-        read_data,
+        read_data: read_data.into(),
         progress,
         backups: Vec::new(),
+        doubted: Objects::default(),
+        bad: HashMap::new(),
         found: Findings::default(),
         report: Report::default(),
         trailers: Trailers::new(repository),
@@ -110,6 +125,7 @@ pub async fn check(
     check.ledger().await;
     check.backups = repository.backups().await;
     check.report.backups_checked = check.backups.len() as u64;
+    check.doubted = repository.read(State::damaged).await;
     check.header().await;
     check.packs().await;
     check.manifests().await;
@@ -118,9 +134,13 @@ pub async fn check(
 
 struct Check<'a> {
     repository: &'a Repository,
-    read_data: bool,
+    read_data: ReadData,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
     backups: Vec<Arc<BackupRecord>>,
+    /// Damaged, as the ledger knows.
+    doubted: Objects,
+    /// Packs of which something does not open: their files are looked for in the manifests.
+    bad: HashMap<PackId, Bad>,
     found: Findings,
     report: Report,
     trailers: Trailers,
@@ -135,6 +155,8 @@ struct Finding {
     said: Vec<String>,
     more: u64,
     backups: BTreeSet<BackupId>,
+    files: Vec<SpoiledFile>,
+    file_count: u64,
 }
 
 impl Findings {
@@ -262,8 +284,12 @@ impl Check<'_> {
             if finding.more > 0 {
                 what.push_str(&format!("; and {} more", finding.more));
             }
-            self.report.damages.push(Damage { object, kind, what, backups });
+            spoiled::note(&mut self.report.damaged, &object, kind);
+            let Finding { files, file_count, .. } = finding;
+            self.report.damages.push(Damage { object, kind, what, backups, files, file_count });
         }
+        self.report.whole.packs.remove(&self.report.damaged.packs);
+        self.report.whole.manifests.retain(|name| !self.report.damaged.manifests.contains(name));
         Ok(self.report)
     }
 }

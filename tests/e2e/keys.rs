@@ -3,8 +3,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use palinurus_proto::v1::OperationState;
 use palinurus_tests::process::palinurus;
-use palinurus_tests::world::{Ran, files_below, run};
+use palinurus_tests::seeded::Random;
+use palinurus_tests::world::{Ran, files_below, run, wait};
 use palinurus_tests::{World, compare};
 
 fn small(nodes: &[&str]) -> World {
@@ -195,4 +197,123 @@ async fn a_key_that_lies_in_a_vault() {
     coordinator.args(["--json", "coordinator", "--config"]).arg(&config);
     let ended = run(coordinator).await;
     assert!(ended.code == 5 && ended.stderr.contains("no such verb"), "{}", ended.stderr);
+}
+
+/// A database that holds still for as long as a file is there.
+fn held(world: &mut World) -> (PathBuf, PathBuf) {
+    let (hold, holds) = (world.path("hold"), world.path("holds"));
+    let (at, seen) = (hold.display(), holds.display());
+    world.engine = format!(
+        "freeze_command = [\"/bin/sh\", \"-c\", \"touch {seen}; while test -e {at}; do sleep 0.05; done\"]\n\
+         thaw_command = [\"/bin/true\"]\n"
+    );
+    (hold, holds)
+}
+
+fn random_file(world: &World, node: &str, name: &str, seed: u64) {
+    fs::write(world.data(node).join(name), Random::new(seed).bytes(3_000_000)).unwrap();
+}
+
+/// Bytes that nobody had stored before.
+fn new_bytes(operation: &palinurus_proto::v1::Operation) -> u64 {
+    let tasks = operation.tasks.iter().filter(|task| task.name == "upload");
+    tasks.filter_map(|task| task.progress.as_ref()).map(|progress| progress.bytes_new).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fresh_master_is_drawn_while_backups_run() {
+    let mut world = World::new(&["n1", "n2"]);
+    let (hold, holds) = held(&mut world);
+    for (seed, node) in [(1, "n1"), (2, "n2")] {
+        random_file(&world, node, "first", seed);
+    }
+    world.start().await;
+    let first = world.backup().await;
+    let before = world.path("before");
+    copy_tree(&world.data("n1"), &before);
+    let old = world.path("old");
+    fs::copy(world.key(), &old).unwrap();
+    let new = Keys(&world).made("new").await;
+    let (old_id, new_id) = (fields(&old).0, fields(&new).0);
+    let wrapper = world.repository().join("keys").join(&old_id);
+    let kept_wrapper = fs::read(&wrapper).unwrap();
+
+    // Nobody is cut off unsaid.
+    let epoch = ["--new-epoch", "--yes", "--new", new.to_str().unwrap()];
+    let third = Keys(&world).made("third").await;
+    Keys(&world).run("add", &old, &["--new", third.to_str().unwrap()]).await.expect(0);
+    let unsaid = Keys(&world).run("rotate", &old, &[&epoch[..], &["--drop", &old_id]].concat()).await;
+    assert!(unsaid.code == 2 && unsaid.stderr.contains(&fields(&third).0), "{}", unsaid.stderr);
+
+    // In the middle of a backup. What runs finds the new key in the old one's file.
+    random_file(&world, "n1", "second", 3);
+    fs::write(&hold, "").unwrap();
+    let _ = fs::remove_file(&holds);
+    let running = world.start_backup().await;
+    wait("the backup has begun", || holds.exists().then_some(())).await;
+    fs::remove_file(world.key()).unwrap();
+    fs::copy(&new, world.key()).unwrap();
+    let drop = ["--drop", &old_id, "--drop", &fields(&third).0];
+    let drawn = Keys(&world).run("rotate", &old, &[&epoch[..], &drop].concat()).await.expect(0);
+    assert!(drawn.stderr.contains("began before"), "{}", drawn.stderr);
+    assert_eq!((&drawn.json()["key_epoch"], drawn.json()["keys"].as_array().unwrap().len()), (&1.into(), 1));
+    let again =
+        Keys(&world).run("rotate", &new, &["--new-epoch", "--yes", "--drop", &old_id]).await.expect(0);
+    assert!(again.json()["key_epoch"] == 1 && again.stderr.contains("already"), "{}", again.stderr);
+    fs::remove_file(&hold).unwrap();
+    let ended = world.ended(&running.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.failure);
+
+    // Dedupe goes on: every file is read again, and one chunk is new.
+    random_file(&world, "n2", "third", 4);
+    let request = palinurus_proto::v1::StartBackupRequest { service: "s".into(), full: true };
+    let full = world.client().await.start_backup(request).await.unwrap().into_inner();
+    let full = world.ended(&full.id).await;
+    assert_eq!(full.state(), OperationState::Succeeded, "{:?}", full.failure);
+    assert_eq!(new_bytes(&full), 3_000_000);
+    assert_eq!(new_bytes(&world.backup().await), 0);
+    check(&world).await.expect(0);
+
+    // An agent that has the old key only: its wrapper back in place does not help it.
+    fs::write(&wrapper, &kept_wrapper).unwrap();
+    let keys = std::mem::replace(&mut world.keys, format!("[{old:?}]"));
+    world.stop_agent("n1").await;
+    world.start_agent("n1");
+    world.joined().await;
+    random_file(&world, "n1", "fourth", 5);
+    let refused = world.start_backup().await;
+    let failure = world.ended(&refused.id).await.failure.unwrap();
+    assert!(failure.kind == "denied" && failure.message.contains("key epoch 1"), "{failure:?}");
+    assert!(failure.hint.contains("keys add"), "{failure:?}");
+    world.keys = keys;
+    world.stop_agent("n1").await;
+    world.start_agent("n1");
+    world.joined().await;
+    world.backup().await;
+    let data = world.move_data("n2");
+    world.restore("n2", false).await;
+    compare::assert_equal(&data, &world.data("n2"), &[]);
+    world.stop().await;
+
+    // Offline, old and new, by the new key; by the old one neither.
+    let url = world.repository_url();
+    let get = async |key: &Path, backup: &str, target: &str| {
+        let target = world.path(target);
+        let (key, target) = (key.to_str().unwrap(), target.to_str().unwrap());
+        let whose = ["--node", "n1", "--backup", backup, "--keys", key, "--target", target];
+        world.run(&[&["restore", "--repository", &url][..], &whose].concat()).await
+    };
+    get(&new, &first.backup.unwrap().backup_id, "then").await.expect(0);
+    compare::assert_equal(&before, &world.path("then"), &[]);
+    get(&new, "latest", "now").await.expect(0);
+    compare::assert_equal(&world.data("n1"), &world.path("now"), &[]);
+    let lost = get(&old, "latest", "nothing").await;
+    assert!(lost.code == 7 && lost.stderr.contains("key epoch 1"), "{}", lost.stderr);
+    fs::remove_file(&wrapper).unwrap();
+    let lost = get(&old, "latest", "nothing").await;
+    assert!(lost.code == 7 && lost.stderr.contains(&new_id), "{}", lost.stderr);
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    assert!(std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
 }

@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod loss;
 mod paused;
 mod rounds;
 mod sound;

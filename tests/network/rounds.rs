@@ -7,30 +7,36 @@ use std::time::Duration;
 use palinurus_proto::v1::{Operation, OperationState};
 use palinurus_repository::ledger::Body;
 use palinurus_tests::faults;
-use palinurus_tests::fleet::{COORDINATORS, Fleet, NODES, on_a_network};
+use palinurus_tests::fleet::{COORDINATORS, Fleet, MACHINES, on_a_network};
 use palinurus_tests::operator::Operator;
 use palinurus_tests::seeded::Random;
 use palinurus_tests::tree::{self, Tree};
 use palinurus_tests::world::wait_async;
 
+use crate::loss;
 use crate::sound::{self, Truth};
 
 /// As many are kept; each round restores all of them.
 const KEPT: usize = 3;
+/// In each so many-th round a node is lost.
+const LOSSES: u64 = 3;
 
 #[test]
 fn whatever_befalls_it_every_listed_backup_restores() {
     on_a_network(async |fleet| {
         let rounds = std::env::var("TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4);
-        let mut random = Random::new(20_261_122);
+        let mut random = Random::fresh();
         let mut truth = Truth::default();
         for round in 1..=rounds {
             let began = tokio::time::Instant::now();
-            one(fleet, &mut random, &mut truth, round).await;
+            match round % LOSSES {
+                0 => loss::one(fleet, &mut random, &mut truth, round).await,
+                _ => one(fleet, &mut random, &mut truth, round).await,
+            }
             eprintln!("round {round} of {rounds} survived in {:.1} s", began.elapsed().as_secs_f64());
         }
         // After all that everything dies at once, and a backup goes as ever.
-        NODES.iter().for_each(|name| fleet.kill(name));
+        MACHINES.iter().for_each(|name| fleet.kill(name));
         COORDINATORS.iter().for_each(|name| fleet.kill(name));
         fleet.heal();
         sound::settled(fleet).await;
@@ -51,10 +57,10 @@ fn whatever_befalls_it_every_listed_backup_restores() {
 }
 
 async fn one(fleet: &mut Fleet, random: &mut Random, truth: &mut Truth, round: u64) {
-    tree::change(&NODES.map(|node| fleet.data(node)), random);
+    tree::change(&fleet.nodes().map(|node| fleet.data(node)), random);
     let now = sound::trees(fleet);
     let planned = faults::plan(random);
-    let steps = steps(truth, random);
+    let steps = steps(truth, fleet.nodes(), random);
     let wait = Duration::from_millis(random.below(400));
     eprintln!("round {round}: after {wait:?} {steps:?}");
     planned.iter().for_each(|planned| eprintln!("  {planned}"));
@@ -87,6 +93,11 @@ async fn one(fleet: &mut Fleet, random: &mut Random, truth: &mut Truth, round: u
     sound::backups(fleet, truth).await;
     sound::ledger(fleet).await;
 
+    thin(fleet, truth).await;
+}
+
+/// The oldest backups go.
+pub(crate) async fn thin(fleet: &Fleet, truth: &mut Truth) {
     while truth.0.len() > KEPT {
         let oldest = sound::oldest(fleet).await;
         let ended = delete(&fleet.operator, &oldest).await;
@@ -104,14 +115,19 @@ enum Step {
     Restore(String, &'static str),
 }
 
-fn steps(truth: &Truth, random: &mut Random) -> Vec<Step> {
+fn steps(truth: &Truth, nodes: [&'static str; 3], random: &mut Random) -> Vec<Step> {
     let ids: Vec<&String> = truth.0.keys().collect();
     let (delete, restore) = match ids.len() as u64 {
         0 => return vec![Step::Backup],
         some => {
             let mut any = || ids[random.below(some) as usize].clone();
-            (Step::Delete(any()), Step::Restore(any(), NODES[random.below(3) as usize]))
+            (Step::Delete(any()), Step::Restore(any(), nodes[random.below(3) as usize]))
         }
+    };
+    // Of a node that took another's place only backups since then are restored here.
+    let restore = match &restore {
+        Step::Restore(id, node) if truth.0[id].contains_key(node) => restore,
+        _ => Step::Backup,
     };
     match random.below(8) {
         0 => vec![Step::Backup, delete],
@@ -142,7 +158,7 @@ async fn work(operator: Operator, wait: Duration, steps: &[Step], dir: std::path
     all
 }
 
-async fn backup(operator: &Operator) -> Operation {
+pub(crate) async fn backup(operator: &Operator) -> Operation {
     let started = operator.start_backup().await;
     operator.ended(&started.id).await
 }
@@ -169,11 +185,11 @@ async fn restored(fleet: &Fleet, truth: &Truth, id: &str, node: &'static str, mu
     assert_eq!(differences, Vec::<String>::new(), "{node} restored in place from {id}");
 }
 
-fn good(operation: &Operation) -> bool {
+pub(crate) fn good(operation: &Operation) -> bool {
     matches!(operation.state(), OperationState::Succeeded | OperationState::Warnings)
 }
 
-fn said(operation: &Operation) -> String {
+pub(crate) fn said(operation: &Operation) -> String {
     let took = Duration::from_millis(operation.finished_ms.saturating_sub(operation.created_ms));
     let why = operation.failure.as_ref().map(|failure| format!(": {} ({})", failure.message, failure.kind));
     format!("{:?} in {took:?}{}", operation.state(), why.unwrap_or_default())

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use palinurus_proto::v1::ListBackupsRequest;
 use palinurus_repository::ledger::{Body, Record};
 use palinurus_repository::{KeyFile, Repository, ledger, storage};
-use palinurus_tests::fleet::{COORDINATORS, Fleet, NODES};
+use palinurus_tests::fleet::{COORDINATORS, Fleet, MACHINES};
 use palinurus_tests::tree::Tree;
 use palinurus_tests::world::{SERVICE, files_below, wait, wait_async};
 
@@ -18,7 +18,7 @@ pub(crate) type Trees = BTreeMap<&'static str, Tree>;
 pub(crate) struct Truth(pub(crate) BTreeMap<String, Trees>);
 
 pub(crate) fn trees(fleet: &Fleet) -> Trees {
-    NODES.into_iter().map(|node| (node, Tree::of(&fleet.data(node)))).collect()
+    fleet.nodes().into_iter().map(|node| (node, Tree::of(&fleet.data(node)))).collect()
 }
 
 /// The backups in the repository, as it says itself.
@@ -49,7 +49,7 @@ pub(crate) async fn settled(fleet: &mut Fleet) {
     }
     fleet.joined().await;
     wait_async("no operation runs", async || operator.running().await.is_empty().then_some(())).await;
-    for node in NODES {
+    for node in MACHINES {
         let state = fleet.path(node).join("state");
         let kept = || ["journal", "spool"].iter().flat_map(|part| files_below(&state.join(part)));
         wait(&format!("{node} keeps nothing: {:?}", kept().collect::<Vec<_>>()), || {

@@ -2,7 +2,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::fleet::{COORDINATORS, Fleet, LEASE, MEMBERS, NODES};
+use crate::fleet::{COORDINATORS, Fleet, LEASE, MEMBERS};
 use crate::seeded::Random;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,10 @@ pub enum Fault {
     UnplugLeader,
     UnplugAgent(usize),
     UnplugMember(usize),
+    /// Another machine comes in its place, with nothing on it.
+    ReplaceAgent(usize),
+    /// Its machine is gone for good.
+    LoseAgent(usize),
     /// All members at once: no quorum until it ends.
     PauseEtcd,
     KillEtcd,
@@ -89,6 +93,19 @@ fn draw(random: &mut Random) -> Fault {
     }
 }
 
+/// The same, with a node that loses its data or goes for good. Which node that is.
+pub fn plan_loss(random: &mut Random) -> (Vec<Planned>, Fault) {
+    let node = random.below(3) as usize;
+    let fault = [Fault::ReplaceAgent(node), Fault::LoseAgent(node)][random.below(2) as usize];
+    let loss = Planned { after: Duration::from_millis(random.below(2500)), fault, lasts: Duration::ZERO };
+    let mut planned = plan(random);
+    // It would be started again by what ends the fault.
+    planned.retain(|planned| !matches!(planned.fault, Fault::KillAgent(_) | Fault::StopAgent(_)));
+    planned.push(loss);
+    planned.sort_by_key(|planned| planned.after);
+    (planned, fault)
+}
+
 /// Lets the planned faults happen, each ending when its time is over; in the end everything is whole again.
 pub async fn happen(fleet: &mut Fleet, planned: &[Planned]) {
     let began = tokio::time::Instant::now();
@@ -121,18 +138,28 @@ pub async fn happen(fleet: &mut Fleet, planned: &[Planned]) {
 enum Ended {
     Start(Vec<&'static str>),
     Resume(Vec<&'static str>),
+    Nothing,
     /// The network as a whole is mended: whoever else was cut off is back, too.
     Heal,
 }
 
 async fn begin(fleet: &mut Fleet, fault: Fault) -> Ended {
+    let nodes = fleet.nodes();
     match fault {
         Fault::KillLeader => {
             let leader = leader(fleet).await;
             kill(fleet, vec![leader])
         }
         Fault::KillCoordinator(i) => kill(fleet, vec![COORDINATORS[i]]),
-        Fault::KillAgent(i) => kill(fleet, vec![NODES[i]]),
+        Fault::KillAgent(i) => kill(fleet, vec![nodes[i]]),
+        Fault::ReplaceAgent(i) => {
+            fleet.renew(nodes[i]);
+            Ended::Nothing
+        }
+        Fault::LoseAgent(i) => {
+            fleet.lose(nodes[i]);
+            Ended::Nothing
+        }
         Fault::KillMember(i) => kill(fleet, vec![MEMBERS[i]]),
         Fault::KillEtcd => kill(fleet, MEMBERS.into()),
         Fault::StopLeader => {
@@ -141,26 +168,26 @@ async fn begin(fleet: &mut Fleet, fault: Fault) -> Ended {
             Ended::Start(vec![leader])
         }
         Fault::StopAgent(i) => {
-            fleet.stop(NODES[i]).await;
-            Ended::Start(vec![NODES[i]])
+            fleet.stop(nodes[i]).await;
+            Ended::Start(vec![nodes[i]])
         }
         Fault::PauseLeader => {
             let leader = leader(fleet).await;
             pause(fleet, vec![leader])
         }
-        Fault::PauseAgent(i) => pause(fleet, vec![NODES[i]]),
+        Fault::PauseAgent(i) => pause(fleet, vec![nodes[i]]),
         Fault::PauseMember(i) => pause(fleet, vec![MEMBERS[i]]),
         Fault::PauseEtcd => pause(fleet, MEMBERS.into()),
         Fault::CutLeaderFromEtcd { there, back } => cut(fleet, MEMBERS, there, back).await,
-        Fault::CutLeaderFromAgents { there, back } => cut(fleet, NODES, there, back).await,
+        Fault::CutLeaderFromAgents { there, back } => cut(fleet, nodes, there, back).await,
         Fault::UnplugLeader => {
             let leader = leader(fleet).await;
             unplug(fleet, leader)
         }
-        Fault::UnplugAgent(i) => unplug(fleet, NODES[i]),
+        Fault::UnplugAgent(i) => unplug(fleet, nodes[i]),
         Fault::UnplugMember(i) => unplug(fleet, MEMBERS[i]),
         Fault::Slow => {
-            for name in MEMBERS.into_iter().chain(COORDINATORS).chain(NODES) {
+            for name in MEMBERS.into_iter().chain(COORDINATORS).chain(nodes) {
                 fleet.net.slow(name);
             }
             Ended::Heal
@@ -172,6 +199,7 @@ fn end(fleet: &mut Fleet, ended: Ended) {
     match ended {
         Ended::Start(names) => names.into_iter().for_each(|name| fleet.start(name)),
         Ended::Resume(names) => names.into_iter().for_each(|name| fleet.resume(name)),
+        Ended::Nothing => {}
         Ended::Heal => fleet.net.heal(),
     }
 }

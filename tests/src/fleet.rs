@@ -19,16 +19,22 @@ use crate::world::{Ran, SERVICE, run, wait_async};
 pub const MEMBERS: [&str; 3] = ["e1", "e2", "e3"];
 pub const COORDINATORS: [&str; 3] = ["c1", "c2", "c3"];
 pub const NODES: [&str; 3] = ["n1", "n2", "n3"];
+/// Machines that have an agent: one of them is the spare at the beginning.
+pub const MACHINES: [&str; 4] = ["n1", "n2", "n3", "n4"];
 const OPERATOR: &str = "op";
 /// Of the leader.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How long a node may be gone before its operation fails.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// And before a spare takes its place: longer than any fault but a loss.
+const FAILOVER_PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub struct Fleet {
     pub operator: Operator,
     machines: BTreeMap<&'static str, Machine>,
+    /// Whose machine is the spare.
+    pub spare: &'static str,
     pub net: Net,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
@@ -39,6 +45,8 @@ pub struct Fleet {
 struct Machine {
     process: Option<Process>,
     paused: bool,
+    /// Gone for good: not started by whoever mends the rest.
+    lost: bool,
 }
 
 /// Runs `test` on the operator's host of a new fleet in which everything has started and joined. One at a time: a fleet
@@ -53,7 +61,7 @@ pub fn on_a_network(test: impl AsyncFnOnce(&mut Fleet) + Send) {
     let there = Command::new("etcd").arg("--version").output().is_ok();
     assert!(there, "etcd is missing: install etcd-server (tests/run does)");
     crate::process::binary();
-    let names = [&MEMBERS[..], &COORDINATORS, &NODES, &[OPERATOR]].concat();
+    let names = [&MEMBERS[..], &COORDINATORS, &MACHINES, &[OPERATOR]].concat();
     let net = Net::new(&names, NUMBER.fetch_add(1, Ordering::Relaxed));
     eprintln!("this machine offers: {}", net.offers());
     let operator = net.host(OPERATOR).clone();
@@ -78,14 +86,15 @@ impl Fleet {
         let dir = tempfile::Builder::new().prefix("fleet").tempdir().unwrap();
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&dir.path().join("key")).unwrap();
         fs::create_dir(dir.path().join("repository")).unwrap();
-        for node in NODES {
+        for node in MACHINES {
             fs::create_dir_all(dir.path().join(node).join("data")).unwrap();
         }
         let coordinators = COORDINATORS.iter().map(|name| ((*name).to_owned(), net.host(name).address));
-        let machines = [MEMBERS, COORDINATORS, NODES].concat();
+        let machines = [&MEMBERS[..], &COORDINATORS, &MACHINES].concat();
         Self {
             operator: Operator(coordinators.collect()),
             machines: machines.into_iter().map(|name| (name, Machine::default())).collect(),
+            spare: MACHINES[3],
             net,
             dir,
         }
@@ -96,20 +105,60 @@ impl Fleet {
             self.start(name);
         }
         self.led().await;
+        self.apply().await;
+        for name in MACHINES {
+            self.start(name);
+        }
+        self.joined().await;
+    }
+
+    /// The service with the nodes and the spare that there are.
+    pub async fn apply(&self) {
+        let node =
+            |name: &str| v1::NodeSpec { name: name.into(), spare: name == self.spare, ..Default::default() };
+        let patience = format!("{}s", FAILOVER_PATIENCE.as_secs());
+        let settings = [("failover", "automatic".to_owned()), ("failover_patience", patience)];
         let service = v1::Service {
             name: SERVICE.into(),
             r#type: "files".into(),
             repository: self.repository_url(),
-            nodes: NODES.map(|name| v1::NodeSpec { name: name.into(), ..Default::default() }).into(),
+            nodes: MACHINES.map(node).into(),
+            settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             ..Default::default()
         };
         let request = v1::ApplyServiceRequest { service: Some(service) };
-        let apply = async |mut client: crate::operator::Client| client.apply_service(request.clone()).await;
-        self.operator.ask("the service is made", apply).await.unwrap();
-        for name in NODES {
-            self.start(name);
-        }
-        self.joined().await;
+        wait_async("the service is applied", async || {
+            let apply =
+                async |mut client: crate::operator::Client| client.apply_service(request.clone()).await;
+            self.operator.ask("the service is applied", apply).await.ok()
+        })
+        .await;
+    }
+
+    /// The nodes that hold data.
+    pub fn nodes(&self) -> [&'static str; 3] {
+        let mut nodes = MACHINES.into_iter().filter(|name| *name != self.spare);
+        std::array::from_fn(|_| nodes.next().unwrap())
+    }
+
+    /// Its machine is gone for good.
+    pub fn lose(&mut self, name: &str) {
+        self.kill(name);
+        self.machines.get_mut(name).unwrap().lost = true;
+    }
+
+    /// The machine is another one: nothing is on it.
+    pub fn renew(&mut self, name: &'static str) {
+        self.kill(name);
+        fs::remove_dir_all(self.path(name)).unwrap();
+        fs::create_dir_all(self.data(name)).unwrap();
+        self.bring(name);
+    }
+
+    /// The machine is back as it was.
+    pub fn bring(&mut self, name: &'static str) {
+        self.machines.get_mut(name).unwrap().lost = false;
+        self.start(name);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -143,7 +192,7 @@ impl Fleet {
 
     /// Starts what belongs on that host, if it does not run.
     pub fn start(&mut self, name: &'static str) {
-        if self.machines[name].process.is_some() {
+        if self.machines[name].process.is_some() || self.machines[name].lost {
             return;
         }
         let command = match () {
@@ -153,7 +202,7 @@ impl Fleet {
         };
         let command = self.net.host(name).command(&command);
         let process = Process::start(name, command, &self.log(name));
-        self.machines.insert(name, Machine { process: Some(process), paused: false });
+        self.machines.insert(name, Machine { process: Some(process), ..Machine::default() });
     }
 
     pub fn log(&self, name: &str) -> PathBuf {

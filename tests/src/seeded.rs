@@ -12,6 +12,12 @@ impl Random {
         Self(SeededEntropy::new(seed))
     }
 
+    /// Another seed each time.
+    pub fn fresh() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        Self::new(RandomState::new().hash_one(0) >> 32)
+    }
+
     pub fn below(&mut self, limit: u64) -> u64 {
         let mut bytes = [0; 8];
         self.0.fill(&mut bytes).unwrap();

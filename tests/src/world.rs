@@ -36,6 +36,10 @@ pub struct World {
     /// The operator keys of all of them, as TOML.
     pub keys: String,
     repository: PathBuf,
+    /// Where the repository is when not in that directory.
+    url: Option<String>,
+    /// More of the environment of all that is started.
+    pub environment: BTreeMap<String, String>,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
 }
@@ -62,6 +66,8 @@ impl World {
             spares: Vec::new(),
             keys: format!("[{:?}]", dir.path().join("key")),
             repository,
+            url: None,
+            environment: BTreeMap::new(),
             dir,
         }
     }
@@ -69,6 +75,11 @@ impl World {
     /// Keeps the repository elsewhere: on a disk that fills up.
     pub fn keep_repository_in(&mut self, dir: &Path) {
         self.repository = dir.to_owned();
+    }
+
+    /// Keeps the repository in an object store.
+    pub fn keep_repository_at(&mut self, url: String) {
+        self.url = Some(url);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -92,7 +103,7 @@ impl World {
     }
 
     pub fn repository_url(&self) -> String {
-        format!("file://{}", self.repository.display())
+        self.url.clone().unwrap_or_else(|| format!("file://{}", self.repository.display()))
     }
 
     pub fn server(&self) -> String {
@@ -123,7 +134,7 @@ impl World {
         );
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
-        command.args(["coordinator", "--config"]).arg(&config);
+        command.args(["coordinator", "--config"]).arg(&config).envs(&self.environment);
         let mut process = Process::start("the coordinator", command, &self.path("coordinator.log"));
         let address = wait("the coordinator listens", || {
             process.check();
@@ -173,7 +184,7 @@ impl World {
         let config = self.path(&format!("{node}.toml"));
         fs::write(&config, self.agent_config(node)).unwrap();
         let mut command = palinurus();
-        command.args(["agent", "--config"]).arg(&config);
+        command.args(["agent", "--config"]).arg(&config).envs(&self.environment);
         let log = self.path(&format!("{node}.log"));
         self.agents.insert(node.to_owned(), Process::start(&format!("the agent of {node}"), command, &log));
     }
@@ -239,7 +250,7 @@ impl World {
         if let Some(address) = &self.address {
             command.env("PALINURUS_SERVER", format!("http://{address}"));
         }
-        command.args(arguments);
+        command.args(arguments).envs(&self.environment);
         run(command).await
     }
 

@@ -8,6 +8,10 @@
 
 mod conform;
 mod faults;
+mod fleet;
 mod large;
+mod lock;
+mod mistakes;
 mod refusals;
+mod throughput;
 mod tls;

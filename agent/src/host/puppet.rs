@@ -117,6 +117,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         engine: Arc::clone(&puppet) as Arc<dyn Engine>,
         keys: Keyring::default(),
         repositories: Repositories::default(),
+        key_epochs: KeyEpochs::open(state).unwrap(),
         instance: "instance".into(),
         leader: watch::Sender::new(None),
     };

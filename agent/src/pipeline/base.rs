@@ -3,9 +3,11 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palinurus_repository::manifest::entry::{Content, Entry, Kind, compare_paths};
+use palinurus_repository::ledger::PackSet;
+use palinurus_repository::manifest::entry::{Content, Entry, Kind, Piece, compare_paths};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
-use palinurus_repository::{Keys, Result, Storage, Timestamp};
+use palinurus_repository::pack::ChunkAt;
+use palinurus_repository::{ErrorKind, Keys, Result, Storage, Timestamp};
 use tokio::runtime::Handle;
 
 use crate::source::{Class, SourceEntry, SourceKind};
@@ -17,6 +19,8 @@ pub(crate) struct Base {
     runtime: Handle,
     reader: ManifestReader,
     scan_started: Timestamp,
+    /// Nothing that lies there is taken over: it is read and stored again.
+    damaged: Arc<PackSet>,
     block: std::vec::IntoIter<Entry>,
     /// The last entry of the block at hand goes on in the next.
     continues: bool,
@@ -36,6 +40,7 @@ impl Base {
         storage: Arc<dyn Storage>,
         keys: &Keys,
         reference: &ManifestRef,
+        damaged: Arc<PackSet>,
     ) -> Result<Self> {
         let reader = runtime.block_on(ManifestReader::open(storage, keys, reference))?;
         let scan_started = reader.footer().scan_started;
@@ -43,6 +48,7 @@ impl Base {
             runtime,
             reader,
             scan_started,
+            damaged,
             block: Vec::new().into_iter(),
             continues: false,
             next: None,
@@ -97,7 +103,21 @@ impl Base {
             (meta.device, meta.inode, meta.mtime_seconds, meta.mtime_nanos)
         };
         let same = *size == content.size && identity(&source.meta) == identity(&base.meta);
-        (same && !self.is_racy(base)).then_some(content)
+        (same && !self.is_racy(base) && self.is_whole(&content.pieces, &[])).then_some(content)
+    }
+
+    /// Nothing of it is known to be damaged.
+    pub(crate) fn is_whole<'a>(
+        &self,
+        pieces: impl IntoIterator<Item = &'a Piece>,
+        maps: impl IntoIterator<Item = &'a ChunkAt>,
+    ) -> bool {
+        if self.damaged.is_empty() {
+            return true;
+        }
+        let frames =
+            pieces.into_iter().filter_map(Piece::frame).chain(maps.into_iter().map(|map| &map.frame));
+        !frames.into_iter().any(|frame| self.damaged.contains(&frame.pack))
     }
 
     fn is_racy(&self, entry: &Entry) -> bool {
@@ -140,6 +160,17 @@ impl Base {
             self.block = entries.into_iter();
         }
         Ok(self.block.next())
+    }
+}
+
+/// A base that cannot be read costs reading, not the backup: `None`. Damage is for a check to report.
+pub(crate) fn if_readable<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(e) if matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+            tracing::warn!(error = %e.chain(), "the base backup's manifest cannot be read: every file is read again");
+            Ok(None)
+        }
+        other => other.map(Some),
     }
 }
 

@@ -11,7 +11,7 @@ use palinurus_repository::manifest::entry::Entry;
 use palinurus_repository::pack::FRAME_MAX;
 use palinurus_repository::page::check_page_size;
 
-use super::base::Base;
+use super::base::{Base, if_readable};
 use super::draft::{Draft, DraftContent};
 use super::pages::{cut_pieces, unit_len};
 use super::stop::{Stop, stopped};
@@ -79,8 +79,9 @@ impl Feeder {
                 let Some(entry) = self.list.next_entry()? else { break };
                 if std::mem::take(&mut first)
                     && let Some(base) = &mut self.base
+                    && if_readable(base.seek(&entry.path))?.is_none()
                 {
-                    base.seek(&entry.path)?;
+                    self.base = None;
                 }
                 if !self.group.files.is_empty() && order - self.group.first >= GROUP as u64 {
                     self.send_group()?;
@@ -98,9 +99,13 @@ impl Feeder {
             return self.whole(order, Draft { source, content: None });
         };
         let base = match &mut self.base {
-            Some(base) => base.entry(&source.path)?,
+            Some(base) => if_readable(base.entry(&source.path))?,
             None => None,
         };
+        if base.is_none() {
+            self.base = None;
+        }
+        let base = base.flatten();
         if let (Some(reader), Some(entry)) = (&self.base, &base)
             && let Some(content) = reader.unchanged(&source, entry)
         {
@@ -166,10 +171,17 @@ impl Feeder {
             let map = maps.and_then(|pages| pages.maps.get(part as usize));
             let base = base
                 .zip(map)
-                .map(|(content, map)| BasePart { pieces: cut_pieces(content, &range), map: *map });
+                .map(|(content, map)| BasePart { pieces: cut_pieces(content, &range), map: *map })
+                .filter(|part| self.is_whole(part));
             self.unit(Unit::Pages { file: file.clone(), part, range, base })?;
         }
         Ok(())
+    }
+
+    /// A unit of which something is damaged is sent whole.
+    fn is_whole(&self, part: &BasePart) -> bool {
+        let pieces = part.pieces.iter().map(|(_, piece)| piece);
+        self.base.as_ref().is_none_or(|base| base.is_whole(pieces, [&part.map]))
     }
 
     fn send_group(&mut self) -> Result<()> {

@@ -1,12 +1,9 @@
 //! Fetches single chunks of earlier backups for a worker thread: page maps.
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use palinurus_repository::pack::{ChunkAt, FrameReader};
 use palinurus_repository::{Keys, Result, Storage};
 use tokio::runtime::Handle;
-
-use crate::progress::Counters;
 
 #[derive(Debug)]
 pub(crate) struct ChunkFetch {
@@ -14,23 +11,16 @@ pub(crate) struct ChunkFetch {
     runtime: Handle,
     frames: FrameReader,
     plain: Vec<u8>,
-    progress: Arc<Counters>,
 }
 
 impl ChunkFetch {
-    pub(crate) fn new(
-        storage: Arc<dyn Storage>,
-        keys: &Keys,
-        runtime: Handle,
-        progress: Arc<Counters>,
-    ) -> Result<Self> {
-        Ok(Self { storage, runtime, frames: FrameReader::new(keys)?, plain: Vec::new(), progress })
+    pub(crate) fn new(storage: Arc<dyn Storage>, keys: &Keys, runtime: Handle) -> Result<Self> {
+        Ok(Self { storage, runtime, frames: FrameReader::new(keys)?, plain: Vec::new() })
     }
 
     /// Blocks; not to be called on the runtime.
     pub(crate) fn chunk(&mut self, at: &ChunkAt) -> Result<Vec<u8>> {
         at.check()?;
-        self.progress.gets.fetch_add(1, Ordering::Relaxed);
         let key = at.frame.pack.key();
         let stored = self.runtime.block_on(self.storage.get(&key, Some(at.frame.range())))?;
         self.frames.open(&at.frame, &mut stored.to_vec(), &mut self.plain)?;

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
+use palinurus_repository::ledger::PackSet;
 use palinurus_repository::manifest::ManifestRef;
 use palinurus_repository::{Blocking, Entropy, Keys, Storage, TransactionId};
 use tokio::sync::watch;
@@ -82,6 +83,8 @@ pub struct Context {
     pub tree: Arc<Tree>,
     /// This node's manifest in the base backup.
     pub base: Option<ManifestRef>,
+    /// Packs that nothing may be taken over from.
+    pub damaged: Arc<PackSet>,
     /// This node's place among `nodes`: replicas begin at different places and share the upload.
     pub position: u32,
     pub nodes: u32,

@@ -43,8 +43,8 @@ impl Run {
     }
 
     pub(crate) fn fetch(&self) -> Result<ChunkFetch> {
-        let Context { storage, keys, progress, .. } = &self.context;
-        ChunkFetch::new(storage.clone(), keys, self.runtime.clone(), progress.clone())
+        let Context { storage, keys, .. } = &self.context;
+        ChunkFetch::new(storage.clone(), keys, self.runtime.clone())
     }
 }
 

@@ -162,9 +162,8 @@ fn write(
     all.append(warnings);
     let segments = write_segments(context, runtime)?;
 
-    let put = |(key, body): (String, bytes::Bytes)| {
-        runtime.block_on(put_new(context.storage.as_ref(), &key, body, &context.progress))
-    };
+    let put =
+        |(key, body): (String, bytes::Bytes)| runtime.block_on(put_new(context.storage.as_ref(), &key, body));
     let attempt = WriterId(context.entropy.array()?);
     let mut writer =
         ManifestWriter::new(&context.keys, context.transaction, &context.node, attempt, list.scan_started())?;
@@ -227,7 +226,7 @@ fn write_segments(context: &Context, runtime: &tokio::runtime::Handle) -> Result
         }
         let number = keys.len() as u32;
         let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, number, held)?;
-        runtime.block_on(put_new(context.storage.as_ref(), &key, body, &context.progress))?;
+        runtime.block_on(put_new(context.storage.as_ref(), &key, body))?;
         keys.push(key);
         held.clear();
         Ok(())

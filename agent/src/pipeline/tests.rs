@@ -72,6 +72,7 @@ impl World {
         list.finish(&Warnings::default()).unwrap();
         let transaction = TransactionId([transaction; 16]);
         Context {
+            damaged: Arc::default(),
             blocking: Blocking::Threads,
             storage: self.storage.clone(),
             keys: self.keys.clone(),

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use palinurus_proto::v1::UploadResult;
+use palinurus_repository::manifest::ManifestRef;
 use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::base::{Base, is_unchanged};
+use super::base::{Base, if_readable, is_unchanged};
 use super::claims::How;
 use super::collect::{Collected, Collector};
 use super::feed::{Feeder, Group, Written};
@@ -64,13 +65,23 @@ fn compare_with_base(context: &Context, runtime: &tokio::runtime::Handle) -> Res
     if !list.warnings()?.is_empty() {
         return Ok(false);
     }
-    let mut base = Base::open(runtime.clone(), context.storage.clone(), &context.keys, reference)?;
-    let unchanged = is_unchanged(&mut base, || list.next_entry(), totals.entries)?;
+    let Some(mut base) = open_base(context, runtime, reference)? else { return Ok(false) };
+    let unchanged =
+        if_readable(is_unchanged(&mut base, || list.next_entry(), totals.entries))?.unwrap_or_default();
     if unchanged {
         progress.files_done.store(totals.files, Ordering::Relaxed);
         progress.bytes_done.store(totals.bytes, Ordering::Relaxed);
     }
     Ok(unchanged)
+}
+
+fn open_base(
+    context: &Context,
+    runtime: &tokio::runtime::Handle,
+    reference: &ManifestRef,
+) -> Result<Option<Base>> {
+    let (storage, damaged) = (context.storage.clone(), context.damaged.clone());
+    if_readable(Base::open(runtime.clone(), storage, &context.keys, reference, damaged))
 }
 
 /// Everything in the list, by threads, into the two drafts in `drafts`.
@@ -86,7 +97,7 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
     let taken = Arc::new(Mutex::new(taken));
     let (done, collected) = sync_channel(1024);
     let base = match &context.base {
-        Some(base) => Some(Base::open(run.runtime.clone(), context.storage.clone(), &context.keys, base)?),
+        Some(base) => open_base(context, &run.runtime, base)?,
         None => None,
     };
     let feeder = Feeder {

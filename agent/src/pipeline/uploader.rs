@@ -62,11 +62,10 @@ impl Uploader {
 
     fn put(&self, pack: SealedPack) -> impl Future<Output = Result<PackSummary>> + use<> {
         let storage = self.storage.clone();
-        let progress = self.progress.clone();
         let SealedPack { summary, buffer, len } = pack;
         let body = Bytes::from_owner(Lent::new(self.pool.clone(), buffer, len));
         async move {
-            put_new(storage.as_ref(), &summary.pack.key(), body, &progress).await?;
+            put_new(storage.as_ref(), &summary.pack.key(), body).await?;
             Ok(summary)
         }
     }
@@ -74,10 +73,9 @@ impl Uploader {
 
 /// Creates an object whose name only we can have drawn: so when an answer was lost, a conflict on a later try
 /// is our own first try, and its length proves it.
-pub async fn put_new(storage: &dyn Storage, key: &str, body: Bytes, progress: &Counters) -> Result<()> {
+pub async fn put_new(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     for attempt in 1.. {
-        progress.puts.fetch_add(1, Ordering::Relaxed);
         match storage.put_new(key, body.clone()).await {
             Err(e) if e.kind() == ErrorKind::Conflict && attempt > 1 => {
                 return match storage.size(key).await? {

@@ -164,10 +164,7 @@ fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<
         move_all(&context, blocks, manifest, workers.max(1)).and_then(|root| end(&context, root.as_ref()));
     context.target.release();
     ended?;
-    let requests = counted.requests();
-    let progress = &context.report.progress;
-    Counters::add(&progress.gets, requests.gets.saturating_sub(progress.snapshot().gets));
-    Ok(context.report.result(&requests))
+    Ok(context.report.result(&counted.requests()))
 }
 
 /// After the last byte: durable, and whole unless something says otherwise.

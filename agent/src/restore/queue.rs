@@ -11,7 +11,6 @@ use super::batch::{Batch, Draft};
 use super::delta::Compare;
 use super::report::cancelled;
 use super::{Context, lock};
-use crate::progress::Counters;
 
 /// Bytes read ahead of the workers, in units of [`GRAIN`].
 const AHEAD: usize = 32 << 10;
@@ -126,7 +125,6 @@ impl Queue {
 
 /// Some bytes of an object, unless the restore is stopped first.
 pub(super) async fn get(context: &Context, key: &str, range: Range<u64>) -> Result<Bytes> {
-    Counters::add(&context.report.progress.gets, 1);
     tokio::select! {
         biased;
         () = context.report.stop.cancelled() => Err(cancelled()),

@@ -44,6 +44,7 @@ fn task(operation: &str, work: Work, attempt: u32) -> v1::Task {
         node: "n1".into(),
         repository: "file:///repository".into(),
         work: Some(work),
+        ..Default::default()
     }
 }
 

@@ -67,6 +67,7 @@ fn inspect() -> v1::Task {
         node: "n1".into(),
         repository: String::new(),
         work: Some(v1::task::Work::Inspect(v1::InspectTask {})),
+        ..Default::default()
     }
 }
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
 use crate::progress::Counters;
+use crate::repositories::Unlocked;
 
 mod freeze;
 mod inspect;
@@ -37,6 +38,15 @@ pub(crate) struct Call {
 impl Call {
     pub(crate) fn operation(&self) -> &str {
         &self.task.operation
+    }
+
+    /// The task's repository. From here on its requests are counted as this task's.
+    pub(crate) async fn unlock(&self) -> Result<Unlocked> {
+        let url = &self.task.repository;
+        let before = self.host.repositories.requests(url).await;
+        let unlocked = self.host.unlock(url).await?;
+        self.counters.measure(&unlocked.storage, before);
+        Ok(unlocked)
     }
 }
 

@@ -11,7 +11,8 @@ use crate::restore::Request;
 pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResult> {
     let host = &call.host;
     let manifest = ManifestRef::decode(&order.manifest)?;
-    let unlocked = host.unlock(&call.task.repository).await?;
+    let unlocked = call.unlock().await?;
+    unlocked.keys.learn(&*unlocked.storage, &palinurus_proto::sealed(&call.task.key_epochs)?).await?;
     let target = host.engine.restore_prepare().await?;
     let request = Request {
         storage: unlocked.storage,

@@ -11,8 +11,12 @@ use crate::pipeline::{Context, Limits};
 
 pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Result<Context> {
     let host = &call.host;
-    let unlocked = host.unlock(&call.task.repository).await?;
+    let unlocked = call.unlock().await?;
     let transaction = TransactionId::from_slice(transaction)?;
+    let sealed = palinurus_proto::sealed(&call.task.key_epochs)?;
+    unlocked.keys.learn(&*unlocked.storage, &sealed).await?;
+    let own = sealed.iter().find(|sealed| sealed.transactions.contains(&transaction));
+    host.key_epochs.observe(unlocked.keys.repository(), own.map_or(0, |own| own.epoch.number))?;
     let base = if base.is_empty() { None } else { Some(ManifestRef::decode(base)?) };
     let spool = host.state.spool(call.operation())?;
     let limits = &host.config.limits;
@@ -26,6 +30,7 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
         spool,
         tree: Arc::new(host.engine.tree(call.operation())?),
         base,
+        damaged: Arc::default(),
         position: 0,
         nodes: 1,
         leader: host.leader.subscribe(),

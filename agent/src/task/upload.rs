@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use palinurus_proto::v1::{UploadResult, UploadTask};
 use palinurus_repository::Result;
+use palinurus_repository::ledger::PackSet;
 
 use super::snapshot::{ADDED, ADDED_LIST};
 use super::{Call, transfer};
@@ -12,7 +13,12 @@ use crate::source::Tree;
 
 pub(super) async fn run(call: &Call, order: &UploadTask) -> Result<UploadResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
-    let context = Context { position: order.position, nodes: order.nodes, ..context };
+    let damaged = match order.damaged.is_empty() {
+        true => PackSet::new(),
+        false => PackSet::decode(&order.damaged)?,
+    };
+    let context =
+        Context { position: order.position, nodes: order.nodes, damaged: Arc::new(damaged), ..context };
     let mover = &call.host.seams.mover;
     if order.take_over {
         return mover.take_over(context, call.cancel.clone()).await;

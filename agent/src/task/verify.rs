@@ -1,7 +1,10 @@
 //! Looks at the repository, and when asked at every byte in it: the coordinator moves no user data.
 use std::sync::atomic::Ordering::Relaxed;
 
-use palinurus_proto::v1::{Damage, VerifyDetail, VerifyResult, VerifyTask};
+use bytes::Bytes;
+use palinurus_proto::v1::{VerifyDetail, VerifyResult, VerifyTask};
+use palinurus_repository::ledger::Objects;
+use palinurus_repository::verify::ReadData;
 use palinurus_repository::{Error, Result, verify};
 
 use super::Call;
@@ -9,9 +12,13 @@ use super::Call;
 /// Damages in the result; all are counted.
 const DAMAGES_TOLD: usize = 1000;
 
+/// What is damaged beyond this is found by the next check.
+const OBJECTS_TOLD: usize = 5_000;
+
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
     let storage = host.seams.stores.open(&call.task.repository)?;
+    call.counters.measure(&storage, storage.sent().unwrap_or_default());
     let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;
     let progress = |at: verify::Progress| {
@@ -19,23 +26,35 @@ pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult>
         counters.files_done.store(at.done, Relaxed);
         counters.bytes_read.store(at.bytes, Relaxed);
     };
+    let depth = match order.percent {
+        0 => ReadData::from(order.read_data),
+        percent => ReadData::share(percent, order.day),
+    };
     let report = tokio::select! {
         biased;
         () = call.cancel.cancelled() => return Err(Error::unavailable("the check was cancelled")),
-        report = verify::check(&repository, order.read_data, &progress) => report?,
-    };
-    let damage = |damage: &verify::Damage| Damage {
-        object: damage.object.clone(),
-        what: damage.what.clone(),
-        backups: damage.backups.iter().map(ToString::to_string).collect(),
+        report = verify::check(&repository, depth, &progress) => report?,
     };
     let detail = VerifyDetail {
         read_data: order.read_data,
         packs_checked: report.packs_checked,
         backups_checked: report.backups_checked,
-        damages: report.damages.iter().take(DAMAGES_TOLD).map(damage).collect(),
+        damages: report.damages.iter().take(DAMAGES_TOLD).map(palinurus_proto::damage).collect(),
         damage_count: report.damages.len() as u64,
         node: host.config.node.clone(),
+        percent: order.percent,
+        day: order.day,
+        damaged: told(&report.damaged),
+        whole: told(&report.whole),
+        ..Default::default()
     };
     Ok(VerifyResult { detail: Some(detail) })
+}
+
+fn told(objects: &Objects) -> Bytes {
+    let some = Objects {
+        packs: objects.packs.iter().take(OBJECTS_TOLD).collect(),
+        manifests: objects.manifests.iter().take(OBJECTS_TOLD / 5).cloned().collect(),
+    };
+    if some.is_empty() { Bytes::new() } else { some.encode().into() }
 }

@@ -73,6 +73,8 @@ pub(crate) struct BackupView {
     nodes: Vec<BackupNodeView>,
     /// Not empty: the backup is partial.
     missing: Vec<MissingView>,
+    /// Something that it needs is damaged: not all of it can be restored.
+    spoiled: bool,
 }
 
 #[derive(Serialize)]
@@ -166,6 +168,7 @@ fn view(backup: &v1::Backup) -> BackupView {
         warnings: backup.warnings,
         nodes: nodes.collect(),
         missing: backup.missing.iter().map(MissingView::of).collect(),
+        spoiled: backup.spoiled,
     }
 }
 
@@ -197,7 +200,21 @@ fn show(backup: &BackupView) -> String {
     ]);
     let header = ["NODE", "FILES", "DATA", "READ", "NEW", "STORED", "WARNINGS", ""];
     let nodes = table(&header, &[1, 2, 3, 4, 5, 6], &rows);
-    format!("{head}\n{nodes}{}", missing::show(&backup.missing))
+    let spoiled = if backup.spoiled { SPOILED } else { "" };
+    format!("{head}\n{nodes}{}{spoiled}", missing::show(&backup.missing))
+}
+
+const SPOILED: &str =
+    "\nspoiled: some of what it needs is damaged; `palinurus repository check` names the files\n";
+
+fn state(backup: &BackupView) -> String {
+    let spoiled = if backup.spoiled { "spoiled" } else { "" };
+    let missing = missing::brief(&backup.missing);
+    if spoiled.is_empty() || missing.is_empty() {
+        format!("{spoiled}{missing}")
+    } else {
+        format!("{spoiled}, {missing}")
+    }
 }
 
 fn show_list(backups: &Backups) -> String {
@@ -212,7 +229,7 @@ fn show_list(backups: &Backups) -> String {
             human::size(backup.bytes_new),
             human::size(backup.bytes_stored),
             backup.warnings.to_string(),
-            missing::brief(&backup.missing),
+            state(backup),
         ]
     };
     let rows: Vec<Vec<String>> = backups.backups.iter().map(row).collect();

@@ -10,6 +10,8 @@ use crate::given::{GivenKey, read_file};
 use crate::human;
 use crate::output::{Output, table};
 
+mod epoch;
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
     /// Makes an operator key. Keep a copy away from what it protects: without it the backups are lost.
@@ -44,18 +46,27 @@ pub(crate) enum Verb {
         yes: bool,
     },
     /// Puts a new key in the place of the one given. Rewrites no data; after a failure, do it again.
+    ///
+    /// With --new-epoch a fresh master is drawn: who had a key that is dropped, or an old copy of what lies in the
+    /// repository, cannot read what is written from then on. It takes all keys that are to stay.
     Rotate {
         #[command(flatten)]
         place: KnownPlace,
         /// The new key: a file made by `keys generate`.
-        #[arg(long, value_name = "FILE")]
-        new: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "new_epoch")]
+        new: Option<PathBuf>,
         /// Whose it is, or where it is kept, for `keys list`.
         #[arg(long, value_name = "TEXT", default_value = "")]
         label: String,
         /// Leave the old key in force: `keys remove` takes it away once everybody has the new one.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "new_epoch")]
         keep_old: bool,
+        /// Draw a fresh master for all that is written from now on, for the keys given and the new one.
+        #[arg(long)]
+        new_epoch: bool,
+        /// A key to be cut off, by its id or a unique prefix; may be repeated. Every other key must be given.
+        #[arg(long, value_name = "ID", requires = "new_epoch")]
+        drop: Vec<String>,
         /// Do not ask.
         #[arg(long)]
         yes: bool,
@@ -71,6 +82,8 @@ struct Generated {
 #[derive(Serialize)]
 struct Listed {
     repository: String,
+    /// How often a fresh master was drawn.
+    key_epoch: u32,
     keys: Vec<KeyView>,
 }
 
@@ -123,7 +136,11 @@ pub(crate) async fn run(verb: Verb, output: &Output) -> Result<Outcome> {
             tell(&repository, &given, output).await?;
             Ok(Outcome::Done)
         }
-        Verb::Rotate { place, new, label, keep_old, yes } => {
+        Verb::Rotate { place, new, label, new_epoch: true, drop, yes, .. } => {
+            epoch::begin(place, epoch::Wanted { new, label, drop, yes }, output).await
+        }
+        Verb::Rotate { place, new, label, keep_old, yes, .. } => {
+            let new = new.ok_or_else(|| Error::invalid("no new key is named").with_hint("--new FILE"))?;
             let mut given = place.given.read(output).await?;
             let [old] = given.as_slice() else {
                 return Err(Error::invalid(format!("{} keys are given, and one is replaced", given.len()))
@@ -192,7 +209,8 @@ async fn tell(repository: &Repository, given: &[GivenKey], output: &Output) -> R
         damage: wrapped.damage.map(|error| error.chain()),
         label: wrapped.label.map(|label| label.text).unwrap_or_default(),
     });
-    let listed = Listed { repository: repository.id().to_string(), keys: views.collect() };
+    let key_epoch = repository.read(|state| state.key_epoch()).await.map_or(0, |epoch| epoch.number);
+    let listed = Listed { repository: repository.id().to_string(), key_epoch, keys: views.collect() };
     output.data(&listed, show);
     Ok(())
 }

@@ -4,7 +4,9 @@ use palinurus_repository::Result;
 use serde::Serialize;
 
 use crate::command::failover::FailoverView;
+use crate::command::locked::LockedView;
 use crate::command::missing::{self, MissingView};
+use crate::command::requests::RequestsView;
 use crate::command::restore::PlanView;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
@@ -55,6 +57,7 @@ pub(crate) struct OperationView {
     pub(crate) finished: Option<String>,
     pub(crate) seconds: f64,
     pub(crate) progress: ProgressView,
+    pub(crate) requests: Option<RequestsView>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) tasks: Vec<TaskView>,
     pub(crate) failure: Option<FailureView>,
@@ -70,6 +73,7 @@ pub(crate) struct OperationView {
     pub(crate) chunks_moved: Option<u64>,
     pub(crate) restore: Option<PlanView>,
     pub(crate) verify: Option<VerifyView>,
+    pub(crate) locked: Option<LockedView>,
     pub(crate) failover: Option<FailoverView>,
     /// What was decided and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -94,8 +98,6 @@ pub(crate) struct ProgressView {
     pub(crate) bytes_new: u64,
     /// After compression and sealing.
     pub(crate) bytes_stored: u64,
-    pub(crate) puts: u64,
-    pub(crate) gets: u64,
 }
 
 #[derive(Serialize)]
@@ -126,6 +128,8 @@ pub(crate) struct WarningView {
 #[derive(Serialize)]
 pub(crate) struct VerifyView {
     pub(crate) read_data: bool,
+    /// Of the data that was read.
+    pub(crate) percent: u32,
     pub(crate) packs_checked: u64,
     pub(crate) backups_checked: u64,
     pub(crate) damage_count: u64,
@@ -138,6 +142,22 @@ pub(crate) struct DamageView {
     pub(crate) what: String,
     /// The backups that cannot be restored whole.
     pub(crate) backups: Vec<String>,
+    /// Some of the files that cannot be restored whole, `node:path`.
+    pub(crate) files: Vec<String>,
+    pub(crate) file_count: u64,
+}
+
+impl DamageView {
+    pub(crate) fn of(damage: &v1::Damage) -> Self {
+        let file = |file: &v1::SpoiledFile| format!("{}:{}", file.node, human::name(&file.path));
+        Self {
+            object: damage.object.clone(),
+            what: human::name(damage.what.as_bytes()),
+            backups: damage.backups.clone(),
+            files: damage.files.iter().map(file).collect(),
+            file_count: damage.file_count,
+        }
+    }
 }
 
 impl OperationView {
@@ -156,6 +176,7 @@ impl OperationView {
         });
         let mut view = Self::brief(operation);
         view.tasks = tasks.collect();
+        view.requests = RequestsView::of(operation);
         view.warnings = warnings.collect();
         view.restore = operation.restore.as_ref().and_then(|detail| detail.plan.as_ref()).map(PlanView::of);
         view.verify = operation.verify.as_ref().map(VerifyView::of);
@@ -180,6 +201,7 @@ impl OperationView {
             finished: human::rfc3339(operation.finished_ms),
             seconds: until.saturating_sub(operation.created_ms) as f64 / 1000.0,
             progress: ProgressView::of(&progress),
+            requests: RequestsView::of(operation).map(RequestsView::without_whom),
             tasks: Vec::new(),
             failure: operation.failure.as_ref().map(failure),
             warning_count: operation.warning_count,
@@ -195,6 +217,7 @@ impl OperationView {
             chunks_moved: operation.backup.as_ref().map(|detail| detail.chunks_moved),
             restore: None,
             verify: None,
+            locked: operation.delete.as_ref().and_then(LockedView::of),
             failover: operation.failover.as_ref().map(FailoverView::of),
             log: Vec::new(),
         }
@@ -211,25 +234,23 @@ impl ProgressView {
             bytes_read: progress.bytes_read,
             bytes_new: progress.bytes_new,
             bytes_stored: progress.bytes_stored,
-            puts: progress.puts,
-            gets: progress.gets,
         }
     }
 }
 
 impl VerifyView {
     pub(crate) fn of(detail: &v1::VerifyDetail) -> Self {
-        let damages = detail.damages.iter().map(|damage| DamageView {
-            object: damage.object.clone(),
-            what: damage.what.clone(),
-            backups: damage.backups.clone(),
-        });
         Self {
             read_data: detail.read_data,
+            percent: match (detail.read_data, detail.percent) {
+                (false, _) => 0,
+                (true, 0) => 100,
+                (true, percent) => percent,
+            },
             packs_checked: detail.packs_checked,
             backups_checked: detail.backups_checked,
             damage_count: detail.damage_count,
-            damages: damages.collect(),
+            damages: detail.damages.iter().map(DamageView::of).collect(),
         }
     }
 }
@@ -303,6 +324,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if let Some(moved) = operation.chunks_moved.filter(|moved| *moved > 0) {
         pairs.push(("moved", format!("{} chunks, from nodes that went away", human::count(moved))));
     }
+    if let Some(locked) = &operation.locked {
+        pairs.push(("locked", locked.show()));
+    }
     if operation.warning_count > 0 {
         pairs.push(("warnings", operation.warning_count.to_string()));
     }
@@ -310,6 +334,10 @@ pub(crate) fn show(operation: &OperationView) -> String {
         pairs.push(("failure", human::name(failure.message.as_bytes())));
     }
     let mut text = fields(&pairs) + &missing::show(&operation.missing);
+    if let Some(requests) = &operation.requests {
+        text.push('\n');
+        text.push_str(&requests.show());
+    }
     if !operation.log.is_empty() {
         text.push('\n');
     }

@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Error, KeyFile, Repository, Result, storage, verify};
+use palinurus_repository::{Clock, Error, KeyFile, Repository, Result, SystemClock, storage, verify};
 use serde::Serialize;
 
 use crate::command::missing::{self, MissingView};
 use crate::command::operation::{DamageView, VerifyView};
+use crate::command::{copy, repair};
 use crate::exit::Outcome;
 use crate::given::{Given, GivenKey};
 use crate::output::{Output, table};
@@ -22,10 +23,15 @@ pub(crate) enum Verb {
         service: Option<String>,
         #[command(flatten)]
         place: Place,
-        /// Open every frame and compute every chunk's hash, too: reads the whole repository.
-        #[arg(long)]
-        read_data: bool,
+        /// Open every frame and compute every chunk's hash, too: of the whole repository, or with =N% of another share
+        /// each day, so that everything is read in 100/N days.
+        #[arg(long, value_name = "N%", num_args = 0..=1, require_equals = true, default_missing_value = "100%", value_parser = percent)]
+        read_data: Option<u32>,
     },
+    /// Copies a repository into another store as it is; done again, only what is new.
+    Copy(copy::Copy),
+    /// Mends damage: from the nodes and later backups through the coordinator, or from a copy.
+    Repair(repair::Repair),
     /// Lists the backups in a repository without a coordinator.
     List {
         #[command(flatten)]
@@ -52,6 +58,10 @@ pub(crate) struct KnownPlace {
 }
 
 impl KnownPlace {
+    pub(crate) fn new(repository: String, given: Given) -> Self {
+        Self { repository, given }
+    }
+
     pub(crate) async fn open(&self, output: &Output) -> Result<Repository> {
         let given = self.given.read(output).await?;
         self.open_with(&given).await
@@ -85,13 +95,17 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
     match verb {
         Verb::Check { place: Place { repository: Some(repository), given }, read_data, .. } => {
             let repository = KnownPlace { repository, given }.open(output).await?;
-            check_alone(&repository, read_data, output).await
+            check_alone(&repository, read_data.unwrap_or_default(), output).await
         }
         Verb::Check { place, .. } if !place.given.sources().is_empty() => {
             Err(Error::invalid("a key opens a repository, and none is named")
                 .with_hint("name it with --repository URL, or leave the key away to ask the coordinator"))
         }
-        Verb::Check { service, read_data, .. } => check(service, read_data, global, output).await,
+        Verb::Check { service, read_data, .. } => {
+            check(service, read_data.unwrap_or_default(), global, output).await
+        }
+        Verb::Copy(wanted) => copy::run(wanted, output).await,
+        Verb::Repair(wanted) => repair::run(wanted, global, output).await,
         Verb::List { place } => {
             let repository = place.open(output).await?;
             let backups = repository.backups().await;
@@ -114,15 +128,10 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
     }
 }
 
-async fn check(
-    service: Option<String>,
-    read_data: bool,
-    global: &Global,
-    output: &Output,
-) -> Result<Outcome> {
+async fn check(service: Option<String>, percent: u32, global: &Global, output: &Output) -> Result<Outcome> {
     let mut client = client::connect(global).await?;
     let service = client::service(&mut client, service).await?;
-    let request = v1::CheckRepositoryRequest { service, read_data };
+    let request = v1::CheckRepositoryRequest { service, read_data: percent > 0, percent };
     let started = client.check_repository(request).await.map_err(from_status)?.into_inner();
     output.note(format!("operation {}", started.id));
     let ended = follow::follow(global, output, &started.id).await?;
@@ -138,7 +147,7 @@ async fn check(
     follow::outcome(&ended)
 }
 
-async fn check_alone(repository: &Repository, read_data: bool, output: &Output) -> Result<Outcome> {
+async fn check_alone(repository: &Repository, percent: u32, output: &Output) -> Result<Outcome> {
     let bar = output.bars.then(|| ProgressBar::new(0));
     if let Some(bar) = &bar {
         if let Ok(style) = ProgressStyle::with_template("{msg:<9} [{wide_bar}] {pos} / {len}  {elapsed}") {
@@ -153,18 +162,16 @@ async fn check_alone(repository: &Repository, read_data: bool, output: &Output) 
             bar.set_position(progress.done);
         }
     };
-    let report = verify::check(repository, read_data, &progress).await;
+    let day = SystemClock.now().0 / (24 * 60 * 60 * 1000);
+    let report = verify::check(repository, verify::ReadData::share(percent, day), &progress).await;
     if let Some(bar) = &bar {
         bar.finish_and_clear();
     }
     let report = report?;
-    let damages = report.damages.iter().map(|damage| DamageView {
-        object: damage.object.clone(),
-        what: damage.what.clone(),
-        backups: damage.backups.iter().map(ToString::to_string).collect(),
-    });
+    let damages = report.damages.iter().map(|damage| DamageView::of(&palinurus_proto::damage(damage)));
     let view = VerifyView {
-        read_data,
+        read_data: percent > 0,
+        percent,
         packs_checked: report.packs_checked,
         backups_checked: report.backups_checked,
         damage_count: report.damages.len() as u64,
@@ -175,10 +182,10 @@ async fn check_alone(repository: &Repository, read_data: bool, output: &Output) 
 }
 
 fn show(found: &VerifyView) -> String {
-    let depth = if found.read_data {
-        "every chunk"
-    } else {
-        "names, sizes and structure; --read-data reads every chunk"
+    let depth = match found.percent {
+        0 => "names, sizes and structure; --read-data reads every chunk".to_owned(),
+        100 => "every chunk".to_owned(),
+        percent => format!("today's {percent}% of the chunks"),
     };
     let checked = format!(
         "checked {} backups and {} packs ({depth})\n",
@@ -188,7 +195,7 @@ fn show(found: &VerifyView) -> String {
     if found.damage_count == 0 {
         return checked + "no damage\n";
     }
-    let rows: Vec<Vec<String>> = found
+    let damaged: Vec<Vec<String>> = found
         .damages
         .iter()
         .map(|damage| vec![damage.object.clone(), damage.what.clone(), damage.backups.join(" ")])
@@ -196,7 +203,29 @@ fn show(found: &VerifyView) -> String {
     let more = found.damage_count.saturating_sub(found.damages.len() as u64);
     let more = if more > 0 { format!("and {more} more\n") } else { String::new() };
     let counted = format!("\n{} damaged objects\n", found.damage_count);
-    checked + &counted + &table(&["OBJECT", "DAMAGE", "BACKUPS THAT NEED IT"], &[], &rows) + &more
+    let rows: Vec<Vec<String>> = found.damages.iter().flat_map(spoiled_rows).collect();
+    let files = if rows.is_empty() {
+        String::new()
+    } else {
+        format!("\n{}", table(&["SPOILED FILE", "BY"], &[], &rows))
+    };
+    checked + &counted + &table(&["OBJECT", "DAMAGE", "BACKUPS THAT NEED IT"], &[], &damaged) + &more + &files
+}
+
+fn spoiled_rows(damage: &DamageView) -> Vec<Vec<String>> {
+    let mut rows: Vec<Vec<String>> =
+        damage.files.iter().map(|file| vec![file.clone(), damage.object.clone()]).collect();
+    let more = damage.file_count.saturating_sub(damage.files.len() as u64);
+    if more > 0 {
+        rows.push(vec![format!("and {more} more"), damage.object.clone()]);
+    }
+    rows
+}
+
+/// `5` or `5%`.
+fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<u32>();
+    number.ok().filter(|percent| (1..=100).contains(percent)).ok_or_else(|| "from 1% to 100%".to_owned())
 }
 
 fn show_list(list: &Backups) -> String {

@@ -24,7 +24,7 @@ pub(crate) type Outbound = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 
 #[derive(Debug)]
 pub(crate) enum AgentMsg {
-    Send(Message),
+    Send(Box<Message>),
     Heard(Box<v1::AgentMessage>, Permit),
     Ended(String),
     /// The agent holds its place from this node epoch on.
@@ -92,7 +92,7 @@ impl Actor for AgentActor {
         session: &mut Session,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            AgentMsg::Send(message) => session.send(&me, message),
+            AgentMsg::Send(message) => session.send(&me, *message),
             AgentMsg::Heard(message, permit) => session.heard(&me, *message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
             AgentMsg::Place(node_epoch) => session.welcome(&me, node_epoch),

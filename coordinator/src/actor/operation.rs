@@ -47,6 +47,7 @@ pub(crate) enum OperationMsg {
     Own {
         work: Work,
         ended: Result<Patch, v1::Failure>,
+        requests: v1::Requests,
     },
     OwnProgress {
         work: Work,
@@ -135,7 +136,7 @@ impl Actor for OperationActor {
             }
             OperationMsg::Node { node, link } => run.node(&node, link).await?,
             OperationMsg::Report { node, report, permit: _permit } => run.reports(&node, &[*report]).await?,
-            OperationMsg::Own { work, ended } => run.own_ended(&me, work, ended).await?,
+            OperationMsg::Own { work, ended, requests } => run.own_ended(&me, work, ended, requests).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);
                 run.shared.board.publish(&run.record.value);
@@ -268,7 +269,7 @@ impl Running {
 
     fn send(&self, node: &str, message: Message) {
         if let Some(agent) = self.agents.get(node) {
-            let _ = agent.cast(AgentMsg::Send(message)); // a session that is over comes back as `Link::Gone`
+            let _ = agent.cast(AgentMsg::Send(Box::new(message))); // a session that is over comes back as `Link::Gone`
         }
     }
 
@@ -311,12 +312,14 @@ impl Running {
                     let _ = me.cast(OperationMsg::OwnProgress { work, progress });
                 }
             };
+            let before = vault.requests();
             let done = own::persevere(work, &operation, &vault, &*places, patience, &stopped, &progress);
             // A panic in a task of its own would be silence: the operation must hear of it.
             let ended = AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|_| {
                 Err(palinurus_proto::failure(&Error::internal(format!("{} panicked", work.name()))))
             });
-            let _ = me.cast(OperationMsg::Own { work, ended });
+            let requests = vault.requests().since(&before).into();
+            let _ = me.cast(OperationMsg::Own { work, ended, requests });
         };
         self.own.insert(work, (stop, AbortOnDropHandle::new(tokio::spawn(run))));
     }
@@ -326,15 +329,17 @@ impl Running {
         me: &ActorRef<OperationMsg>,
         work: Work,
         ended: Result<Patch, v1::Failure>,
+        requests: v1::Requests,
     ) -> Result<(), ActorProcessingErr> {
         let settled = self.settle().await?;
         let mut next = self.record.value.clone();
+        record::own_requests(&mut next, work, requests);
         record::own(&mut next, work, ended.clone(), self.shared.now());
         if settled && self.store(next).await? {
             self.own.remove(&work);
             self.seen.told.remove(&(OWN.to_owned(), work));
         } else {
-            me.send_after(STORE_AGAIN_AFTER, move || OperationMsg::Own { work, ended });
+            me.send_after(STORE_AGAIN_AFTER, move || OperationMsg::Own { work, ended, requests });
         }
         Ok(())
     }

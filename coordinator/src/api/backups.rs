@@ -9,9 +9,12 @@ use ractor::ActorRef;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
+use crate::failover::Sources;
 use crate::operation::Detail;
 use crate::plan::{Planned, plan};
 use crate::vault::Vault;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 impl Lead {
     pub(super) async fn vault(service: &ActorRef<ServiceMsg>) -> Result<Arc<Vault>> {
@@ -20,13 +23,22 @@ impl Lead {
         Ok(vault)
     }
 
+    /// That service's repository if it is open; nothing is asked of the store.
+    pub(crate) async fn opened(&self, service: &str) -> Option<Arc<Vault>> {
+        ask(&self.service(service).await.ok()?, ServiceMsg::Vault).await.ok()
+    }
+
     async fn start(&self, service: &str, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
         let service = self.service(service).await?;
         ask(&service, |to| ServiceMsg::Start { detail: Box::new(detail), nodes, to }).await
     }
 
     pub(super) async fn start_backup(&self, request: v1::StartBackupRequest) -> Result<v1::Operation> {
-        let detail = v1::BackupDetail { full: request.full, ..Default::default() };
+        let service = self.service(&request.service).await?;
+        let sources = Self::vault(&service).await?.repository.read(Sources::of).await;
+        let nodes = ask(&service, ServiceMsg::Describe).await?.nodes;
+        let first = nodes.into_iter().filter(|node| sources.newest(node).is_none()).map(|node| node.name);
+        let detail = v1::BackupDetail { full: request.full, first: first.collect(), ..Default::default() };
         self.start(&request.service, Detail::Backup(detail), Vec::new()).await
     }
 
@@ -53,20 +65,48 @@ impl Lead {
                 .with_hint("palinurus restore plan shows what would be done"));
         }
         let nodes = plan.nodes.iter().map(|assignment| assignment.node.clone()).collect();
-        let detail = v1::RestoreDetail { plan: Some(plan), manifests };
+        let key_epochs = self.key_epochs(&request.service, &plan.backup_id).await?;
+        let detail = v1::RestoreDetail { plan: Some(plan), manifests, key_epochs };
         self.start(&request.service, Detail::Restore(detail), nodes).await
+    }
+
+    /// What a restore of that backup reads under.
+    async fn key_epochs(&self, service: &str, backup: &str) -> Result<Vec<v1::KeyEpoch>> {
+        let vault = Self::vault(&self.service(service).await?).await?;
+        let backup = vault.repository.find_backup(backup).await?;
+        let sealed = vault.repository.read(|state| state.sealed(backup.transactions())).await;
+        Ok(palinurus_proto::to_wire(sealed))
+    }
+
+    pub(super) async fn repair_repository(
+        &self,
+        request: v1::RepairRepositoryRequest,
+    ) -> Result<v1::Operation> {
+        let detail = v1::VerifyDetail { repair: true, ..Default::default() };
+        self.start(&request.service, Detail::Verify(detail), Vec::new()).await
     }
 
     pub(super) async fn check_repository(
         &self,
         request: v1::CheckRepositoryRequest,
     ) -> Result<v1::Operation> {
-        let detail = v1::VerifyDetail { read_data: request.read_data, ..Default::default() };
+        if request.percent > 100 {
+            return Err(
+                Error::invalid(format!("{}% of the data", request.percent)).with_hint("from 1 to 100")
+            );
+        }
+        let day = self.shared.now().0 / DAY_MS;
+        let detail = v1::VerifyDetail {
+            read_data: request.read_data || request.percent > 0,
+            percent: request.percent,
+            day,
+            ..Default::default()
+        };
         self.start(&request.service, Detail::Verify(detail), Vec::new()).await
     }
 }
 
-pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes
@@ -93,6 +133,7 @@ pub(super) fn shown(service: &str, backup: &BackupRecord) -> v1::Backup {
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
         missing: backup.missing.iter().map(shown_missing).collect(),
+        spoiled,
         nodes,
     }
 }

@@ -37,7 +37,7 @@ impl Lead {
                     Error::not_found(format!("backup {} has no node {node}", backup.id))
                         .with_hint("`palinurus backup show` names its nodes")
                 })?;
-                Some(Source::of(&backup, commit))
+                Some(vault.repository.read(|state| Source::of(state, &backup, commit)).await)
             }
         };
         let sources = vault.repository.read(Sources::of).await;

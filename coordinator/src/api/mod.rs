@@ -144,6 +144,13 @@ impl Coordinator for Api {
         answer(self.lead()?.check_repository(request.into_inner()).await)
     }
 
+    async fn repair_repository(
+        &self,
+        request: Request<v1::RepairRepositoryRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        answer(self.lead()?.repair_repository(request.into_inner()).await)
+    }
+
     async fn list_operations(
         &self,
         request: Request<v1::ListOperationsRequest>,

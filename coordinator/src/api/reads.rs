@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use palinurus_proto::{to_status, v1};
+use palinurus_repository::ledger::State;
 use palinurus_repository::{Error, Repository, Result};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,16 +56,22 @@ impl dyn Reads {
     pub(super) async fn list_backups(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply> {
         let mut backups = Vec::new();
         for Described { service, .. } in self.described(one(&request.service)).await? {
-            let found = self.repository(&service).await?.backups().await;
-            backups.extend(found.iter().map(|backup| shown(&service.name, backup)));
+            let repository = self.repository(&service).await?;
+            let list = |state: &State| -> Vec<_> {
+                let backups = state.backups();
+                backups.map(|backup| shown(&service.name, backup, state.is_spoiled(backup))).collect()
+            };
+            backups.extend(repository.read(list).await);
         }
         Ok(v1::ListBackupsReply { backups })
     }
 
     pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
         let service = self.service(&request.service).await?;
-        let backup = self.repository(&service).await?.find_backup(&request.backup).await?;
-        Ok(shown(&service.name, &backup))
+        let repository = self.repository(&service).await?;
+        let backup = repository.find_backup(&request.backup).await?;
+        let spoiled = repository.read(|state| state.is_spoiled(&backup)).await;
+        Ok(shown(&service.name, &backup, spoiled))
     }
 
     pub(super) async fn list_operations(

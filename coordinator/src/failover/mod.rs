@@ -194,6 +194,7 @@ fn detail(lost: &v1::Node, onto: &v1::Node, source: &Source, automatic: bool) ->
         gone_ms,
         backup_ms: source.moment.0,
         rto_ms: 0,
+        key_epochs: source.key_epochs.clone(),
         data_age_ms: gone_ms.saturating_sub(source.moment.0),
     }
 }

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use palinurus_proto::v1;
+use palinurus_proto::{to_wire, v1};
 use palinurus_repository::Timestamp;
 use palinurus_repository::ledger::{BackupRecord, NodeCommit, State};
 
@@ -17,10 +17,12 @@ pub(crate) struct Source {
     pub(crate) moment: Timestamp,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    /// Of all that the manifest names.
+    pub(crate) key_epochs: Vec<v1::KeyEpoch>,
 }
 
 impl Source {
-    pub(crate) fn of(backup: &BackupRecord, commit: &NodeCommit) -> Self {
+    pub(crate) fn of(state: &State, backup: &BackupRecord, commit: &NodeCommit) -> Self {
         Self {
             backup_id: backup.id.to_string(),
             node: commit.node.clone(),
@@ -28,6 +30,7 @@ impl Source {
             moment: backup.started,
             files: commit.files,
             bytes: commit.bytes,
+            key_epochs: to_wire(state.sealed(backup.transactions())),
         }
     }
 
@@ -44,14 +47,17 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(crate) fn of(state: &State) -> Self {
-        let mut found = Self::default();
+        let mut newest = BTreeMap::new();
         for backup in state.backups() {
-            found.backups.insert(backup.id.to_string());
-            for commit in &backup.nodes {
-                found.newest.insert(commit.node.clone(), Source::of(backup, commit));
-            }
+            newest.extend(backup.nodes.iter().map(|commit| (&commit.node, (backup, commit))));
         }
-        found
+        let newest = newest.into_iter();
+        Self {
+            newest: newest
+                .map(|(node, (backup, commit))| (node.clone(), Source::of(state, backup, commit)))
+                .collect(),
+            backups: state.backups().map(|backup| backup.id.to_string()).collect(),
+        }
     }
 
     #[cfg(test)]
@@ -82,6 +88,7 @@ impl Sources {
             moment: Timestamp(begun.backup_ms),
             files: 0,
             bytes: 0,
+            key_epochs: begun.key_epochs.clone(),
         })
     }
 }

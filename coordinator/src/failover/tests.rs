@@ -57,6 +57,7 @@ fn source(node: &str) -> Source {
         moment: ago(3600),
         files: 1,
         bytes: 2,
+        key_epochs: Vec::new(),
     }
 }
 

@@ -55,7 +55,8 @@ named! {
     Phase {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Commit = "commit", Restore = "restore", Release = "release", Verify = "verify",
-        Forget = "forget", Sweep = "sweep", Fence = "fence", Probe = "probe", Done = "done",
+        Forget = "forget", Sweep = "sweep", Fence = "fence", Probe = "probe", Mark = "mark", Mend = "mend",
+        Done = "done",
     }
 }
 
@@ -66,7 +67,7 @@ named! {
         Manifest = "manifest", Release = "release", Restore = "restore", Verify = "verify",
         Probe = "probe",
         Begin = "begin", Commit = "commit", Abort = "abort", Forget = "forget", Sweep = "sweep", Check = "check",
-        Fence = "fence",
+        Fence = "fence", Mark = "mark", Mend = "mend",
     }
 }
 

@@ -1,14 +1,17 @@
 //! The coordinator's own tasks. Each looks before it acts, so that doing it again, by this leader or the next, is
 //! the same as doing it once.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use palinurus_proto::to_wire;
 use palinurus_proto::v1::{self, task_result};
-use palinurus_repository::ledger::{MissingNode, NodeCommit, PackSet, Purpose, State};
+use palinurus_repository::ledger::{MissingNode, NodeCommit, Objects, PackSet, Purpose, State};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
-use palinurus_repository::storage::list_all;
-use palinurus_repository::{Error, ErrorKind, Result, TransactionId, sweep, verify};
+use palinurus_repository::storage::{delete_unlocked, list_all};
+use palinurus_repository::{Error, ErrorKind, Result, TransactionId, quarantine, repair, sweep, verify};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +73,8 @@ async fn perform(
         Work::Sweep => swept(vault).await,
         Work::Check => check(vault, progress).await,
         Work::Fence => fence(operation, places).await,
+        Work::Mark => mark(operation, vault).await,
+        Work::Mend => mend(vault).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
     }
 }
@@ -83,13 +88,26 @@ async fn begin(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
     close_others(vault, Some(transaction)).await?;
-    if !repository.read(|state| state.open_transactions().contains_key(&transaction)).await {
+    // Nothing was ever put under a transaction that the ledger does not know.
+    let is_new = !repository.read(|state| state.open_transactions().contains_key(&transaction)).await;
+    if is_new {
         repository.begin(vault.epoch, transaction, Purpose::Backup).await?;
     }
-    let (_, warnings) = vault.claims(transaction).await?;
+    let (_, warnings) =
+        if is_new { vault.new_claims(transaction).await? } else { vault.claims(transaction).await? };
     let full = operation.backup.as_ref().is_some_and(|backup| backup.full);
     let bases = if full { Vec::new() } else { repository.read(|state| bases(state, operation)).await };
-    Ok(Patch::Begun { bases, warnings })
+    let key_epochs = repository.read(|state| key_epochs(state, transaction, &bases)).await;
+    let damaged = repository.read(|state| damaged(state, &bases)).await;
+    Ok(Patch::Begun { bases, key_epochs, damaged, warnings })
+}
+
+/// What the agents seal under, and what they read of their bases.
+fn key_epochs(state: &State, transaction: TransactionId, bases: &[v1::NodeManifest]) -> Vec<v1::KeyEpoch> {
+    let backups: BTreeSet<&str> = bases.iter().map(|base| base.backup_id.as_str()).collect();
+    let backups = backups.iter().filter_map(|id| state.backup(id.parse().ok()?));
+    let read = backups.flat_map(|backup| backup.transactions());
+    to_wire(state.sealed(read.chain([transaction])))
 }
 
 /// For each node, its manifest in the newest backup that has it, or else that of a node whose place it took.
@@ -98,6 +116,8 @@ fn bases(state: &State, operation: &v1::Operation) -> Vec<v1::NodeManifest> {
     let newest = |node: &String, name: &String| {
         state.backups().rev().find_map(|backup| {
             let commit = backup.nodes.iter().find(|commit| commit.node == *name)?;
+            // Nothing is taken over from a manifest that is known to be damaged.
+            let commit = Some(commit).filter(|commit| !state.is_damaged(&commit.manifest))?;
             Some(v1::NodeManifest {
                 node: node.clone(),
                 backup_id: backup.id.to_string(),
@@ -110,6 +130,18 @@ fn bases(state: &State, operation: &v1::Operation) -> Vec<v1::NodeManifest> {
         std::iter::once(node).chain(before).find_map(|name| newest(node, name))
     };
     operation.nodes.iter().filter_map(base).collect()
+}
+
+/// Packs of those backups that nothing may be taken over from.
+fn damaged(state: &State, bases: &[v1::NodeManifest]) -> Bytes {
+    let damaged = state.damaged().packs;
+    let of_bases = state.backups().filter(|backup| {
+        let id = backup.id.to_string();
+        bases.iter().any(|base| base.backup_id == id)
+    });
+    let mut packs = PackSet::new();
+    of_bases.for_each(|backup| packs.extend(&backup.packs.intersection(&damaged)));
+    if packs.is_empty() { Bytes::new() } else { packs.encode().into() }
 }
 
 /// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
@@ -132,18 +164,11 @@ async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> 
 async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
-    repository.refresh().await?;
     if repository.read(|state| state.backup(transaction).is_none()).await {
         let nodes: Vec<NodeCommit> = taking_part(operation)
             .map(|node| node_commit(operation, transaction, node))
             .collect::<Result<_>>()?;
-        let footers = nodes.iter().map(|node| async move {
-            let storage = repository.storage().clone();
-            let reader = ManifestReader::open(storage, repository.keys(), &node.manifest).await?;
-            Ok::<_, Error>(reader.footer().packs.clone())
-        });
-        let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
-        let packs = footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await?;
+        let packs = packs(vault, &nodes).await?;
         vault.list_unlisted(transaction, &packs).await?;
         repository.commit(vault.epoch, transaction, nodes, missing(operation), packs).await?;
     }
@@ -153,6 +178,22 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
     Ok(Patch::Committed { chunks_moved })
+}
+
+/// All that the manifests name. Where every node is as an earlier backup has it, that one knows.
+async fn packs(vault: &Vault, nodes: &[NodeCommit]) -> Result<PackSet> {
+    let repository = &vault.repository;
+    let manifests: Vec<_> = nodes.iter().map(|node| &node.manifest).collect();
+    if let Some(packs) = repository.packs_as_before(&manifests).await {
+        return Ok(packs);
+    }
+    let footers = manifests.into_iter().map(|manifest| async move {
+        let storage = repository.storage().clone();
+        let reader = ManifestReader::open(storage, repository.keys(), manifest).await?;
+        Ok::<_, Error>(reader.footer().packs.clone())
+    });
+    let footers = futures::stream::iter(footers.collect::<Vec<_>>()).buffered(AT_ONCE);
+    footers.try_fold(PackSet::new(), async |all, packs| Ok(all.union(&packs))).await
 }
 
 fn missing(operation: &v1::Operation) -> Vec<MissingNode> {
@@ -233,7 +274,7 @@ async fn delete_all_of(vault: &Vault, transaction: TransactionId) -> Result<()> 
     let objects = list_all(&**storage, &format!("t/{transaction}/")).await?;
     let keys: Vec<String> = objects.into_iter().map(|object| object.key).collect();
     for keys in keys.chunks(1000) {
-        storage.delete(keys).await?;
+        delete_unlocked(&**storage, keys.to_vec()).await?;
     }
     Ok(())
 }
@@ -253,10 +294,52 @@ async fn swept(vault: &Vault) -> Result<Patch> {
     }
     let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
     vault.prune_index().await?;
-    Ok(Patch::Swept { condemned: swept.condemned, swept: swept.packs, objects: swept.deleted.objects })
+    let deleted = swept.deleted;
+    Ok(Patch::Swept {
+        condemned: swept.condemned,
+        swept: swept.packs,
+        objects: deleted.objects,
+        locked: deleted.locked,
+        locked_until: deleted.locked_until,
+    })
 }
 
-/// Reads no user data: that is for agents to read.
+async fn mark(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
+    let decoded = |of: fn(&v1::VerifyDetail) -> &Bytes| match operation.verify.as_ref().map(of) {
+        Some(encoded) => Objects::decode(encoded),
+        None => Ok(Objects::default()),
+    };
+    let (damaged, mut whole) = (decoded(|verify| &verify.damaged)?, decoded(|verify| &verify.whole)?);
+    // What one reader found whole and another damaged is damaged.
+    whole.packs.remove(&damaged.packs);
+    whole.manifests.retain(|name| !damaged.manifests.contains(name));
+    quarantine::mark(&vault.repository, vault.epoch, &damaged, &whole).await?;
+    Ok(Patch::Marked)
+}
+
+/// Reads manifests, and of the data only the frames that chunks are moved from.
+async fn mend(vault: &Vault) -> Result<Patch> {
+    let repository = &vault.repository;
+    close_others(vault, None).await?;
+    let left = |state: &State| -> Vec<TransactionId> {
+        let open = state.open_transactions().iter();
+        open.filter(|(_, open)| open.purpose == Purpose::Rewrite).map(|(id, _)| *id).collect()
+    };
+    // Of a repair that was cut short: this service has one exclusive operation.
+    for transaction in repository.read(left).await {
+        repository.abort(vault.epoch, transaction).await?;
+    }
+    let done = repair::rewrite(repository, vault.epoch, &*vault.entropy).await?;
+    Ok(Patch::Mended(v1::MendDetail {
+        backups: done.backups,
+        manifests: done.manifests,
+        chunks: done.chunks,
+        chunks_lost: done.chunks_lost,
+        spoiled: done.spoiled,
+    }))
+}
+
+/// Reads no user data, but what is known to be damaged: the rest is for agents to read.
 async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
     vault.repository.refresh().await?;
     let tell = |at: verify::Progress| {
@@ -266,21 +349,15 @@ async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
     if mutant::on(Mutant::BlindCheck) {
         report.damages.clear();
     }
-    let damages: Vec<v1::Damage> = report
-        .damages
-        .iter()
-        .take(record::DAMAGES_KEPT)
-        .map(|damage| v1::Damage {
-            object: damage.object.clone(),
-            what: damage.what.clone(),
-            backups: damage.backups.iter().map(ToString::to_string).collect(),
-        })
-        .collect();
+    let damages: Vec<v1::Damage> =
+        report.damages.iter().take(record::DAMAGES_KEPT).map(palinurus_proto::damage).collect();
     Ok(Patch::Checked(v1::VerifyDetail {
         packs_checked: report.packs_checked,
         backups_checked: report.backups_checked,
         damages,
         damage_count: report.damages.len() as u64,
+        damaged: report.damaged.encode().into(),
+        whole: report.whole.encode().into(),
         ..Default::default()
     }))
 }

@@ -15,8 +15,7 @@ pub(super) fn sum(tasks: &[TaskRecord]) -> v1::Progress {
         sum.bytes_read += progress.bytes_read;
         sum.bytes_new += progress.bytes_new;
         sum.bytes_stored += progress.bytes_stored;
-        sum.puts += progress.puts;
-        sum.gets += progress.gets;
+        add(&mut sum.requests, progress.requests);
     }
     nodes.values().fold(v1::Progress::default(), |mut all, node| {
         all.files_total += node.files_total;
@@ -26,8 +25,13 @@ pub(super) fn sum(tasks: &[TaskRecord]) -> v1::Progress {
         all.bytes_read += node.bytes_read;
         all.bytes_new += node.bytes_new;
         all.bytes_stored += node.bytes_stored;
-        all.puts += node.puts;
-        all.gets += node.gets;
+        add(&mut all.requests, node.requests);
         all
     })
+}
+
+fn add(sum: &mut Option<v1::Requests>, more: Option<v1::Requests>) {
+    if let Some(more) = more {
+        sum.get_or_insert_default().add(&more);
+    }
 }

@@ -1,8 +1,10 @@
 //! How an operation's record changes: every change is a function of this file, used by the actor and by the
 //! deciders' tests alike. None of them looks at a clock or waits.
+use bytes::Bytes;
 use palinurus_proto::v1::{
     self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result,
 };
+use palinurus_repository::ledger::Objects;
 use palinurus_repository::{Epoch, Timestamp};
 
 use super::progress::sum;
@@ -33,6 +35,9 @@ pub(crate) enum Patch {
     Nothing,
     Begun {
         bases: Vec<v1::NodeManifest>,
+        key_epochs: Vec<v1::KeyEpoch>,
+        /// Packs of the bases, encoded.
+        damaged: Bytes,
         warnings: Vec<v1::Warning>,
     },
     Committed {
@@ -42,8 +47,13 @@ pub(crate) enum Patch {
         condemned: u64,
         swept: u64,
         objects: u64,
+        locked: u64,
+        locked_until: Option<Timestamp>,
     },
     Checked(v1::VerifyDetail),
+    /// The ledger knows of the damage.
+    Marked,
+    Mended(v1::MendDetail),
     /// Who has the place now, in words.
     Fenced(String),
 }
@@ -315,6 +325,20 @@ fn in_use(operation: &mut v1::Operation, report: &TaskReport, now: Timestamp) {
     note(operation, now, text);
 }
 
+/// Of a leader whose clock was ahead: what waits from a moment on waits from now at the latest.
+pub(crate) fn not_ahead(operation: &mut v1::Operation, now: Timestamp) {
+    for task in &mut operation.tasks {
+        // Before any loss: rather a task that is repeated once than what nobody takes over.
+        task.assigned_ms = task.assigned_ms.min(now.0.saturating_sub(1));
+        task.ended_ms = task.ended_ms.min(now.0);
+    }
+    let missing = operation.backup.iter_mut().flat_map(|backup| &mut backup.missing);
+    let lost = missing.map(|missing| &mut missing.lost_ms);
+    for moment in lost.chain([&mut operation.phase_ms, &mut operation.finished_ms]) {
+        *moment = (*moment).min(now.0);
+    }
+}
+
 /// How a task of the coordinator's own ended.
 pub(crate) fn own(
     operation: &mut v1::Operation,
@@ -335,11 +359,13 @@ pub(crate) fn own(
     };
     match patch {
         Patch::Nothing => {}
-        Patch::Begun { bases, warnings } => {
+        Patch::Begun { bases, key_epochs, damaged, warnings } => {
             warn(operation, "", warnings, 0);
             if let Some(backup) = &mut operation.backup {
                 backup.base_id = bases.first().map(|base| base.backup_id.clone()).unwrap_or_default();
                 backup.bases = bases;
+                backup.key_epochs = key_epochs;
+                backup.damaged = damaged;
             }
         }
         Patch::Committed { chunks_moved } => {
@@ -348,14 +374,26 @@ pub(crate) fn own(
                 backup.chunks_moved = backup.chunks_moved.max(chunks_moved);
             }
         }
-        Patch::Swept { condemned, swept, objects } => {
+        Patch::Swept { condemned, swept, objects, locked, locked_until } => {
             if let Some(delete) = &mut operation.delete {
                 delete.packs_condemned = condemned;
                 delete.packs_swept = swept;
                 delete.objects_deleted = objects;
+                delete.objects_locked = locked;
+                delete.locked_until_ms = locked_until.map_or(0, |until| until.0);
             }
         }
         Patch::Checked(detail) => verify(operation, detail),
+        Patch::Marked => {
+            if let Some(verify) = &mut operation.verify {
+                (verify.damaged, verify.whole) = Default::default();
+            }
+        }
+        Patch::Mended(mend) => {
+            if let Some(verify) = &mut operation.verify {
+                verify.mend = Some(mend);
+            }
+        }
         Patch::Fenced(told) => note(operation, now, told),
     }
     if let Some(record) = own_record(operation, work) {
@@ -367,7 +405,17 @@ pub(crate) fn own(
 /// How far a task of the coordinator's own is.
 pub(crate) fn own_progress(operation: &mut v1::Operation, work: Work, progress: v1::Progress) {
     if let Some(record) = own_record(operation, work) {
-        record.progress = Some(progress);
+        let requests = record.progress.and_then(|before| before.requests);
+        record.progress = Some(v1::Progress { requests, ..progress });
+    }
+    operation.progress = Some(sum(&operation.tasks));
+}
+
+/// What a task of the coordinator's own has asked of the store.
+pub(crate) fn own_requests(operation: &mut v1::Operation, work: Work, requests: v1::Requests) {
+    if let Some(record) = own_record(operation, work) {
+        let progress = record.progress.get_or_insert_default();
+        progress.requests.get_or_insert_default().add(&requests);
     }
     operation.progress = Some(sum(&operation.tasks));
 }
@@ -381,6 +429,8 @@ fn verify(operation: &mut v1::Operation, found: v1::VerifyDetail) {
     let Some(verify) = &mut operation.verify else { return };
     verify.packs_checked = verify.packs_checked.max(found.packs_checked);
     verify.backups_checked = verify.backups_checked.max(found.backups_checked);
+    verify.damaged = joined(&verify.damaged, &found.damaged);
+    verify.whole = joined(&verify.whole, &found.whole);
     let unlisted = found.damage_count.saturating_sub(found.damages.len() as u64);
     verify.damage_count += unlisted;
     for damage in found.damages {
@@ -392,6 +442,13 @@ fn verify(operation: &mut v1::Operation, found: v1::VerifyDetail) {
             verify.damages.push(damage);
         }
     }
+}
+
+/// Both lists of objects. What does not decode says nothing.
+fn joined(one: &Bytes, other: &Bytes) -> Bytes {
+    let mut all = Objects::decode(one).unwrap_or_default();
+    all.extend(&Objects::decode(other).unwrap_or_default());
+    if all.is_empty() { Bytes::new() } else { all.encode().into() }
 }
 
 /// Moves the warnings out of a result: they are kept once, in the operation.
@@ -453,6 +510,15 @@ mod tests {
         let mut report = TaskReport { task: "upload".to_owned(), attempt: ATTEMPT, ..Default::default() };
         report.set_state(state);
         report
+    }
+
+    #[test]
+    fn a_leader_whose_clock_was_ahead_holds_up_nobody() {
+        let mut operation = backup();
+        (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms) = (900, 900, 0);
+        not_ahead(&mut operation, Timestamp(7));
+        let moments = (operation.phase_ms, operation.tasks[0].ended_ms, operation.finished_ms);
+        assert_eq!((moments, operation.tasks[0].assigned_ms), ((7, 7, 0), 5));
     }
 
     #[test]

@@ -279,7 +279,12 @@ impl World {
         match work {
             Work::Begin => {
                 self.ledger.begun = true;
-                Ok(Patch::Begun { bases: Vec::new(), warnings: Vec::new() })
+                Ok(Patch::Begun {
+                    bases: Vec::new(),
+                    key_epochs: Vec::new(),
+                    damaged: Default::default(),
+                    warnings: Vec::new(),
+                })
             }
             Work::Commit => {
                 assert!(self.ledger.begun && !self.ledger.aborted);
@@ -307,9 +312,11 @@ impl World {
             Work::Sweep => {
                 assert!(self.ledger.forgotten);
                 self.ledger.swept = true;
-                Ok(Patch::Swept { condemned: 1, swept: 1, objects: 1 })
+                Ok(Patch::Swept { condemned: 1, swept: 1, objects: 1, locked: 0, locked_until: None })
             }
             Work::Check => Ok(Patch::Checked(v1::VerifyDetail::default())),
+            Work::Mark => Ok(Patch::Marked),
+            Work::Mend => Ok(Patch::Mended(v1::MendDetail::default())),
             Work::Fence => {
                 self.ledger.fenced = true;
                 Ok(Patch::Fenced("another holds the place".to_owned()))

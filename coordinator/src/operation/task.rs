@@ -34,6 +34,7 @@ pub(crate) fn task(
             position: operation.nodes.iter().position(|each| each == node).unwrap_or_default() as u32,
             nodes: operation.nodes.len() as u32,
             take_over: has_uploaded(operation, node),
+            damaged: operation.backup.as_ref().map(|backup| backup.damaged.clone()).unwrap_or_default(),
         }),
         Work::Manifest => {
             task::Work::Manifest(v1::ManifestTask { transaction: transaction()?, base: base() })
@@ -42,6 +43,8 @@ pub(crate) fn task(
         Work::Restore => task::Work::Restore(restore(operation, node)?),
         Work::Verify => task::Work::Verify(v1::VerifyTask {
             read_data: operation.verify.as_ref().is_some_and(|verify| verify.read_data),
+            percent: operation.verify.as_ref().map_or(0, |verify| verify.percent),
+            day: operation.verify.as_ref().map_or(0, |verify| verify.day),
         }),
         Work::Probe => task::Work::Probe(v1::ProbeTask {}),
         own => return Err(Error::internal(format!("{} is no task of an agent", own.name()))),
@@ -53,8 +56,17 @@ pub(crate) fn task(
         service: operation.service.clone(),
         node: node.to_owned(),
         repository: repository.to_owned(),
+        key_epochs: key_epochs(operation).to_vec(),
         work: Some(work_of),
     })
+}
+
+/// Of all that the operation's tasks may write or read.
+fn key_epochs(operation: &v1::Operation) -> &[v1::KeyEpoch] {
+    let backup = operation.backup.as_ref().map(|detail| &detail.key_epochs);
+    let restore = || operation.restore.as_ref().map(|detail| &detail.key_epochs);
+    let failover = || operation.failover.as_ref().map(|detail| &detail.key_epochs);
+    backup.or_else(restore).or_else(failover).map_or(&[], Vec::as_slice)
 }
 
 /// An attempt before this one has got to its end.

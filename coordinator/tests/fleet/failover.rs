@@ -205,7 +205,7 @@ async fn it_waits_for_its_turn_and_after_a_failure() {
     let world = World::new().await;
     let (mut operator, one, _old) = backed_up(&world, &AUTOMATIC, &[]).await;
     one.hold("verify");
-    let check = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data: true };
+    let check = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data: true, percent: 0 };
     let check = operator.0.check_repository(check).await.unwrap().into_inner();
     operator.until(&check.id, |operation| task(operation, "n1", "verify").is_some()).await;
     let new = replacement(&world, "n2", "new");

@@ -15,7 +15,7 @@ fn request(nodes: &[&str]) -> v1::RestoreRequest {
 }
 
 async fn check(operator: &mut Operator, read_data: bool) -> v1::Operation {
-    let request = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data };
+    let request = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data, percent: 0 };
     let started = operator.0.check_repository(request).await.unwrap().into_inner();
     operator.finished(&started.id).await
 }
@@ -81,7 +81,7 @@ async fn nobody_to_read_the_data_is_said_at_once() {
     let world = World::new().await;
     let mut operator = world.apply(&["n1"]).await;
     operator.start_backup().await.unwrap();
-    let request = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data: true };
+    let request = v1::CheckRepositoryRequest { service: SERVICE.to_owned(), read_data: true, percent: 0 };
     let error = from_status(operator.0.check_repository(request).await.unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Conflict, "one operation at a time: {error:?}");
 }

@@ -102,7 +102,7 @@ async fn what_changes_something_is_the_leaders() {
     elsewhere(standby.plan_restore(restore.clone()).await.unwrap_err());
     elsewhere(standby.apply_restore(restore).await.unwrap_err());
     elsewhere(standby.cancel_operation(id).await.unwrap_err());
-    let check = v1::CheckRepositoryRequest { service: service(), read_data: false };
+    let check = v1::CheckRepositoryRequest { service: service(), read_data: false, percent: 0 };
     elsewhere(standby.check_repository(check).await.unwrap_err());
 }
 

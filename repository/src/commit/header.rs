@@ -23,7 +23,7 @@ pub(super) fn seal(keys: &Keys) -> Result<Bytes> {
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&[VERSION, keys.suite(), 0, 0, 0, 0, 0, 0]);
     header.extend_from_slice(keys.repository().as_bytes());
-    let tag = keys.metadata_aead(&[NAME.as_bytes()])?.seal(0, &header, &mut [])?;
+    let tag = keys.root_aead(&[NAME.as_bytes()])?.seal(0, &header, &mut [])?;
     header.extend_from_slice(&tag);
     let checksum = blake3::hash(&header);
     header.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_LEN]);
@@ -62,7 +62,7 @@ pub(super) fn read(header: &[u8]) -> Result<RepositoryId> {
 pub(super) fn prove(keys: &Keys, header: &[u8]) -> Result<()> {
     let (plain, rest) = header.split_at(PLAIN_LEN);
     let mut tag = rest[..TAG_LEN].to_vec();
-    let proof = keys.metadata_aead(&[NAME.as_bytes()])?;
+    let proof = keys.root_aead(&[NAME.as_bytes()])?;
     proof
         .open(0, plain, &mut tag)
         .map_err(|e| Error::corrupt("the header \"repo\" was changed").with_source(e))?;

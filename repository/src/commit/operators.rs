@@ -1,17 +1,22 @@
-//! Whose keys open a repository, and how that changes. Only `keys/*` and `labels/*` are written: the root key stays what
-//! it is, so nothing else has to be sealed anew.
+//! Whose keys open a repository, and how that changes. Only `keys/*`, `labels/*` and `masters/*` are written: root and
+//! masters stay what they are, so nothing else has to be sealed anew. Fresh masters are [`super::key_epoch`]'s.
 //!
 //! Whatever dies on the way leaves a key that works: a new wrapper is proved before an old one goes, and nobody
 //! removes the key that they themselves came in with.
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::access::{join, key_ids, key_object};
 use super::{Repository, unlock};
 use crate::entropy::Entropy;
+use crate::epochs::{Given, KeyEpoch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::KeyId;
 use crate::keyfile::KeyFile;
 use crate::label::{self, Label};
+use crate::masters;
+use crate::storage::list_all;
 use crate::wrapper::wrapped_for;
 
 /// One operator key that the root key is wrapped for.
@@ -50,6 +55,8 @@ impl Repository {
     /// The same with all that is known of each, and which of `given` opens it.
     pub async fn wrapped_keys(&self, given: &[KeyFile]) -> Result<Vec<WrappedKey>> {
         let mut found = Vec::new();
+        let epoch = self.read(|state| state.key_epoch()).await;
+        let reaches = self.reaches(epoch).await?;
         for id in self.key_ids().await? {
             let wrapped = match self.storage.get(&key_object(id), None).await {
                 Ok(wrapped) => wrapped,
@@ -60,9 +67,21 @@ impl Repository {
             let fits = |key: &&KeyFile| key.id == id && self.opens(key, &wrapped);
             let opened = given.iter().filter(fits).map(|key| key.id).collect();
             let label = self.label(id).await?;
-            found.push(WrappedKey { id, label, damage: self.damage(&wrapped), opened });
+            let damage = self.damage(&wrapped).or_else(|| {
+                let left_out = epoch.filter(|_| !reaches.contains(&id))?;
+                Some(Error::denied(format!("it is not in key epoch {}, the newest", left_out.number)))
+            });
+            found.push(WrappedKey { id, label, damage, opened });
         }
         Ok(found)
+    }
+
+    /// The keys that have the masters up to that epoch.
+    pub(super) async fn reaches(&self, epoch: Option<KeyEpoch>) -> Result<Vec<KeyId>> {
+        let Some(epoch) = epoch else { return Ok(Vec::new()) };
+        let objects = list_all(&*self.storage, masters::PREFIX).await?;
+        let of = objects.iter().filter_map(|object| masters::parse(&object.key));
+        Ok(of.filter(|(of, _)| *of == epoch).map(|(_, id)| id).collect())
     }
 
     fn opens(&self, key: &KeyFile, wrapped: &[u8]) -> bool {
@@ -100,11 +119,16 @@ impl Repository {
     /// label, where one is given.
     pub async fn add_key(&self, key: &KeyFile, label: &str, entropy: &dyn Entropy) -> Result<()> {
         Label::new(label, self.clock.now())?;
+        self.refresh().await?;
+        self.put_masters(key).await?;
         let new = match self.storage.put_new(&key_object(key.id), key.wrap(&self.root, self.id)?).await {
             Ok(()) => true,
             Err(e) if e.kind() == ErrorKind::Conflict => false,
             Err(e) => return Err(e),
         };
+        // A key epoch that began meanwhile may not know of it.
+        self.refresh().await?;
+        self.put_masters(key).await?;
         self.prove(key).await?;
         if new || !label.is_empty() {
             self.put_label(key.id, label, entropy).await?;
@@ -112,22 +136,39 @@ impl Repository {
         Ok(())
     }
 
+    /// The masters of all key epochs that this process has read of, for that key too.
+    async fn put_masters(&self, key: &KeyFile) -> Result<()> {
+        let draws = self.read(|state| state.draws().to_vec()).await;
+        if draws.is_empty() {
+            return Ok(());
+        }
+        let (object, sealed) = masters::seal(&self.keys.epochs().masters(&draws)?, key, self.id)?;
+        match self.storage.put_new(&object, sealed).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => Ok(()),
+            other => other,
+        }
+    }
+
     /// As whoever has only this key will open the repository.
-    async fn prove(&self, key: &KeyFile) -> Result<()> {
-        let unlocked =
-            unlock(&*self.storage, std::slice::from_ref(key)).await.map_err(|e| match e.kind() {
-                ErrorKind::Denied | ErrorKind::Corrupt => Error::conflict(format!(
-                    "keys/{} is there already, and this key does not open it: {}",
-                    key.id,
-                    e.what()
-                ))
-                .with_hint("make a new key with `palinurus keys generate`, and add that"),
-                _ => e,
-            })?;
+    pub(super) async fn prove(&self, key: &KeyFile) -> Result<()> {
+        let refused = |e: Error| match e.kind() {
+            ErrorKind::Denied | ErrorKind::Corrupt => Error::conflict(format!(
+                "keys/{} is there already, and this key does not open it: {}",
+                key.id,
+                e.what()
+            ))
+            .with_hint("make a new key with `palinurus keys generate`, and add that"),
+            _ => e,
+        };
+        let alone = Arc::new(Given(Arc::from([key.clone()])));
+        let unlocked = unlock(&*self.storage, alone).await.map_err(refused)?;
         if unlocked.root != self.root {
             return Err(Error::corrupt(format!("keys/{} wraps another root key", key.id)));
         }
-        Ok(())
+        match self.read(|state| state.key_epoch()).await {
+            Some(epoch) => unlocked.keys.load(&*self.storage, epoch).await.map_err(refused),
+            None => Ok(()),
+        }
     }
 
     /// The key no longer opens the repository, to those who have not kept the root key. Never the one that this
@@ -153,7 +194,8 @@ impl Repository {
         if keep { Ok(()) } else { self.remove(self.opened_by.id, new).await }
     }
 
-    async fn remove(&self, id: KeyId, by: &KeyFile) -> Result<()> {
+    pub(super) async fn remove(&self, id: KeyId, by: &KeyFile) -> Result<()> {
+        self.refresh().await?;
         let ids = self.key_ids().await?;
         if !ids.contains(&id) {
             return Err(Error::not_found(format!("no key {id} opens this repository"))
@@ -165,8 +207,13 @@ impl Repository {
                 .with_hint("open it with another of its keys to remove this one; `keys add` adds one"));
         }
         self.prove(by).await?;
-        self.storage.delete(&[key_object(id)]).await?;
+        let objects = list_all(&*self.storage, masters::PREFIX).await?.into_iter().map(|object| object.key);
+        let mut own: Vec<String> =
+            objects.filter(|object| masters::parse(object).is_some_and(|(_, of)| of == id)).collect();
+        own.push(key_object(id));
+        self.storage.delete(&own).await?;
         // Somebody with the key just removed may have removed ours at the same moment.
+        self.put_masters(by).await?;
         match self.storage.put_new(&key_object(by.id), by.wrap(&self.root, self.id)?).await {
             Err(e) if e.kind() == ErrorKind::Conflict => {}
             Err(e) => return Err(e),
@@ -186,4 +233,4 @@ impl Repository {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -15,15 +15,20 @@ use crate::keys::Keys;
 use crate::mutant::{self, Mutant};
 use crate::storage::{Object, Storage};
 
+mod damage;
 mod history;
 mod pack_set;
 mod record;
 mod state;
 
+pub use damage::Objects;
+pub(crate) use damage::manifest_stem;
 pub use history::history;
 pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, OpenTransaction, State};
+
+pub(crate) use record::{key as record_key, link as record_link};
 
 use record::Link;
 
@@ -148,28 +153,40 @@ impl Ledger {
             .buffered(AHEAD);
         while let Some((number, object)) = objects.try_next().await? {
             let record = Record::open(&self.keys, number, self.link.as_ref(), &object)?;
-            self.apply(number, &record, &object);
+            if let Body::KeyEpoch(epoch) = record.body
+                && self.state.check(&record).is_ok()
+            {
+                self.keys.load(&*self.storage, epoch).await?;
+            }
+            self.apply(number, &record, &object)?;
         }
         Ok(())
     }
 
-    fn apply(&mut self, number: u64, record: &Record, object: &Bytes) {
+    fn apply(&mut self, number: u64, record: &Record, object: &Bytes) -> Result<()> {
+        self.link = Some(record::link(object));
+        self.next = number + 1;
         if let Err(e) = self.state.apply(number, record) {
             tracing::warn!(number, writer = record.writer, reason = e.chain(), "a ledger record is void");
             self.voids.push(number);
+            return Ok(());
         }
-        self.link = Some(record::link(object));
-        self.next = number + 1;
+        follow(&mut self.keys, &self.state, record)
     }
 
     /// Appends the record at the first free place if the rules allow it there, and returns its number.
     ///
     /// After `Unavailable` the record may still arrive: refresh and look before deciding anything.
     pub async fn append(&mut self, record: Record) -> Result<u64> {
+        self.refresh().await?;
+        self.append_next(record).await
+    }
+
+    /// `append` for who has refreshed a moment ago: the conditional put finds out whether anything came since.
+    pub(crate) async fn append_next(&mut self, record: Record) -> Result<u64> {
         let mut pause = PAUSE;
         let mut failures = 0;
         loop {
-            self.refresh().await?;
             if !mutant::on(Mutant::UnguardedAppend) {
                 self.state.check(&record)?;
             }
@@ -177,7 +194,7 @@ impl Ledger {
             let object = record.seal(&self.keys, number, self.link.as_ref())?;
             match self.put(number, &object).await {
                 Ok(true) => {
-                    self.apply(number, &record, &object);
+                    self.apply(number, &record, &object)?;
                     return Ok(number);
                 }
                 Ok(false) => {} // somebody else has the place
@@ -189,6 +206,7 @@ impl Ledger {
                 }
                 Err(e) => return Err(e),
             }
+            self.refresh().await?;
         }
     }
 
@@ -204,6 +222,15 @@ impl Ledger {
             Ok(there) => Ok(there == *object),
             Err(_) => Err(error),
         }
+    }
+}
+
+/// The keys know what the record says of key epochs. It counts; the master of one that begins is known.
+fn follow(keys: &mut Keys, state: &State, record: &Record) -> Result<()> {
+    match (&record.body, state.key_epoch()) {
+        (Body::KeyEpoch(epoch), _) => keys.enter(*epoch),
+        (Body::Begin { transaction, .. }, Some(epoch)) => keys.epochs().assign(*transaction, epoch.draw),
+        _ => Ok(()),
     }
 }
 

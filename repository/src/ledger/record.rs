@@ -11,11 +11,13 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use super::damage::{Objects, wire as damage_wire};
 use super::pack_set::{PackSet, wire as pack_wire};
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{BackupId, Epoch, TransactionId, check_name};
+use crate::id::{BackupId, Draw, Epoch, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
@@ -27,7 +29,9 @@ const HEADER_LEN: usize = 24;
 const LEVEL: u32 = 1;
 /// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
 const LEVEL_PARTIAL: u32 = 2;
-const LEVEL_KNOWN: u32 = LEVEL_PARTIAL;
+/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it.
+const LEVEL_KEY_EPOCH: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_KEY_EPOCH;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -57,6 +61,11 @@ pub enum Body {
     Sweep { packs: PackSet },
     /// Backups that now lie elsewhere; ends its transaction.
     Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
+    /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
+    /// record itself is sealed under the one before.
+    KeyEpoch(KeyEpoch),
+    /// These are damaged, and nothing new is to be built on them; those are whole again.
+    Damage { found: Objects, whole: Objects },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,6 +202,7 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
+            Body::KeyEpoch(_) => LEVEL_KEY_EPOCH,
             _ => LEVEL,
         }
     }
@@ -216,6 +226,12 @@ impl Record {
                 transaction: transaction.0.to_vec(),
                 backups: backups.iter().map(|to| wire_backup(to.backup, &to.nodes, &to.packs)).collect(),
             }),
+            Body::KeyEpoch(KeyEpoch { number, draw }) => {
+                W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
+            }
+            Body::Damage { found, whole } => {
+                W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
+            }
         };
         wire::Record {
             level: self.level(),
@@ -256,6 +272,11 @@ impl Record {
             W::Rewrite(w) => Body::Rewrite {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
+            },
+            W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
+            W::Damage(w) => Body::Damage {
+                found: Objects::from_wire(w.found.unwrap_or_default())?,
+                whole: Objects::from_wire(w.whole.unwrap_or_default())?,
             },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))

@@ -1,8 +1,9 @@
 //! The rules of `state.rs`, one by one.
 use super::fixture::*;
 use super::*;
+use crate::epochs::KeyEpoch;
 use crate::error::ErrorKind::{Conflict, Fenced, Invalid, NotFound};
-use crate::id::Epoch;
+use crate::id::{Draw, Epoch};
 
 /// A history in which every record is allowed.
 fn after(bodies: &[Body]) -> State {
@@ -78,6 +79,20 @@ fn epochs_fence() {
     apply(&mut state, 7, commit(1, &[(1, 0)])).unwrap();
     apply(&mut state, 7, abort(2)).unwrap();
     assert_eq!(state.leader(), (Epoch(7), "c2"));
+}
+
+#[test]
+fn key_epochs_are_numbered_and_transactions_stay_in_theirs() {
+    let epoch = |number, draw| Body::KeyEpoch(KeyEpoch { number, draw: Draw([draw; 8]) });
+    let state = after(&[begin(1), epoch(1, 7), begin(2), epoch(2, 8), begin(3), abort(2)]);
+    assert_eq!(state.key_epoch(), Some(KeyEpoch { number: 2, draw: Draw([8; 8]) }));
+    let sealed = state.sealed([txn(1), txn(2), txn(3), txn(4)]);
+    let found: Vec<_> = sealed.iter().map(|of| (of.epoch.number, of.transactions.clone())).collect();
+    assert_eq!(found, [(1, vec![txn(2)]), (2, vec![txn(3)])]);
+    for (number, draw) in [(1, 9), (2, 9), (4, 9), (0, 9), (3, 7)] {
+        assert_eq!(refused(&state, epoch(number, draw)), Conflict);
+    }
+    allowed(&state, epoch(3, 9));
 }
 
 #[test]

@@ -11,17 +11,23 @@
 //! 4. Manifests that lose their last backup stay until every transaction has ended that began before: an unchanged
 //!    node is committed by naming an earlier manifest ([`State::check_manifests`]).
 //! 5. A record of an epoch below the highest LEADER before it is void.
+//! 6. Key epochs are numbered without gaps, and each has a draw of its own. A transaction is of the one in which it
+//!    began, whenever it ends.
+//! 7. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
+//!    deduplication would spoil every later backup.
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::damage::{Known, Objects};
 use super::pack_set::PackSet;
 use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
+use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
-use crate::id::{BackupId, Epoch, TransactionId, WriterId};
+use crate::id::{BackupId, Draw, Epoch, TransactionId, WriterId};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
@@ -39,6 +45,14 @@ pub struct BackupRecord {
     pub missing: Vec<MissingNode>,
     /// Every pack that its manifests name.
     pub packs: PackSet,
+}
+
+impl BackupRecord {
+    /// Whose objects a restore of it reads.
+    pub fn transactions(&self) -> BTreeSet<TransactionId> {
+        let packs = self.packs.writers().map(|(transaction, _)| transaction);
+        packs.chain(self.nodes.iter().map(|node| node.manifest.transaction)).collect()
+    }
 }
 
 /// A transaction between BEGIN and its end.
@@ -68,6 +82,11 @@ pub struct State {
     swept: PackSet,
     /// Manifests without a backup since the record of that number, while somebody may still name them.
     released: BTreeMap<ManifestName, u64>,
+    /// Of key epochs 1, 2 and so on.
+    draws: Vec<Draw>,
+    /// The key epochs of transactions, ended ones too; absent is 0.
+    sealed: BTreeMap<TransactionId, u32>,
+    damage: Known,
     rules: Rules,
 }
 
@@ -117,6 +136,32 @@ impl State {
         self.closed.contains(&transaction)
     }
 
+    /// The key epoch in force; none as long as it is the root's.
+    pub fn key_epoch(&self) -> Option<KeyEpoch> {
+        self.draws.last().map(|draw| KeyEpoch { number: self.draws.len() as u32, draw: *draw })
+    }
+
+    /// The draws of key epochs 1, 2 and so on.
+    pub fn draws(&self) -> &[Draw] {
+        &self.draws
+    }
+
+    /// Which of these transactions are of which key epoch, oldest first. Those of epoch 0 are left out.
+    pub fn sealed(&self, transactions: impl IntoIterator<Item = TransactionId>) -> Vec<Sealed> {
+        let mut found: BTreeMap<u32, BTreeSet<TransactionId>> = BTreeMap::new();
+        for id in transactions {
+            if let Some(number) = self.sealed.get(&id) {
+                found.entry(*number).or_default().insert(id);
+            }
+        }
+        let sealed = found.into_iter().filter_map(|(number, transactions)| {
+            let draw = *self.draws.get(number as usize - 1)?;
+            let transactions = transactions.into_iter().collect();
+            Some(Sealed { epoch: KeyEpoch { number, draw }, transactions })
+        });
+        sealed.collect()
+    }
+
     /// Every pack that was committed and not swept.
     pub fn committed(&self) -> &PackSet {
         &self.committed
@@ -130,9 +175,25 @@ impl State {
         union(self.condemned.values())
     }
 
-    /// May be reused by a transaction that began before this state.
+    /// May be reused by a transaction that began before this state: what is there, and not known to be damaged.
     pub fn usable(&self, pack: &PackId) -> bool {
-        self.committed.contains(pack) && !self.condemned.values().any(|packs| packs.contains(pack))
+        self.committed.contains(pack)
+            && !self.condemned.values().any(|packs| packs.contains(pack))
+            && !self.damage.has_pack(pack)
+    }
+
+    /// What checks have found damaged, and not whole again since.
+    pub fn damaged(&self) -> Objects {
+        Objects { packs: self.damage.packs(), manifests: self.damage.manifests() }
+    }
+
+    pub fn is_damaged(&self, manifest: &ManifestRef) -> bool {
+        self.damage.has_manifest(manifest)
+    }
+
+    /// Something that the backup needs is damaged: not all of it can be restored.
+    pub fn is_spoiled(&self, backup: &BackupRecord) -> bool {
+        self.damage.spoils(backup)
     }
 
     /// What a CONDEMN may name now.
@@ -179,6 +240,9 @@ impl State {
                     writer: record.writer.clone(),
                 };
                 self.open.insert(*transaction, open);
+                if let Some(epoch) = self.key_epoch() {
+                    self.sealed.insert(*transaction, epoch.number);
+                }
             }
             Body::Commit { transaction, nodes, missing, packs } => {
                 let began = self.close(*transaction).map_or(record.at, |open| open.began);
@@ -212,7 +276,9 @@ impl State {
                 self.reprieve(packs);
                 self.committed.remove(packs);
                 self.swept.extend(packs);
+                self.damage.gone(packs);
             }
+            Body::KeyEpoch(epoch) => self.draws.push(epoch.draw),
             Body::Rewrite { transaction, backups } => {
                 self.close(*transaction);
                 for to in backups {
@@ -228,6 +294,7 @@ impl State {
                     self.release(number, &before.nodes);
                 }
             }
+            Body::Damage { found, whole } => self.damage.apply(number, found, whole),
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

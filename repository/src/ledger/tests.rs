@@ -300,7 +300,7 @@ async fn damaged_moved_and_foreign_records_are_noticed() {
 async fn what_a_newer_version_wrote_is_refused_with_a_hint() {
     let keys = keys();
     // Field 1 (level), then a body of an unknown tag; and a higher level.
-    for plain in [&[0x08, 1, 0xfa, 0x06, 1, 0][..], &[0x08, 3, 0x82, 0x01, 0]] {
+    for plain in [&[0x08, 1, 0xfa, 0x06, 1, 0][..], &[0x08, 99, 0x82, 0x01, 0]] {
         let storage = store();
         let object = Record::seal_plain(&keys, 0, plain.to_vec()).unwrap();
         storage.put_new(&record::key(0), object.clone()).await.unwrap();

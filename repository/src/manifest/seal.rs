@@ -29,7 +29,7 @@ impl Seal {
         aad[5] = 1;
         aad[6] = keys.suite();
         aad[8..24].copy_from_slice(keys.repository().as_bytes());
-        Ok(Self { aead: keys.metadata_aead(&label)?, aad })
+        Ok(Self { aead: keys.metadata_aead(transaction, &label)?, aad })
     }
 
     pub(super) fn of(keys: &Keys, reference: &ManifestRef) -> Result<Self> {

@@ -1,4 +1,5 @@
 //! Counts what is asked of a store: what a backup costs is measured, and asserted in tests.
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,14 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Mark, Object, Storage};
+use super::{Locked, Mark, Object, Storage};
 use crate::error::Result;
 
 /// Counts one user's calls; [`Storage::sent`] counts what all users' calls became on the wire.
-#[derive(Debug)]
 pub struct Counted {
     inner: Arc<dyn Storage>,
     counts: Counts,
+}
+
+impl fmt::Debug for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f) // messages name the store
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,15 +69,30 @@ impl Requests {
     #[must_use]
     pub fn since(&self, earlier: &Requests) -> Requests {
         Requests {
-            puts: self.puts - earlier.puts,
-            gets: self.gets - earlier.gets,
-            sizes: self.sizes - earlier.sizes,
-            lists: self.lists - earlier.lists,
-            deletes: self.deletes - earlier.deletes,
-            deleted: self.deleted - earlier.deleted,
-            retries: self.retries - earlier.retries,
-            bytes_put: self.bytes_put - earlier.bytes_put,
-            bytes_got: self.bytes_got - earlier.bytes_got,
+            puts: self.puts.saturating_sub(earlier.puts),
+            gets: self.gets.saturating_sub(earlier.gets),
+            sizes: self.sizes.saturating_sub(earlier.sizes),
+            lists: self.lists.saturating_sub(earlier.lists),
+            deletes: self.deletes.saturating_sub(earlier.deletes),
+            deleted: self.deleted.saturating_sub(earlier.deleted),
+            retries: self.retries.saturating_sub(earlier.retries),
+            bytes_put: self.bytes_put.saturating_sub(earlier.bytes_put),
+            bytes_got: self.bytes_got.saturating_sub(earlier.bytes_got),
+        }
+    }
+
+    #[must_use]
+    pub fn plus(self, more: Requests) -> Requests {
+        Requests {
+            puts: self.puts + more.puts,
+            gets: self.gets + more.gets,
+            sizes: self.sizes + more.sizes,
+            lists: self.lists + more.lists,
+            deletes: self.deletes + more.deletes,
+            deleted: self.deleted + more.deleted,
+            retries: self.retries + more.retries,
+            bytes_put: self.bytes_put + more.bytes_put,
+            bytes_got: self.bytes_got + more.bytes_got,
         }
     }
 
@@ -155,11 +176,15 @@ impl Storage for Counted {
         self.inner.delete(keys).await
     }
 
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        self.inner.locked(keys).await
+    }
+
     async fn tidy(&self) -> Result<u64> {
         self.inner.tidy().await
     }
 
     fn sent(&self) -> Option<Requests> {
-        self.inner.sent()
+        Some(self.inner.sent().unwrap_or_else(|| self.requests()))
     }
 }

@@ -15,6 +15,7 @@ mod address;
 mod cloud;
 mod counted;
 mod local;
+mod lock;
 mod mark;
 mod memory;
 #[cfg(any(feature = "s3", feature = "cloud"))]
@@ -27,6 +28,7 @@ pub mod suite;
 
 pub use counted::{Counted, Requests};
 pub use local::LocalStorage;
+pub use lock::{Locked, delete_unlocked};
 pub use mark::Mark;
 pub use memory::MemoryStorage;
 pub use retry::Retried;
@@ -65,13 +67,19 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes the objects; one that is absent is no error.
     async fn delete(&self, keys: &[String]) -> Result<()>;
 
+    /// Which of the objects the store keeps for now, whatever is asked of it.
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        let _ = keys;
+        Ok(Vec::new())
+    }
+
     /// Removes what writers that died left outside of any object, and says how much that was.
     async fn tidy(&self) -> Result<u64> {
         Ok(0)
     }
 
-    /// The requests that went over the network since the store was opened, by all its users and with every retry. None
-    /// where there is no network.
+    /// What was asked since the store was opened, by all its users, with every retry; of a store behind a network, what
+    /// went over it. None where nobody counts.
     fn sent(&self) -> Option<Requests> {
         None
     }
@@ -108,8 +116,8 @@ pub fn open_with(url: &str, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) ->
     let (scheme, rest) = url.split_once(':').unwrap_or_default();
     let _ = (&clock, &entropy); // a build without networks needs neither
     match (scheme, rest) {
-        ("file", rest) => Ok(Arc::new(LocalStorage::open(rest)?)),
-        ("memory", "") => Ok(Arc::new(MemoryStorage::default())),
+        ("file", rest) => Ok(Arc::new(Counted::new(Arc::new(LocalStorage::open(rest)?)))),
+        ("memory", "") => Ok(Arc::new(Counted::new(Arc::new(MemoryStorage::default())))),
         #[cfg(feature = "s3")]
         ("s3", rest) => {
             Ok(Arc::new(Retried::new(s3::S3Storage::open(rest, clock, entropy.clone())?, entropy)))

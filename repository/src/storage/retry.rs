@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::counted::Count;
-use super::{Mark, Object, Requests, Storage};
+use super::{Locked, Mark, Object, Requests, Storage};
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -173,6 +173,11 @@ impl<S: Storage> Storage for Retried<S> {
     async fn delete(&self, keys: &[String]) -> Result<()> {
         let first = keys.first().map_or("", String::as_str);
         self.trying(first, 0, |_| self.inner.delete(keys)).await
+    }
+
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        let first = keys.first().map_or("", String::as_str);
+        self.trying(first, 0, |_| self.inner.locked(keys)).await
     }
 
     async fn tidy(&self) -> Result<u64> {

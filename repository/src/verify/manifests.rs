@@ -5,7 +5,7 @@ use super::{Check, DamageKind};
 use crate::error::{Error, ErrorKind};
 use crate::id::BackupId;
 use crate::keys::FileHasher;
-use crate::ledger::{BackupRecord, NodeCommit};
+use crate::ledger::{BackupRecord, NodeCommit, manifest_stem};
 use crate::manifest::entry::{Content, Entry, Piece};
 use crate::manifest::{Block, ManifestReader, ManifestRef};
 use crate::pack::ChunkAt;
@@ -40,6 +40,11 @@ impl Check<'_> {
     }
 
     async fn manifest(&mut self, reference: &ManifestRef, uses: &[(&BackupRecord, &NodeCommit)]) {
+        let stem = manifest_stem(reference);
+        if self.doubted.manifests.contains(&stem) {
+            // Unless something is found now.
+            self.report.whole.manifests.insert(stem);
+        }
         let users: Vec<BackupId> = uses.iter().map(|(backup, _)| backup.id).collect();
         let sizes = self.parts(reference, &users).await;
         let lost = |part: u32| sizes.get(part as usize).is_none_or(Option::is_none);
@@ -62,7 +67,10 @@ impl Check<'_> {
             let object = reference.key(part.unwrap_or_default());
             match reader.next_block().await {
                 Ok(None) => return,
-                Ok(Some(block)) => self.block(&object, &block, &mut file, &users).await,
+                Ok(Some(block)) => {
+                    self.block(&object, &block, &mut file, &users).await;
+                    self.spoiled(&reference.node, &block, &users);
+                }
                 Err(error) => {
                     if error.kind() != ErrorKind::NotFound || !part.is_some_and(lost) {
                         self.found.error(&object, &error, users.iter().copied());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 
 use super::trailers::{Trailer, read_trailer};
-use super::{Check, DamageKind};
+use super::{Bad, Check, DamageKind};
 use crate::blocking::Blocking;
 use crate::error::{Error, Result};
 use crate::fetch::{self, FetchRange, Limits};
@@ -36,6 +36,9 @@ struct Seen {
     found: Vec<(DamageKind, String)>,
     chunks: u64,
     bytes: u64,
+    bad: Bad,
+    /// Every frame was opened.
+    read: bool,
 }
 
 impl Seen {
@@ -118,15 +121,25 @@ impl Check<'_> {
     async fn run(&mut self, jobs: impl Iterator<Item = Job>, total: u64) {
         let storage = self.repository.storage().clone();
         let keys = self.repository.keys().clone();
-        let read_data = self.read_data.then(|| self.repository.blocking());
-        let looks =
-            stream::iter(jobs).map(|job| Box::pin(look(storage.clone(), keys.clone(), job, read_data)));
+        let (read_data, blocking) = (self.read_data, self.repository.blocking());
+        // What is known to be damaged is looked at whenever somebody looks: it may have been put back.
+        let doubted = self.doubted.packs.clone();
+        let blocking =
+            move |job: &Job| (read_data.wants(&job.pack) || doubted.contains(&job.pack)).then_some(blocking);
+        let looks = stream::iter(jobs).map(|job| {
+            let blocking = blocking(&job);
+            Box::pin(look(storage.clone(), keys.clone(), job, blocking))
+        });
         let mut looks = looks.buffer_unordered(SIDE_BY_SIDE);
         while let Some(seen) = looks.next().await {
             self.report.packs_checked += 1;
             self.report.chunks_checked += seen.chunks;
             self.report.bytes_checked += seen.bytes;
+            if seen.found.is_empty() && seen.read && self.doubted.packs.contains(&seen.pack) {
+                self.report.whole.packs.insert(seen.pack);
+            }
             if !seen.found.is_empty() {
+                self.bad.insert(seen.pack, seen.bad);
                 let mut one = PackSet::new();
                 one.insert(seen.pack);
                 let users = self.users(&one);
@@ -159,9 +172,18 @@ async fn sizes(
 
 async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: Option<Blocking>) -> Seen {
     let Job { pack, size, indexed } = job;
-    let mut seen = Seen { pack, trailer: None, found: Vec::new(), chunks: 0, bytes: 0 };
+    let mut seen = Seen {
+        pack,
+        trailer: None,
+        found: Vec::new(),
+        chunks: 0,
+        bytes: 0,
+        bad: Bad::default(),
+        read: false,
+    };
     let Some(size) = size else {
         seen.found.push((DamageKind::Missing, "a backup names it, and it is not there".into()));
+        seen.bad = Bad::All;
         return seen;
     };
     if let Some(written) = indexed.as_ref().map(|indexed| indexed.size).filter(|written| *written != size) {
@@ -188,13 +210,17 @@ async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: Option
         Err(error) => {
             seen.error(&error);
             // A restore needs no trailer: what the index knows of the frames can still be checked.
-            let Some(indexed) = indexed else { return seen };
+            let Some(indexed) = indexed else {
+                seen.bad = Bad::All;
+                return seen;
+            };
             indexed
         }
     };
     seen.trailer = Some(Trailer::of(&summary));
     if let Some(blocking) = read_data {
         read_frames(&storage, &keys, &Arc::new(summary), blocking, &mut seen).await;
+        seen.read = true;
     }
     seen
 }
@@ -221,6 +247,7 @@ async fn read_frames(
             Ok(bytes) => bytes,
             Err(error) => {
                 seen.error(&error);
+                seen.bad.extend(range.frames.iter().map(|at| at.ordinal));
                 continue;
             }
         };
@@ -229,9 +256,13 @@ async fn read_frames(
             Ok(opened) => {
                 seen.chunks += opened.chunks;
                 seen.bytes += opened.bytes;
-                opened.errors.iter().for_each(|error| seen.error(error));
+                opened.errors.iter().for_each(|(_, error)| seen.error(error));
+                seen.bad.extend(opened.errors.iter().map(|(ordinal, _)| *ordinal));
             }
-            Err(error) => seen.error(&error),
+            Err(error) => {
+                seen.error(&error);
+                seen.bad = Bad::All;
+            }
         }
     }
 }
@@ -240,7 +271,8 @@ async fn read_frames(
 struct Opened {
     chunks: u64,
     bytes: u64,
-    errors: Vec<Error>,
+    /// With the frame's ordinal.
+    errors: Vec<(u32, Error)>,
 }
 
 /// Opens each frame and computes each chunk's id.
@@ -251,7 +283,7 @@ fn open_frames(keys: &Keys, summary: &PackSummary, range: &FetchRange, bytes: &[
     for at in &range.frames {
         let mut stored = bytes.get(range.within(at)).unwrap_or_default().to_vec();
         if let Err(error) = reader.open(at, &mut stored, &mut plain) {
-            opened.errors.push(error);
+            opened.errors.push((at.ordinal, error));
             continue;
         }
         let mut start = 0;
@@ -260,7 +292,7 @@ fn open_frames(keys: &Keys, summary: &PackSummary, range: &FetchRange, bytes: &[
             // The chunks fill the frame: a summary that does not decode says so before.
             if plain.get(start..end).is_none_or(|chunk| keys.chunk_id(chunk) != *id) {
                 let what = format!("frame {} holds other bytes than chunk {id} at {start}", at.ordinal);
-                opened.errors.push(Error::corrupt(what));
+                opened.errors.push((at.ordinal, Error::corrupt(what)));
             }
             opened.chunks += 1;
             start = end;

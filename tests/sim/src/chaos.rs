@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::chance::Chance;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Wanted};
 use crate::world::{HostId, World, lock, trace};
 
 /// What the run is to do to a host.
@@ -23,11 +23,21 @@ pub(crate) enum Deed {
         host: HostId,
         state: bool,
     },
+    /// It goes for good: at the end an operator may bring it back.
+    Lose {
+        host: HostId,
+    },
+    /// A machine that was stored is started.
+    Arrive {
+        host: HostId,
+    },
 }
 
 #[derive(Debug)]
 pub(crate) struct Chaos {
     chance: Chance,
+    /// Of places that another agent is to take.
+    losses: Chance,
     next: u64,
     pub(crate) end: u64,
     mends: BTreeMap<(u64, u64), Mend>,
@@ -45,10 +55,19 @@ enum Mend {
 impl Chaos {
     pub(crate) fn new(chance: Chance) -> Self {
         let mut chance = chance;
+        let losses = chance.named("losses");
         let calm = chance.percent(5);
         let end = if calm { 5_000 } else { chance.between(12_000, 60_000) };
         let split = chance.percent(25);
-        Self { next: chance.between(1500, 5000), chance, end, mends: BTreeMap::new(), count: 0, split }
+        Self {
+            next: chance.between(1500, 5000),
+            chance,
+            losses,
+            end,
+            mends: BTreeMap::new(),
+            count: 0,
+            split,
+        }
     }
 
     pub(crate) fn next(&self) -> u64 {
@@ -78,7 +97,29 @@ impl Chaos {
             self.next = u64::MAX;
             return Vec::new();
         }
+        if !self.split && self.losses.percent(12) {
+            return self.loss(fleet, now);
+        }
         self.fault(world, fleet, now)
+    }
+
+    /// A machine goes for long or for good, and another may come in its place: at once, or while it is still there.
+    fn loss(&mut self, fleet: &Fleet, now: u64) -> Vec<Deed> {
+        let open: Vec<&Wanted> = fleet.services.iter().filter(|service| service.mode() != "off").collect();
+        let Some(service) = self.losses.pick(&open).copied() else { return Vec::new() };
+        let stored = fleet.machines_of(&service.name).into_iter().find(|host| fleet.roles[*host].is_stored());
+        let Some(node) = self.losses.pick(&service.nodes) else { return Vec::new() };
+        let Some(host) = fleet.machines(&service.name, node).first().copied() else { return Vec::new() };
+        let arrives = stored.map(|host| Deed::Arrive { host });
+        let until = now + self.losses.between(5_000, 60_000);
+        let goes = match self.losses.below(10) {
+            0..=2 => Some(Deed::Lose { host }),
+            3..=4 => Some(Deed::Kill { host, dark: self.losses.percent(50), until }),
+            5..=6 => Some(Deed::Pause { host, until }),
+            7..=8 => return vec![Deed::Replace { host, state: self.losses.percent(70) }],
+            _ => None,
+        };
+        goes.into_iter().chain(arrives.filter(|_| self.losses.percent(60))).collect()
     }
 
     /// All is well again, but for clocks.

@@ -17,9 +17,9 @@ use crate::world::{World, lock, trace};
 pub(crate) fn left(world: &World, fleet: &Fleet) -> Vec<String> {
     let mut left = Vec::new();
     for (host, role) in fleet.roles.iter().enumerate() {
-        let Role::Agent { service, node } = role else { continue };
+        let Role::Agent { .. } = role else { continue };
         let name = &world.hosts[host];
-        world.disk(service, node, |disk| {
+        world.disk(host, |disk| {
             left.extend(disk.frozen.as_ref().map(|by| format!("{name} is frozen by {by}")));
             left.extend(disk.held.keys().map(|by| format!("{name} holds a snapshot of {by}")));
         });

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::chance::Chance;
+use crate::place;
 use crate::world::{self, HostId, WallClock, World, lock};
 
 /// Each file's blocks, by the number that their bytes are made from.
@@ -29,6 +30,8 @@ pub(crate) struct Disk {
     pub(crate) held: BTreeMap<String, Content>,
     /// A restore began and did not end: which manifest.
     pub(crate) half: Option<Vec<u8>>,
+    /// What was last restored onto it.
+    pub(crate) restored: Option<Vec<u8>>,
 }
 
 pub(crate) fn block(n: u64) -> Vec<u8> {
@@ -37,6 +40,11 @@ pub(crate) fn block(n: u64) -> Vec<u8> {
 }
 
 impl Disk {
+    /// A restore may go on or begin.
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() || self.half.is_some()
+    }
+
     /// Some files change, come or go. A database that stands still writes nothing.
     pub(crate) fn change(&mut self, chance: &mut Chance, pool: u64) {
         if self.frozen.is_some() || self.half.is_some() {
@@ -58,7 +66,6 @@ impl Disk {
 pub(crate) struct SimEngine {
     pub(crate) world: Arc<World>,
     pub(crate) host: HostId,
-    pub(crate) service: String,
     pub(crate) node: String,
     pub(crate) chance: Mutex<Chance>,
     pub(crate) dead_man: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
@@ -66,10 +73,13 @@ pub(crate) struct SimEngine {
 
 impl SimEngine {
     fn disk<T>(&self, look: impl FnOnce(&mut Disk) -> T) -> T {
-        self.world.disk(&self.service, &self.node, look)
+        self.world.disk(self.host, look)
     }
 
     async fn work(&self, what: &str) -> Result<()> {
+        if what != "thaw" {
+            place::works(&self.world, self.host, what);
+        }
         let (wait, fails) = {
             let mut chance = lock(&self.chance);
             (chance.between(1, 40), chance.percent(self.world.faults(self.host).engine))
@@ -102,19 +112,19 @@ impl Engine for SimEngine {
         if self.disk(|disk| disk.half.is_some()) {
             return Err(Error::conflict("a restore into the data was not finished"));
         }
-        Ok(Inspection { data_empty: self.disk(|disk| disk.files.is_empty()), ..Inspection::default() })
+        Ok(Inspection { data_empty: self.disk(|disk| disk.is_empty()), ..Inspection::default() })
     }
 
     async fn freeze(&self, operation: &str, dead_man: Duration, _: &CancellationToken) -> Result<()> {
         self.work("freeze").await?;
         self.disk(|disk| disk.frozen = Some(operation.to_owned()));
-        let (world, service, node) = (self.world.clone(), self.service.clone(), self.node.clone());
+        let (world, host) = (self.world.clone(), self.host);
         let (operation, alarm) = (operation.to_owned(), Arc::downgrade(&self.dead_man));
         let thaw = tokio::spawn(async move {
             tokio::time::sleep(dead_man).await;
             if alarm.upgrade().is_some() {
                 world::trace("the dead man thaws");
-                world.disk(&service, &node, |disk| drop(disk.frozen.take_if(|held| *held == operation)));
+                world.disk(host, |disk| drop(disk.frozen.take_if(|held| *held == operation)));
             }
         });
         *lock(&self.dead_man) = Some(AbortOnDropHandle::new(thaw));
@@ -173,11 +183,15 @@ impl Engine for SimEngine {
     }
 
     async fn probe(&self) -> Result<Health> {
-        Ok(Health { data_empty: self.disk(|disk| disk.files.is_empty()) })
+        Ok(Health { data_empty: self.disk(|disk| disk.is_empty()) })
     }
 
     async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
-        self.work("check").await.map(|()| "in use".to_owned())
+        self.work("check").await?;
+        if self.disk(|disk| disk.half.is_some()) {
+            return Err(Error::conflict("a restore into the data was not finished"));
+        }
+        Ok("in use".to_owned())
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,4 +1,5 @@
 //! Who takes part: coordinators, agents and an operator, each the real thing with its seams in the simulation.
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,27 +26,65 @@ use crate::world::{HostId, WallClock, World};
 pub(crate) enum Role {
     Operator,
     Coordinator,
-    Agent { service: String, node: String },
+    /// `stored`: a machine that is started only when another's place is to be taken.
+    Agent {
+        service: String,
+        node: String,
+        stored: bool,
+    },
+}
+
+impl Role {
+    pub(crate) fn is_stored(&self) -> bool {
+        matches!(self, Self::Agent { stored: true, .. })
+    }
+}
+
+/// What is asked for of a service.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) spare: Option<String>,
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
+impl Wanted {
+    pub(crate) fn mode(&self) -> &str {
+        self.settings.get("failover").map_or("off", String::as_str)
+    }
 }
 
 /// All of them, by host.
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     pub(crate) roles: Vec<Role>,
-    /// With their nodes.
-    pub(crate) services: Vec<(String, Vec<String>)>,
+    pub(crate) services: Vec<Wanted>,
 }
 
 impl Fleet {
     pub(crate) fn draw(chance: &mut Chance) -> Self {
+        let mut policies = chance.named("policies");
         let mut roles = vec![Role::Operator];
         roles.extend((0..chance.between(1, 3)).map(|_| Role::Coordinator));
         let mut services = Vec::new();
         for service in (0..chance.between(1, 2)).map(|n| format!("s{n}")) {
             let nodes: Vec<String> = (0..chance.between(1, 3)).map(|n| format!("n{n}")).collect();
-            let agents = nodes.iter().cloned().map(|node| Role::Agent { service: service.clone(), node });
-            roles.extend(agents);
-            services.push((service, nodes));
+            let agent =
+                |node: &String, stored| Role::Agent { service: service.clone(), node: node.clone(), stored };
+            roles.extend(nodes.iter().map(|node| agent(node, false)));
+            let mode =
+                *policies.pick(&["automatic", "automatic", "manual", "manual", "off"]).unwrap_or(&"off");
+            let spare = (mode != "off" && policies.percent(50)).then(|| "spare".to_owned());
+            roles.extend(spare.iter().map(|node| agent(node, false)));
+            if policies.percent(50) {
+                roles.extend(policies.pick(&nodes).map(|node| agent(node, true)));
+            }
+            let partial = if policies.percent(30) { "allow" } else { "refuse" };
+            let patience = format!("{}s", policies.between(2, 15));
+            let settings = [("failover", mode), ("failover_patience", &patience), ("partial", partial)];
+            let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            services.push(Wanted { name: service, nodes, spare, settings });
         }
         Self { roles, services }
     }
@@ -54,7 +93,9 @@ impl Fleet {
         let name = |(id, role): (HostId, &Role)| match role {
             Role::Operator => "operator".to_owned(),
             Role::Coordinator => format!("c{id}"),
-            Role::Agent { service, node } => format!("{service}.{node}"),
+            Role::Agent { service, node, stored } => {
+                format!("{service}.{node}{}", if *stored { "b" } else { "" })
+            }
         };
         self.roles.iter().enumerate().map(name).collect()
     }
@@ -65,6 +106,16 @@ impl Fleet {
 
     pub(crate) fn agents(&self) -> Vec<HostId> {
         self.which(|role| matches!(role, Role::Agent { .. }))
+    }
+
+    /// The machines that may be that node.
+    pub(crate) fn machines(&self, of: &str, name: &str) -> Vec<HostId> {
+        self.which(|role| matches!(role, Role::Agent { service, node, .. } if service == of && node == name))
+    }
+
+    /// A service's machines.
+    pub(crate) fn machines_of(&self, of: &str) -> Vec<HostId> {
+        self.which(|role| matches!(role, Role::Agent { service, .. } if service == of))
     }
 
     fn which(&self, wanted: impl Fn(&Role) -> bool) -> Vec<HostId> {
@@ -140,7 +191,6 @@ pub(crate) async fn agent(
     let engine = SimEngine {
         world: world.clone(),
         host,
-        service: service.clone(),
         node: node.clone(),
         chance: Mutex::new(chance.named("engine")),
         dead_man: Arc::default(),
@@ -157,7 +207,7 @@ pub(crate) async fn agent(
         }),
         dial: Arc::new(SimDial { world: world.clone(), host }),
         engine: Some(Arc::new(engine)),
-        mover: Arc::new(SimMover { world, service, node }),
+        mover: Arc::new(SimMover { world, host, service, node }),
     };
     palinurus_agent::run_with(config, seams, CancellationToken::new()).await
 }

@@ -33,12 +33,17 @@ struct Process {
 }
 
 impl Host {
-    pub(crate) fn new(id: HostId) -> Self {
-        Self { id, rate: 1000, process: None, paused_until: None, down_until: Some(0) }
+    pub(crate) fn new(id: HostId, starts: bool) -> Self {
+        Self { id, rate: 1000, process: None, paused_until: None, down_until: starts.then_some(0) }
     }
 
     pub(crate) fn runs(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// Not to be started by itself.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.process.is_none() && self.down_until.is_none()
     }
 
     pub(crate) fn reached(&self) -> u64 {

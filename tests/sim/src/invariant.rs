@@ -21,7 +21,9 @@ pub enum Invariant {
     I8OwnData,
     /// What is listed is what there is.
     I9Listed,
-    /// None of the nine: code that panicked, or a fault of the simulation itself.
+    /// A lost node's place goes to one agent, without data and with the newest backup; who had it touches nothing.
+    OnePlace,
+    /// None of these: code that panicked, or a fault of the simulation itself.
     Sound,
 }
 

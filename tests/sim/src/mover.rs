@@ -20,8 +20,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::disk::{Content, block};
 use crate::invariant::Invariant;
+use crate::place;
 use crate::store::{SCHEME, passes};
-use crate::world::{World, lock, pause, trace};
+use crate::world::{HostId, World, lock, pause, trace};
 
 /// Chunks asked for at a time, in a frame, and in a pack: small, so that there are many of each.
 const ASKED: usize = 4;
@@ -34,6 +35,7 @@ type Places = BTreeMap<ChunkId, ChunkAt>;
 #[derive(Debug)]
 pub(crate) struct SimMover {
     pub(crate) world: Arc<World>,
+    pub(crate) host: HostId,
     pub(crate) service: String,
     pub(crate) node: String,
 }
@@ -73,8 +75,9 @@ impl SimMover {
     /// The snapshot, as the engine keeps it for the operation that the spool is named after.
     fn content(&self, context: &Context) -> Result<Content> {
         let operation = context.spool.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let held = self.world.disk(&self.service, &self.node, |disk| disk.held.get(operation).cloned());
+        let held = self.world.disk(self.host, |disk| disk.held.get(operation).cloned());
         let held = held.ok_or_else(|| Error::not_found(format!("no snapshot is held for {operation}")))?;
+        place::reads(&self.world, self.host, (&self.service, &self.node), &held);
         let mut vaults = lock(&self.world.vaults);
         let vault = vaults.entry(format!("{SCHEME}{}", self.service)).or_default();
         vault.frozen.insert((context.transaction, self.node.clone()), held.clone());
@@ -157,7 +160,7 @@ impl SimMover {
             let body = Bytes::copy_from_slice(&sealed.buffer[..sealed.len]);
             lock(&self.world.buffers).push(sealed.buffer);
             let summary = sealed.summary;
-            put_new(&*context.storage, &summary.pack.key(), body, &context.progress).await?;
+            put_new(&*context.storage, &summary.pack.key(), body).await?;
             let encoded = Bytes::from(summary.encode());
             journal.append(encoded.clone()).await?;
             claims.stored(encoded).await?;
@@ -194,7 +197,7 @@ impl SimMover {
         let writer = WriterId(context.entropy.array()?);
         if !packs.is_empty() {
             let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, 0, &packs)?;
-            put_new(&*context.storage, &key, body, &context.progress).await?;
+            put_new(&*context.storage, &key, body).await?;
         }
         let entries = entries(&context.keys, &content, &places)?;
         let mut manifest =
@@ -206,7 +209,7 @@ impl SimMover {
         let base = context.base.as_ref().filter(|base| base.root == finished.reference.root);
         if base.is_none() {
             for (key, part) in finished.parts {
-                put_new(&*context.storage, &key, part, &context.progress).await?;
+                put_new(&*context.storage, &key, part).await?;
             }
         }
         let summary = v1::BackupNode {
@@ -222,7 +225,8 @@ impl SimMover {
 
     async fn restored(&self, request: &Request) -> Result<RestoreResult> {
         let marker = request.manifest.encode();
-        let refused = self.world.disk(&self.service, &self.node, |disk| {
+        place::restores(&self.world, self.host, (&self.service, &self.node), &marker, request.delta);
+        let refused = self.world.disk(self.host, |disk| {
             let half = disk.half.as_ref() == Some(&marker);
             if !disk.files.is_empty() && !request.delta && !half {
                 return true;
@@ -234,16 +238,17 @@ impl SimMover {
             return Err(Error::conflict("the data directory is not empty"));
         }
         let content = read_all(request.storage.clone(), &request.keys, &request.manifest, |name, blocks| {
-            self.world.disk(&self.service, &self.node, |disk| {
+            self.world.disk(self.host, |disk| {
                 disk.files.insert(name.to_owned(), blocks.to_vec());
             });
         })
         .await?;
         self.served(&request.manifest, &content);
         let files = content.len() as u64;
-        self.world.disk(&self.service, &self.node, |disk| {
+        self.world.disk(self.host, |disk| {
             disk.files = content;
             disk.half = None;
+            disk.restored = Some(marker);
         });
         let warnings = Warnings::default();
         Ok(RestoreResult { files, bytes: 0, bytes_written: 0, bytes_fetched: 0, gets: 0, warnings })

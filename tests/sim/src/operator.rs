@@ -8,16 +8,18 @@ use palinurus_proto::from_status;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::v1::{self, OperationState};
 use palinurus_repository::{Error, ErrorKind, Result};
+use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use crate::chance::Chance;
-use crate::fleet::{Fleet, channel};
+use crate::fleet::{Fleet, Wanted, channel};
 use crate::invariant::Invariant;
 use crate::mover::BLOCKS;
 use crate::network;
+use crate::place;
 use crate::store::SCHEME;
-use crate::world::{self, HostId, World, lock, pause, trace};
+use crate::world::{self, HostId, Order, World, lock, pause, trace};
 
 const ANSWER: Duration = Duration::from_secs(4);
 /// What a fleet that is well has for ending whatever it does.
@@ -31,7 +33,10 @@ pub(crate) struct Operator {
     pub(crate) fleet: Arc<Fleet>,
     /// All is well from here on.
     pub(crate) healed: Arc<AtomicBool>,
-    chance: Chance,
+    pub(crate) chance: Chance,
+    failovers: Chance,
+    /// Looks at agents that are shut out and do not know it.
+    pub(crate) untold: usize,
     clients: Vec<CoordinatorClient<Channel>>,
     at: usize,
 }
@@ -50,6 +55,8 @@ impl Operator {
             fleet: fleet.clone(),
             healed: healed.clone(),
             chance: world.chance.named("operator"),
+            failovers: world.chance.named("failovers"),
+            untold: 0,
             clients: channels.map(CoordinatorClient::new).collect(),
             at: 0,
         }
@@ -69,7 +76,7 @@ impl Operator {
     }
 
     /// Asks whoever leads.
-    async fn ask<T, F>(&mut self, ask: impl Fn(CoordinatorClient<Channel>) -> F) -> Result<T>
+    pub(crate) async fn ask<T, F>(&mut self, ask: impl Fn(CoordinatorClient<Channel>) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
     {
@@ -90,22 +97,25 @@ impl Operator {
     }
 
     /// Services that are not there, because they never were or because the state was lost.
-    async fn apply_all(&mut self) {
+    pub(crate) async fn apply_all(&mut self) {
         let Ok(known) = self.ask(async |mut c| c.list_services(v1::ListServicesRequest {}).await).await
         else {
             return;
         };
         let known: BTreeSet<String> = known.services.into_iter().map(|service| service.name).collect();
-        for (name, nodes) in self.fleet.services.clone() {
+        for Wanted { name, nodes, spare, settings } in self.fleet.services.clone() {
             if known.contains(&name) {
                 continue;
             }
-            let nodes = nodes.iter().map(|node| v1::NodeSpec { name: node.clone(), ..Default::default() });
+            let named =
+                |name: &String, spare| v1::NodeSpec { name: name.clone(), spare, ..Default::default() };
+            let nodes = nodes.iter().map(|node| named(node, false));
             let service = v1::Service {
                 name: name.clone(),
                 r#type: "files".to_owned(),
                 repository: format!("{SCHEME}{name}"),
-                nodes: nodes.collect(),
+                nodes: nodes.chain(spare.iter().map(|node| named(node, true))).collect(),
+                settings: settings.into_iter().collect(),
                 ..Default::default()
             };
             let request = v1::ApplyServiceRequest { service: Some(service) };
@@ -117,7 +127,11 @@ impl Operator {
 
     async fn act(&mut self) -> Result<()> {
         let services = self.fleet.services.clone();
-        let Some((service, nodes)) = self.chance.pick(&services).cloned() else { return Ok(()) };
+        let Some(wanted) = self.chance.pick(&services).cloned() else { return Ok(()) };
+        if self.failovers.percent(if wanted.mode() == "off" { 1 } else { 8 }) {
+            return self.fail_over(&wanted).await;
+        }
+        let Wanted { name: service, nodes, .. } = wanted;
         match self.chance.below(100) {
             0..=34 => {
                 let full = self.chance.percent(20);
@@ -132,9 +146,10 @@ impl Operator {
             67..=79 => {
                 let Some(node) = self.chance.pick(&nodes).cloned() else { return Ok(()) };
                 let delta = self.chance.percent(40);
-                if !delta {
-                    trace(&format!("the disk of {service}.{node} is emptied"));
-                    self.world.disk(&service, &node, |disk| (disk.files.clear(), disk.half = None));
+                if let Some(host) = self.at_work(&service, &node).filter(|_| !delta) {
+                    trace(&format!("the disk of {} is emptied", self.world.hosts[host]));
+                    self.world
+                        .disk(host, |disk| (disk.files.clear(), disk.half = None, disk.restored = None));
                     let look = self.chance.between(10, 7000);
                     pause(look).await;
                 }
@@ -143,12 +158,24 @@ impl Operator {
             _ => {
                 let mut chance = self.chance.named("disks");
                 self.chance.draw();
-                for node in &nodes {
-                    self.world.disk(&service, node, |disk| disk.change(&mut chance, BLOCKS));
+                for host in nodes.iter().filter_map(|node| self.at_work(&service, node)) {
+                    // Somebody may use a machine that has nothing yet.
+                    let used = self.world.disk(host, |disk| !disk.files.is_empty()) || chance.percent(15);
+                    if used {
+                        self.world.disk(host, |disk| disk.change(&mut chance, BLOCKS));
+                    }
                 }
                 Ok(())
             }
         }
+    }
+
+    /// The machine that has the node's seat, as the state says; else the first.
+    fn at_work(&self, service: &str, node: &str) -> Option<HostId> {
+        let known = lock(&self.world.registry).value(&format!("node/{service}/{node}"));
+        let known = known.and_then(|value| v1::Node::decode(value).ok());
+        let machine = known.and_then(|known| self.machine(service, &known));
+        machine.or_else(|| self.fleet.machines(service, node).first().copied())
     }
 
     async fn backup(&mut self, service: &str, full: bool) -> Result<v1::Operation> {
@@ -156,7 +183,7 @@ impl Operator {
         self.ask(async |mut c| c.start_backup(request.clone()).await).await
     }
 
-    async fn operations(&mut self) -> Result<Vec<v1::Operation>> {
+    pub(crate) async fn operations(&mut self) -> Result<Vec<v1::Operation>> {
         let request = v1::ListOperationsRequest { running: true, ..Default::default() };
         Ok(self.ask(async |mut c| c.list_operations(request.clone()).await).await?.operations)
     }
@@ -183,7 +210,7 @@ impl Operator {
     }
 
     pub(crate) async fn check(&mut self, service: &str, read_data: bool) -> Result<v1::Operation> {
-        let request = v1::CheckRepositoryRequest { service: service.to_owned(), read_data };
+        let request = v1::CheckRepositoryRequest { service: service.to_owned(), read_data, percent: 0 };
         self.ask(async |mut c| c.check_repository(request.clone()).await).await
     }
 
@@ -203,17 +230,13 @@ impl Operator {
     async fn finale(&mut self) {
         trace("all is well from here on");
         let until = world::now() + SETTLED;
-        for (service, nodes) in self.fleet.services.clone() {
-            for node in &nodes {
-                // Who had a half-restored disk gives it up; a backup of it would be refused.
-                self.world.disk(&service, node, |disk| {
-                    if disk.half.take().is_some() {
-                        disk.files.clear();
-                    }
-                });
-            }
-            if let Err(what) = self.ends_well(&service, until).await {
-                self.world.violate(Invariant::I4Ends, format!("{service}: {what}"));
+        for service in self.fleet.services.clone() {
+            let ended = match self.mended(&service, until).await {
+                Ok(()) => self.ends_well(&service.name, until).await,
+                Err(what) => Err(what),
+            };
+            if let Err(what) = ended {
+                self.world.violate(Invariant::I4Ends, format!("{}: {what}", service.name));
                 return;
             }
         }
@@ -234,10 +257,15 @@ impl Operator {
 
     /// A node goes for good: what needs it ends all the same, and says so (I4).
     async fn forsaken(&mut self) {
-        let agents = self.fleet.agents();
+        let agents: Vec<HostId> = self
+            .fleet
+            .agents()
+            .into_iter()
+            .filter(|host| place::instance(&self.world, *host).is_some())
+            .collect();
         let Some(host) = self.chance.pick(&agents).copied() else { return };
         let Some(service) = self.world.hosts[host].split('.').next().map(str::to_owned) else { return };
-        *lock(&self.world.doomed) = Some(host);
+        self.world.order(Order::Lose(host));
         pause(1000).await;
         let until = world::now() + FORSAKEN;
         let ended = match self.backup(&service, false).await {
@@ -252,7 +280,7 @@ impl Operator {
 
     /// A check tells of every damage by the object's name, and nobody is served any of it (I7).
     async fn damaged(&mut self, until: u64) {
-        for (service, _) in self.fleet.services.clone() {
+        for Wanted { name: service, .. } in self.fleet.services.clone() {
             let read_data = self.chance.percent(50);
             let mut chance = self.chance.named("damage");
             let Some(key) = crate::check::damage(&self.world, &service, &mut chance, !read_data) else {
@@ -353,7 +381,7 @@ impl Operator {
 
     /// What the coordinator lists is what the ledger says (I9).
     async fn listed(&mut self) {
-        for (service, _) in self.fleet.services.clone() {
+        for Wanted { name: service, .. } in self.fleet.services.clone() {
             let listed = match self.backups(&service).await {
                 Ok(listed) => listed.into_iter().map(|backup| backup.id).collect::<Vec<_>>(),
                 Err(e) => return self.world.violate(Invariant::I4Ends, format!("no list: {}", e.chain())),

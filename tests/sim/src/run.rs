@@ -16,7 +16,7 @@ use crate::invariant::{Invariant, Violation};
 use crate::mover::BLOCKS;
 use crate::operator::Operator;
 use crate::trace::Log;
-use crate::world::{self, HostId, World};
+use crate::world::{self, HostId, Order, World};
 
 /// No host lags behind the others by more, in milliseconds.
 const TICK: u64 = 250;
@@ -97,19 +97,26 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(world: &'a Arc<World>, fleet: &'a Arc<Fleet>) -> Self {
         let mut chance = world.chance.named("disks");
-        for (service, nodes) in &fleet.services {
+        for service in &fleet.services {
             // Replicas begin with much in common.
             let same = chance.draw();
-            for node in nodes {
+            for host in
+                service.nodes.iter().filter_map(|node| fleet.machines(&service.name, node).first().copied())
+            {
                 let mut files = Chance::new(same);
-                world.disk(service, node, |disk| (0..3).for_each(|_| disk.change(&mut files, BLOCKS)));
-                world.disk(service, node, |disk| disk.change(&mut chance, BLOCKS));
+                world.disk(host, |disk| (0..3).for_each(|_| disk.change(&mut files, BLOCKS)));
+                world.disk(host, |disk| disk.change(&mut chance, BLOCKS));
             }
         }
         Self {
             world,
             fleet,
-            hosts: (0..fleet.roles.len()).map(Host::new).collect(),
+            hosts: fleet
+                .roles
+                .iter()
+                .enumerate()
+                .map(|(id, role)| Host::new(id, !role.is_stored()))
+                .collect(),
             chaos: Chaos::new(world.chance.named("chaos")),
             healed: Arc::default(),
             lives: 0,
@@ -166,10 +173,8 @@ impl<'a> Run<'a> {
             }
             self.one(id, self.now);
         }
-        if let Some(doomed) = world::lock(&self.world.doomed).take() {
-            self.hosts[doomed].kill(self.world, true);
-            self.hosts[doomed].down_until = None;
-        }
+        let orders = std::mem::take(&mut *world::lock(&self.world.orders));
+        orders.into_iter().for_each(|order| self.carry_out(order));
         let stands: Vec<bool> = self.hosts.iter().map(Host::stands).collect();
         let leads_on = world::lock(&self.world.registry).watch(|host| stands[host]);
         if let Some(what) = leads_on {
@@ -204,7 +209,7 @@ impl<'a> Run<'a> {
             Role::Coordinator => {
                 self.hosts[id].start(self.world, self.now, || fleet::coordinator(world, id, chance));
             }
-            Role::Agent { service, node } => {
+            Role::Agent { service, node, .. } => {
                 let place = (service, node);
                 self.hosts[id]
                     .start(self.world, self.now, || fleet::agent(world, id, place, coordinators, chance));
@@ -214,6 +219,8 @@ impl<'a> Run<'a> {
 
     fn do_to(&mut self, deed: Deed) {
         match deed {
+            // Who is gone for good has nothing to lose.
+            Deed::Kill { host, .. } | Deed::Replace { host, .. } if self.hosts[host].is_gone() => {}
             Deed::Kill { host, dark, until } => {
                 self.hosts[host].kill(self.world, dark);
                 self.hosts[host].down_until = Some(until);
@@ -225,15 +232,40 @@ impl<'a> Run<'a> {
                 }
             }
             Deed::Replace { host, state } => {
-                let Role::Agent { service, node } = &self.fleet.roles[host] else { return };
                 self.hosts[host].kill(self.world, true);
-                self.world.disk(service, node, |disk| *disk = crate::disk::Disk::default());
-                if state {
-                    let _ = std::fs::remove_dir_all(fleet::state_of(self.world, host));
-                    self.world.forget(host);
-                }
+                self.empty(host, state);
                 self.hosts[host].down_until = Some(self.now + AGAIN);
             }
+            Deed::Lose { host } => self.carry_out(Order::Lose(host)),
+            Deed::Arrive { host } => self.carry_out(Order::Start(host)),
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        let (Order::Lose(host) | Order::Start(host) | Order::Renew(host) | Order::Retire(host)) = order;
+        world::trace(&format!("{order:?}: {}", self.world.hosts[host]));
+        match order {
+            Order::Lose(_) => world::lock(&self.world.lost).insert(host),
+            _ => world::lock(&self.world.lost).remove(&host),
+        };
+        if order == Order::Start(host) {
+            if self.hosts[host].is_gone() {
+                self.hosts[host].down_until = Some(self.now);
+            }
+            return;
+        }
+        self.hosts[host].kill(self.world, true);
+        self.hosts[host].down_until = (order == Order::Renew(host)).then_some(self.now);
+        if order != Order::Lose(host) {
+            self.empty(host, true);
+        }
+    }
+
+    fn empty(&mut self, host: HostId, state: bool) {
+        self.world.disk(host, |disk| *disk = crate::disk::Disk::default());
+        if state {
+            let _ = std::fs::remove_dir_all(fleet::state_of(self.world, host));
+            self.world.forget(host);
         }
     }
 

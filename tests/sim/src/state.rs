@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::chance::Chance;
+use crate::place;
 use crate::world::{self, HostId, World, lock};
 
 const TTL: u64 = 3000;
@@ -111,10 +112,17 @@ impl Registry {
         found.map(|(key, record)| (key.clone(), record.clone())).collect()
     }
 
+    pub(crate) fn value(&self, key: &str) -> Option<Bytes> {
+        self.records.get(key).map(|record| record.value.clone())
+    }
+
+    pub(crate) fn values(&self, prefix: &str) -> Vec<Bytes> {
+        self.list(prefix).into_iter().map(|(_, record)| record.value).collect()
+    }
+
     /// All records of operations.
     pub(crate) fn operations(&self) -> Vec<v1::Operation> {
-        let records = self.list("operation/").into_iter();
-        records.filter_map(|(_, record)| v1::Operation::decode(record.value).ok()).collect()
+        self.values("operation/").into_iter().filter_map(|value| v1::Operation::decode(value).ok()).collect()
     }
 
     /// Everything, the count of revisions included.
@@ -326,12 +334,14 @@ struct SimState {
 impl SimState {
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
         let size = value.as_ref().map(Bytes::len);
+        let told = value.clone();
         let written = self.link.call("write a record", |registry| {
             registry.write((self.link.host, self.epoch), key, value, expect)
         });
         let written = written.await?;
         match &written {
             Ok(revision) => {
+                told.iter().for_each(|value| place::wrote(&self.link.world, key, value));
                 world::trace(&format!("state: {key} = {size:?} bytes at {revision} by {}", self.epoch));
             }
             Err(e) => {

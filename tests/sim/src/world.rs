@@ -1,6 +1,6 @@
 //! What the hosts of one run share: network, state, stores, disks; and what has been found.
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,13 +33,15 @@ pub(crate) struct World {
     pub(crate) registry: Mutex<Registry>,
     /// By URL.
     pub(crate) vaults: Mutex<BTreeMap<String, Vault>>,
-    /// By service and node.
-    pub(crate) disks: Mutex<BTreeMap<(String, String), Disk>>,
+    /// By machine.
+    pub(crate) disks: Mutex<BTreeMap<HostId, Disk>>,
     pub(crate) faults: Mutex<BTreeMap<HostId, Faults>>,
     /// Buffers for packs, each of many MiB.
     pub(crate) buffers: Mutex<Vec<Vec<u8>>>,
-    /// Who is to lose its power, never to come back.
-    pub(crate) doomed: Mutex<Option<HostId>>,
+    /// What the operator wants done to machines.
+    pub(crate) orders: Mutex<Vec<Order>>,
+    /// Machines that are gone for good, unless the operator brings them back.
+    pub(crate) lost: Mutex<BTreeSet<HostId>>,
     trace: Mutex<Trace>,
     now: Mutex<u64>,
     /// The last that each agent obeyed.
@@ -65,6 +67,19 @@ pub(crate) struct Faults {
     pub(crate) engine: u64,
     /// Milliseconds by which its wall clock is wrong.
     pub(crate) skew: i64,
+}
+
+/// What an operator does to a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// It goes, and nobody hears of it.
+    Lose(HostId),
+    /// It is started.
+    Start(HostId),
+    /// It begins anew, with nothing on it.
+    Renew(HostId),
+    /// It is taken away, with all that is on it.
+    Retire(HostId),
 }
 
 /// Where the code runs that runs now.
@@ -109,7 +124,8 @@ impl World {
             disks: Mutex::default(),
             faults: Mutex::default(),
             buffers: Mutex::new(buffers),
-            doomed: Mutex::default(),
+            orders: Mutex::default(),
+            lost: Mutex::default(),
             trace: Mutex::new(Trace { tell, ..Trace::default() }),
             now: Mutex::new(0),
             epochs: Mutex::default(),
@@ -130,8 +146,12 @@ impl World {
     }
 
     /// With a disk, which stays whatever becomes of its agent.
-    pub(crate) fn disk<T>(&self, service: &str, node: &str, look: impl FnOnce(&mut Disk) -> T) -> T {
-        look(lock(&self.disks).entry((service.to_owned(), node.to_owned())).or_default())
+    pub(crate) fn disk<T>(&self, host: HostId, look: impl FnOnce(&mut Disk) -> T) -> T {
+        look(lock(&self.disks).entry(host).or_default())
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        lock(&self.orders).push(order);
     }
 
     pub(crate) fn set_now(&self, now: u64) {

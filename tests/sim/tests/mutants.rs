@@ -1,7 +1,7 @@
 //! The simulation's own test: each planted bug is found, by the invariant that it breaks.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use palinurus_sim::Invariant::{I2OneEpoch, I3NothingLost, I4Ends, I5NothingLeft, I7Damage};
+use palinurus_sim::Invariant::{I2OneEpoch, I3NothingLost, I4Ends, I5NothingLeft, I7Damage, OnePlace};
 use palinurus_sim::{Invariant, Mutant, Options, run};
 
 /// A bug that hides from so many seeds would hide from CI.
@@ -48,4 +48,19 @@ fn a_release_that_forgets() {
 #[test]
 fn a_check_that_sees_nothing() {
     found(Mutant::BlindCheck, &[I7Damage]);
+}
+
+#[test]
+fn a_failover_that_fences_nobody() {
+    found(Mutant::UnfencedFailover, &[OnePlace]);
+}
+
+#[test]
+fn an_agent_that_lost_its_place_and_is_welcomed() {
+    found(Mutant::FencedIsSeated, &[OnePlace]);
+}
+
+#[test]
+fn an_empty_replacement_that_is_backed_up() {
+    found(Mutant::ReplacementIsNode, &[OnePlace]);
 }

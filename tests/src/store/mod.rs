@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::process::Process;
 
 mod azurite;
+mod lock;
 mod moto;
 pub mod proxy;
 mod rclone;

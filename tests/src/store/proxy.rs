@@ -31,6 +31,8 @@ pub enum Fault {
     Slow,
     /// The answer stops in the middle and the connection stays.
     Stalled,
+    /// The store says no, in S3's words, to requests whose head has `like` in it; nothing of them is passed on.
+    Refused { like: &'static str, status: &'static str, code: &'static str },
 }
 
 impl Fault {
@@ -55,6 +57,11 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Each request that is like that is refused.
+    pub fn refusing(like: &'static str, status: &'static str, code: &'static str) -> Self {
+        Self { seed: 0, percent: 100, kinds: vec![Fault::Refused { like, status, code }] }
+    }
+
     pub fn none() -> Self {
         Self { seed: 0, percent: 0, kinds: vec![Fault::Busy] }
     }
@@ -141,7 +148,11 @@ impl Shared {
         let Some(request) = read_request(&mut client).await? else { return Ok(()) };
         let mut client = client.into_inner();
         self.requests.fetch_add(1, Ordering::SeqCst);
-        let fault = self.draw(&request);
+        let applies = |fault: &Fault| match fault {
+            Fault::Refused { like, .. } => find(&request.head, like.as_bytes()).is_some(),
+            _ => true,
+        };
+        let fault = self.draw(&request).filter(applies);
         if fault.is_some() {
             self.faulty.fetch_add(1, Ordering::SeqCst);
         }
@@ -153,6 +164,12 @@ impl Shared {
             }
             Some(Fault::Broken) => return client.write_all(&plain("500 Internal Server Error", "")).await,
             Some(Fault::Reset) => return reset(client),
+            Some(Fault::Refused { status, code, .. }) => {
+                let body = format!(
+                    "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>so it is said</Message></Error>"
+                );
+                return client.write_all(&plain(status, &body)).await;
+            }
             _ => {}
         }
         let mut answer = self.deliver(&request).await?;

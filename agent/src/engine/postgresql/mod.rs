@@ -36,6 +36,8 @@ mod receiver;
 mod restored;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use config::Config;
 

@@ -328,7 +328,7 @@ impl<'a> Fleet<'a> {
             seconds,
             cpu: used,
             uploaded: None,
-            requests: Some(progress.puts + progress.gets),
+            requests: progress.requests.map(|requests| requests.total()),
             agent_memory: Some(meter::peak_memory(pids[0])?),
             coordinator_memory: Some(meter::peak_memory(pids[1])?),
         })

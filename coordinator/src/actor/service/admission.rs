@@ -1,5 +1,6 @@
 //! Who may have a session, who must wait, and who is to stand down.
 use palinurus_proto::v1;
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
@@ -93,6 +94,9 @@ impl Service {
     /// Why that agent is to stand down: it was replaced, it knows an older node epoch than the place's, or it says so
     /// itself.
     pub(super) fn shut_out(&self, hello: &v1::Hello) -> Option<Error> {
+        if mutant::on(Mutant::FencedIsSeated) {
+            return None;
+        }
         let (service, node) = (self.name(), &hello.node);
         let hint = "its data directory is left as it is; docs/operations/failover.md says how to use the machine again";
         if hello.stood_down {

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::agent::{Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
 use crate::failover::Sources;
-use crate::operation::{Detail, finished};
+use crate::operation::{Detail, finished, record};
 use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
@@ -151,7 +151,8 @@ impl Actor for ServiceActor {
             known.into_iter().map(|node| (node.value.name.clone(), node.value)).collect();
         let mut history = BTreeMap::new();
         let mut slot = Slot::default();
-        for operation in shared.records.operations(&name).await? {
+        for mut operation in shared.records.operations(&name).await? {
+            record::not_ahead(&mut operation.value, now);
             shared.board.publish(&operation.value);
             if finished(operation.value.state()) {
                 history.insert(operation.value.id.clone(), operation);
@@ -222,7 +223,7 @@ impl Actor for ServiceActor {
                 service.clean_all();
                 service.clean_later(&me);
             }
-            ServiceMsg::Resume => service.resume(&me).await,
+            ServiceMsg::Resume => Box::pin(service.resume(&me)).await,
             ServiceMsg::OperationEnded { why, failed } => service.operation_ended(&me, why, failed).await,
         }
         Ok(())

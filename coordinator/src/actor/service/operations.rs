@@ -82,9 +82,11 @@ impl Service {
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
         let mut nodes = nodes;
+        let mut notes = Vec::new();
         match &mut detail {
             Detail::Backup(backup) => {
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
+                notes = self.seats.values().filter_map(|seat| seat.stands_in(backup)).collect();
                 let members = self.record.value.nodes.iter().filter(|node| !node.spare);
                 nodes = members.clone().map(|node| node.name.clone()).collect();
                 let taken = members.filter(|node| !node.succeeds.is_empty());
@@ -101,7 +103,7 @@ impl Service {
             }
             Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
         }
-        self.begin_new(me, vault, nodes, detail, &[]).await
+        self.begin_new(me, vault, nodes, detail, &notes).await
     }
 
     pub(super) fn slot_free(&self) -> Result<()> {
@@ -169,7 +171,7 @@ impl Service {
         let mut nodes = std::collections::BTreeMap::new();
         for node in &record.value.nodes {
             let now = self.shared.now();
-            let link = self.seats.get_mut(node).map_or(Link::Gone(now), |seat| seat.link(&id));
+            let link = self.seats.get_mut(node).map_or(Link::Gone(now), |seat| seat.link(&record.value));
             nodes.insert(node.clone(), link);
         }
         let patience = self.record.value.settings.get("patience");
@@ -199,7 +201,7 @@ impl Service {
             return;
         }
         if let Some(operation) = self.slot.unsure.take() {
-            self.make_sure(me, vault, operation).await;
+            Box::pin(self.make_sure(me, vault, operation)).await;
         } else if let Some(operation) = self.slot.waiting.pop_front() {
             tracing::info!(
                 service = self.name(),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use palinurus_proto::v1::{self, coordinator_message::Message};
 use palinurus_repository::Timestamp;
+use palinurus_repository::mutant::{self, Mutant};
 use ractor::{ActorId, ActorRef};
 
 use crate::actor::agent::AgentMsg;
@@ -53,6 +54,19 @@ impl Seat {
     /// Its holder is there and has its data, or it is nobody's.
     pub(super) fn is_well(&self) -> bool {
         self.node.spare || self.node.holder.is_empty() || (self.connected() && !self.node.data_empty)
+    }
+
+    /// Why the agent that is here is not the node for that backup: it has nothing, and another holds the place.
+    pub(super) fn stands_in(&self, backup: &v1::BackupDetail) -> Option<String> {
+        let v1::Node { name, instance, holder, data_empty, spare, .. } = &self.node;
+        let nobodys = holder.is_empty() || holder == instance || backup.first.contains(name);
+        let here = self.connected() && *data_empty && !*spare;
+        (here && !nobodys && !mutant::on(Mutant::ReplacementIsNode)).then(|| {
+            format!(
+                "agent {instance} is connected for {name} with an empty directory, and {holder} has its place: the \
+                 backup does without it; `palinurus failover apply` restores {name} first"
+            )
+        })
     }
 
     /// From now on as it was stored.
@@ -112,12 +126,14 @@ impl Seat {
         }
     }
 
-    /// As an operation that begins or goes on is to see it.
-    pub(super) fn link(&mut self, operation: &str) -> Link {
-        match &self.session {
+    /// As an operation that begins or goes on is to see it. A backup of an empty replacement would be the newest, and
+    /// what the node is restored from.
+    pub(super) fn link(&mut self, operation: &v1::Operation) -> Link {
+        let lost = operation.backup.as_ref().is_some_and(|backup| self.stands_in(backup).is_some());
+        match self.session.as_ref().filter(|_| !lost) {
             None => Link::Gone(self.gone_since),
             Some(agent) => {
-                let (tasks, said) = self.said.drain(..).partition(|report| report.operation == operation);
+                let (tasks, said) = self.said.drain(..).partition(|report| report.operation == operation.id);
                 self.said = said;
                 Link::Here { agent: agent.clone(), tasks }
             }
@@ -126,7 +142,7 @@ impl Seat {
 
     pub(super) fn send(&self, message: Message) {
         if let Some(session) = &self.session {
-            let _ = session.cast(AgentMsg::Send(message));
+            let _ = session.cast(AgentMsg::Send(Box::new(message)));
         }
     }
 }

@@ -79,12 +79,15 @@ impl Service {
 
     /// The running operation hears of its tasks; what waits is kept; whatever else runs there is to end.
     fn heard_hello(&mut self, node: &str, tasks: Vec<v1::TaskReport>) {
-        let running = self.slot.running().map(|(id, actor)| (id.to_owned(), actor.clone()));
+        let running = self
+            .slot
+            .running()
+            .and_then(|(id, actor)| Some((self.shared.board.find(id).ok()?, actor.clone())));
         let Some(seat) = self.seats.get_mut(node) else { return };
         let (strays, said) = tasks.into_iter().partition(|report| !self.slot.knows(&report.operation));
         seat.said = said;
-        if let Some((id, actor)) = running {
-            let link = seat.link(&id);
+        if let Some((operation, actor)) = running {
+            let link = seat.link(&operation.borrow());
             let _ = actor.cast(OperationMsg::Node { node: node.to_owned(), link });
         }
         self.clean(node, &strays);
@@ -149,6 +152,7 @@ impl Service {
             node: node.to_owned(),
             repository: self.record.value.repository.clone(),
             work: Some(v1::task::Work::Release(v1::ReleaseTask {})),
+            ..Default::default()
         })
     }
 

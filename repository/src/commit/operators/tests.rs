@@ -10,23 +10,23 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
 use crate::storage::{MemoryStorage, Object, Storage};
 
-fn key(seed: u64) -> KeyFile {
+pub(in crate::commit) fn key(seed: u64) -> KeyFile {
     KeyFile::generate(&SeededEntropy::new(seed)).unwrap()
 }
 
-async fn created(seed: u64) -> (Arc<dyn Storage>, Repository) {
+pub(in crate::commit) async fn created(seed: u64) -> (Arc<dyn Storage>, Repository) {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
     let clock = Arc::new(ManualClock::at(Timestamp(5_000)));
     let repository = Repository::create(storage.clone(), &key(seed), &SeededEntropy::new(99), clock).await;
     (storage, repository.unwrap())
 }
 
-async fn open(storage: &Arc<dyn Storage>, seeds: &[u64]) -> Result<Repository> {
+pub(in crate::commit) async fn open(storage: &Arc<dyn Storage>, seeds: &[u64]) -> Result<Repository> {
     let keys: Vec<KeyFile> = seeds.iter().map(|seed| key(*seed)).collect();
     Repository::open(storage.clone(), &keys).await
 }
 
-fn chance() -> SeededEntropy {
+pub(in crate::commit) fn chance() -> SeededEntropy {
     SeededEntropy::new(7)
 }
 
@@ -129,11 +129,11 @@ struct Late {
 
 /// Stops for ever at one call, which may or may not be carried out.
 #[derive(Debug)]
-struct Crash {
-    inner: Arc<dyn Storage>,
-    calls: AtomicUsize,
-    at: usize,
-    carried_out: bool,
+pub(in crate::commit) struct Crash {
+    pub(in crate::commit) inner: Arc<dyn Storage>,
+    pub(in crate::commit) calls: AtomicUsize,
+    pub(in crate::commit) at: usize,
+    pub(in crate::commit) carried_out: bool,
 }
 
 impl Crash {

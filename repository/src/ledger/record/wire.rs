@@ -1,4 +1,5 @@
 //! The record's protobuf.
+use super::damage_wire::Damage;
 use super::pack_wire::PackSet;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -13,7 +14,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23")]
+    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 29")]
     pub(super) body: Option<record::Body>,
 }
 
@@ -36,6 +37,10 @@ pub(super) mod record {
         Sweep(super::Packs),
         #[prost(message, tag = "23")]
         Rewrite(super::Rewrite),
+        #[prost(message, tag = "24")]
+        KeyEpoch(super::KeyEpoch),
+        #[prost(message, tag = "29")]
+        Damage(super::Damage),
     }
 }
 
@@ -103,6 +108,14 @@ pub(super) struct Rewrite {
     pub(super) transaction: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     pub(super) backups: Vec<Backup>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct KeyEpoch {
+    #[prost(uint32, tag = "1")]
+    pub(super) number: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) draw: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -2,6 +2,7 @@
 use std::collections::HashSet;
 
 use super::{OpenTransaction, State, manifest_name};
+use crate::epochs::{EPOCHS_MAX, KeyEpoch};
 use crate::error::{Error, Result};
 use crate::id::{BackupId, TransactionId, check_name};
 use crate::ledger::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
@@ -34,12 +35,14 @@ impl State {
                 let open = self.check_open(*transaction, Purpose::Backup)?;
                 self.check_nodes(*transaction, open, nodes)?;
                 check_missing(*transaction, nodes, missing)?;
+                self.check_whole(open, nodes, packs)?;
                 self.check_packs(*transaction, packs)
             }
             Body::Abort { transaction } => self.find_open(*transaction).map(|_| ()),
             Body::Forget { backup } => self.check_backup(*backup),
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
+            Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
             Body::Rewrite { transaction, backups } => {
                 let open = self.check_open(*transaction, Purpose::Rewrite)?;
                 let mut seen = HashSet::new();
@@ -53,6 +56,15 @@ impl State {
                 }
                 Ok(())
             }
+            Body::Damage { found, whole } => {
+                if found.is_empty() && whole.is_empty() {
+                    return Err(Error::invalid("a DAMAGE that names nothing"));
+                }
+                match found.packs.difference(&self.committed).iter().next() {
+                    Some(pack) => Err(Error::conflict(format!("{pack} is not committed, or swept already"))),
+                    None => Ok(()),
+                }
+            }
         }
     }
 
@@ -60,7 +72,7 @@ impl State {
         let (ours, theirs) = (record.epoch, self.epoch);
         let error =
             Error::fenced(format!("epoch {ours} is over: {:?} leads with epoch {theirs}", self.leader));
-        error.with_hint("another coordinator has taken over; this one must stop writing")
+        error.with_hint("another coordinator has taken over; where that is of another cluster, two were pointed at this repository: keep one")
     }
 
     fn find_open(&self, transaction: TransactionId) -> Result<&OpenTransaction> {
@@ -167,6 +179,26 @@ impl State {
         Ok(())
     }
 
+    fn check_whole(&self, open: &OpenTransaction, nodes: &[NodeCommit], packs: &PackSet) -> Result<()> {
+        let hint = "start the backup again; if it happens again, update the agents";
+        let damaged = self.damage.packs_before(open.number, packs);
+        if let Some(pack) = damaged.iter().next() {
+            return Err(Error::conflict(format!(
+                "the backup uses {} packs that are known to be damaged, such as {pack}",
+                damaged.len()
+            ))
+            .with_hint(hint));
+        }
+        match nodes.iter().find(|node| self.damage.manifest_before(open.number, &node.manifest)) {
+            Some(node) => Err(Error::conflict(format!(
+                "the manifest named for node {} is known to be damaged",
+                node.node
+            ))
+            .with_hint(hint)),
+            None => Ok(()),
+        }
+    }
+
     fn check_condemn(&self, packs: &PackSet) -> Result<()> {
         if packs.is_empty() {
             return Err(Error::invalid("a CONDEMN without packs"));
@@ -193,6 +225,22 @@ impl State {
                 )
                 .with_hint("sweep again when it has ended"));
             }
+        }
+        Ok(())
+    }
+
+    fn check_key_epoch(&self, epoch: KeyEpoch) -> Result<()> {
+        let next = self.draws.len() as u32 + 1;
+        if epoch.number != next || self.draws.contains(&epoch.draw) {
+            return Err(Error::conflict(format!(
+                "key epoch {} is not the next, which is {next}",
+                epoch.number
+            ))
+            .with_hint("somebody else has begun one: see `palinurus keys list`"));
+        }
+        if epoch.number > EPOCHS_MAX {
+            return Err(Error::invalid(format!("a repository has at most {EPOCHS_MAX} key epochs"))
+                .with_hint("make a new repository"));
         }
         Ok(())
     }

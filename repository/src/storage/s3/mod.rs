@@ -19,13 +19,14 @@ use self::config::Settings;
 use self::error::{Call, answer, is_stale};
 use super::counted::Counts;
 use super::remote::{LARGEST, collect, in_time};
-use super::{Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
+use super::{Locked, Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 
 mod config;
 mod error;
+mod lock;
 mod multipart;
 
 type Answer<T, E> = std::result::Result<T, SdkError<E>>;
@@ -378,6 +379,11 @@ impl Storage for S3Storage {
             self.delete_batch(batch).await?;
         }
         Ok(())
+    }
+
+    async fn locked(&self, keys: &[String]) -> Result<Vec<Locked>> {
+        keys.iter().try_for_each(|key| check_key(key))?;
+        self.locked_of(keys).await
     }
 
     async fn tidy(&self) -> Result<u64> {

@@ -78,3 +78,36 @@ impl Proof {
 fn mac(key: &[u8], message: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message).as_ref().to_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palinurus_repository::SystemEntropy;
+
+    #[test]
+    fn what_a_false_server_says_is_refused() {
+        let scram = Scram::new(&SystemEntropy::new()).unwrap();
+        let password = Password::of("pencil");
+        let first = |nonce: &str, salt: &str, iterations: &str| format!("r={nonce},s={salt},i={iterations}");
+        let longer = format!("{}more", scram.nonce);
+        let good = first(&longer, "W22ZaJ0SNY7soEsUEjb6gQ==", "4096");
+        let (last, proof) = scram.last(good.as_bytes(), &password).unwrap();
+        assert!(last.starts_with(&format!("c=biws,r={longer},p=")) && !last.contains("pencil"));
+        let right = format!("v={}", STANDARD.encode(&proof.0));
+        proof.check(right.as_bytes()).unwrap();
+        for wrong in [&b""[..], b"v=", b"v=AAAA", b"e=other-error"] {
+            assert!(proof.check(wrong).is_err());
+        }
+        for bad in [
+            first(&scram.nonce, "W22ZaJ0SNY7soEsUEjb6gQ==", "4096"),
+            first("another", "W22ZaJ0SNY7soEsUEjb6gQ==", "4096"),
+            first(&longer, "?", "4096"),
+            first(&longer, "W22ZaJ0SNY7soEsUEjb6gQ==", "0"),
+            first(&longer, "W22ZaJ0SNY7soEsUEjb6gQ==", "4000000000"),
+            "r=".to_owned(),
+            String::new(),
+        ] {
+            assert!(scram.last(bad.as_bytes(), &password).is_err(), "{bad}");
+        }
+    }
+}
