@@ -7,7 +7,7 @@ fn entry(n: u64) -> SourceEntry {
         2 => SourceKind::Hardlink { target: format!("f{n}").into_bytes() },
         3 => SourceKind::File {
             size: n,
-            class: if n % 2 == 0 { Class::Paged(8192) } else { Class::Logged(8192) },
+            class: if n.is_multiple_of(2) { Class::Paged(8192) } else { Class::Logged(8192) },
             snapshot: false,
             nlink: 1,
         },

@@ -22,7 +22,7 @@ async fn rows_come_in_pieces_and_errors_with_their_hint() {
             server.write_all(part).await.unwrap();
         }
         server.read_exact(&mut query).await.unwrap();
-        server.write_all(b"E\0\0\0\x25SERROR\0C28000\0Mno way\0Hask first\0\0Z\0\0\0\x05I").await.unwrap();
+        server.write_all(b"E\0\0\0\x26SERROR\0C28000\0Mno way\0Hask first\0\0Z\0\0\0\x05I").await.unwrap();
         server
     });
     assert_eq!(client.query("select 1").await.unwrap(), [vec![Some("abc".to_owned()), None]]);
