@@ -3,6 +3,7 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "palinurus/v1/retention.proto",
         "palinurus/v1/keys.proto",
         "palinurus/v1/types.proto",
         "palinurus/v1/requests.proto",

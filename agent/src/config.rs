@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use palinurus_identity::TlsConfig;
 use palinurus_repository::id::check_name;
 use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Serialize};
 
+pub(crate) mod address;
 mod environment;
 pub(crate) mod human;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub engine: toml::Table,
     pub limits: Limits,
     pub session: Session,
+    /// What this node shows coordinators, and proves them by; empty: only one on this machine is dialled.
+    pub tls: TlsConfig,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +81,7 @@ impl Default for Config {
             engine: toml::Table::new(),
             limits: Limits::default(),
             session: Session::default(),
+            tls: TlsConfig::default(),
         }
     }
 }
@@ -140,14 +145,9 @@ impl Config {
         if self.coordinator.is_empty() {
             return Err(Error::invalid("no coordinator").with_hint("coordinator = [\"http://host:7410\"]"));
         }
-        for endpoint in &self.coordinator {
-            tonic::transport::Endpoint::from_shared(endpoint.clone())
-                .ok()
-                .filter(|_| endpoint.starts_with("http://"))
-                .ok_or_else(|| {
-                    Error::invalid(format!("coordinator {endpoint:?} is not an address"))
-                        .with_hint("coordinator = [\"http://host:7410\"]")
-                })?;
+        self.tls.check()?;
+        for address in &self.coordinator {
+            address::check(address, self.tls.in_use())?;
         }
         if self.keys.is_empty() {
             return Err(Error::invalid("no keys").with_hint("keys = [\"/etc/palinurus/operator.key\"]"));
@@ -246,6 +246,10 @@ mod tests {
             ("'n1'", "''"),
             ("[engine]", "coordinator = []\n[engine]"),
             ("[engine]", "coordinator = ['ftp://x']\n[engine]"),
+            ("[engine]", "coordinator = ['http://10.0.0.1:7410']\n[engine]"),
+            ("[engine]", "coordinator = ['https://c:7410']\n[engine]"),
+            ("[engine]", "coordinator = ['http://token@127.0.0.1:7410']\n[engine]"),
+            ("[engine]", "[tls]\ncertificate = '/c.pem'\n[engine]"),
             ("[engine]", "keys = []\n[engine]"),
             ("[engine]", "keys = [{ command = [] }]\n[engine]"),
             ("[engine]", "state = 'relative'\n[engine]"),

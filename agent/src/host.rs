@@ -3,6 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use palinurus_identity::Dialer;
 use palinurus_repository::storage::AllStores;
 use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Stores, SystemClock, SystemEntropy};
 use tokio::sync::watch;
@@ -69,6 +70,8 @@ pub(crate) struct Host {
     pub(crate) key_epochs: KeyEpochs,
     /// Random, made with the state directory.
     pub(crate) instance: String,
+    /// None: nothing is encrypted, and no other machine is dialled.
+    pub(crate) tls: Option<Dialer>,
     /// The connection to the leader while there is a session.
     pub(crate) leader: watch::Sender<Option<Channel>>,
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use palinurus_identity::Dialer;
 use palinurus_repository::{Keyring, Result};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -89,6 +90,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     };
     let node_epoch = NodeEpoch::open(state.path(), &config.service, &config.node)?;
     let keys = Keyring::load(config.keys.clone()).await?;
+    let tls = config.tls.in_use().then(|| Dialer::new(&config.tls, Arc::clone(&seams.clock))).transpose()?;
     tracing::info!(
         service = config.service,
         node = config.node,
@@ -107,6 +109,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         repositories: Repositories::default(),
         key_epochs,
         instance,
+        tls,
         leader,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);

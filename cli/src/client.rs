@@ -1,10 +1,12 @@
 //! Dialling the coordinators, and finding the one that leads.
 use std::time::Duration;
 
+use palinurus_identity::Dialer;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::{LEADER, from_status, is_answer, to_status, v1};
 use palinurus_repository::{Error, ErrorKind, Result};
 use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
@@ -12,8 +14,10 @@ use crate::Global;
 use crate::output::Output;
 
 mod address;
+mod credentials;
 
 use address::Address;
+use credentials::{Bearer, Credentials};
 
 const MESSAGE_MAX: usize = 64 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
@@ -36,20 +40,23 @@ enum Again {
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     servers: Vec<Address>,
-    insecure_plaintext: bool,
+    credentials: Credentials,
     output: Output,
     at: Address,
-    inner: CoordinatorClient<Channel>,
+    inner: Inner,
 }
+
+type Inner = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
 /// Connects now, so that a wrong address is said before anything else is done.
 pub(crate) async fn connect(global: &Global) -> Result<Client> {
     let output = Output::new(global.json, global.no_progress);
-    Client::open(&global.server, global.insecure_plaintext, output).await
+    Client::open(Credentials::of(global)?, output).await
 }
 
-pub(crate) async fn dial(server: &str, insecure_plaintext: bool) -> Result<Client> {
-    Client::open(server, insecure_plaintext, Output::new(true, true)).await
+/// A coordinator on this machine that encrypts nothing.
+pub(crate) async fn dial(server: &str) -> Result<Client> {
+    Client::open(Credentials::none(server), Output::new(true, true)).await
 }
 
 /// All that the service offers, each to whoever leads.
@@ -73,6 +80,12 @@ calls! {
     Safe list_backups(ListBackupsRequest) -> v1::ListBackupsReply;
     Safe get_backup(GetBackupRequest) -> v1::Backup;
     Unsafe delete_backup(DeleteBackupRequest) -> v1::Operation;
+    Safe plan_retention(RetentionRequest) -> v1::RetentionPlan;
+    Unsafe apply_retention(RetentionRequest) -> v1::Operation;
+    Safe pin_backup(PinBackupRequest) -> v1::Backup;
+    Unsafe unpin_backup(UnpinBackupRequest) -> v1::Backup;
+    Safe hold_backup(HoldBackupRequest) -> v1::Backup;
+    Unsafe unhold_backup(UnholdBackupRequest) -> v1::Backup;
     Safe plan_restore(RestoreRequest) -> v1::RestorePlan;
     Unsafe apply_restore(RestoreRequest) -> v1::Operation;
     Safe plan_failover(FailoverRequest) -> v1::FailoverPlan;
@@ -87,17 +100,17 @@ calls! {
 }
 
 impl Client {
-    async fn open(servers: &str, insecure_plaintext: bool, output: Output) -> Result<Self> {
-        let servers = Address::list(servers, insecure_plaintext)?;
-        let (at, inner) = first(&servers).await?;
-        Ok(Self { servers, insecure_plaintext, output, at, inner })
+    async fn open(credentials: Credentials, output: Output) -> Result<Self> {
+        let servers = Address::list(&credentials.server)?;
+        let (at, inner) = first(&servers, &credentials).await?;
+        Ok(Self { servers, credentials, output, at, inner })
     }
 
     async fn call<Q: Clone, A>(
         &mut self,
         again: Again,
         request: Q,
-        send: impl AsyncFn(CoordinatorClient<Channel>, Q) -> Result<Response<A>, Status>,
+        send: impl AsyncFn(Inner, Q) -> Result<Response<A>, Status>,
     ) -> Result<Response<A>, Status> {
         let mut hops = 0;
         let mut until = None;
@@ -106,13 +119,16 @@ impl Client {
                 Ok(answer) => return Ok(answer),
                 Err(status) => status,
             };
+            if let Some(unwanted) = self.unwanted(&status) {
+                return Err(to_status(&unwanted));
+            }
             let leader =
                 status.metadata().get(LEADER).map(|named| named.to_str().unwrap_or_default().to_owned());
             match leader.as_deref() {
                 Some(named) if !named.is_empty() && hops < HOPS => {
                     hops += 1;
-                    let leader = self.at.leader(named, self.insecure_plaintext).map_err(|e| to_status(&e))?;
-                    if let Ok(inner) = reach(&leader).await {
+                    let leader = self.at.leader(named).map_err(|e| to_status(&e))?;
+                    if let Ok(inner) = reach(&leader, &self.credentials).await {
                         (self.at, self.inner) = (leader, inner);
                         continue;
                     }
@@ -136,12 +152,28 @@ impl Client {
         }
     }
 
+    /// Asking again would not help: they do not want us, or one of us speaks TLS and the other does not.
+    fn unwanted(&self, status: &Status) -> Option<Error> {
+        if is_answer(status) {
+            return None;
+        }
+        let refused = self.credentials.tls.as_ref().and_then(Dialer::refusal);
+        let encrypted = || {
+            status_says(status, "speaks TLS").then(|| {
+                Error::invalid(format!("the coordinator at {} encrypts what it says", self.at)).with_hint(
+                    "write https://, and say who you are with --ca, --cert and --cert-key, or --token-file",
+                )
+            })
+        };
+        refused.or_else(encrypted)
+    }
+
     /// Another one of those that the operator named, or the same if no other answers.
     async fn next(&mut self) {
         let at = self.servers.iter().position(|server| *server == self.at);
         let turn = at.map_or(0, |at| (at + 1) % self.servers.len());
         self.servers.rotate_left(turn);
-        if let Ok((at, inner)) = first(&self.servers).await {
+        if let Ok((at, inner)) = first(&self.servers, &self.credentials).await {
             (self.at, self.inner) = (at, inner);
         }
     }
@@ -152,11 +184,15 @@ impl Client {
         if cluster.leader == cluster.answered_by || cluster.address.is_empty() {
             return Ok(());
         }
-        let leader = self.at.leader(&cluster.address, self.insecure_plaintext)?;
-        let inner = reach(&leader).await?;
+        let leader = self.at.leader(&cluster.address)?;
+        let inner = reach(&leader, &self.credentials).await?;
         (self.at, self.inner) = (leader, inner);
         Ok(())
     }
+}
+
+fn status_says(status: &Status, text: &str) -> bool {
+    from_status(status.clone()).chain().contains(text)
 }
 
 /// The connection broke, whatever became of the call.
@@ -173,10 +209,10 @@ fn in_doubt(status: Status) -> Status {
 }
 
 /// The first that answers.
-async fn first(servers: &[Address]) -> Result<(Address, CoordinatorClient<Channel>)> {
+async fn first(servers: &[Address], credentials: &Credentials) -> Result<(Address, Inner)> {
     let mut last = None;
     for server in servers {
-        match reach(server).await {
+        match reach(server, credentials).await {
             Ok(client) => return Ok((server.clone(), client)),
             Err(e) => last = Some(e),
         }
@@ -191,19 +227,27 @@ async fn first(servers: &[Address]) -> Result<(Address, CoordinatorClient<Channe
     }
 }
 
-async fn reach(server: &Address) -> Result<CoordinatorClient<Channel>> {
-    let channel = Endpoint::from(server.uri.clone())
-        .connect_timeout(CONNECT)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .connect()
-        .await
-        .map_err(|error| {
+async fn reach(server: &Address, credentials: &Credentials) -> Result<Inner> {
+    let tune = |endpoint: Endpoint| {
+        endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(KEEPALIVE).keep_alive_timeout(KEEPALIVE)
+    };
+    let channel = match &credentials.tls {
+        Some(tls) if server.is_encrypted() => {
+            tls.connect(&server.uri, tune).await.map_err(|e| match e.hint() {
+                Some(_) => e,
+                None => e.with_hint("see whether it runs, and name another with --server"),
+            })?
+        }
+        _ => tune(Endpoint::from(server.uri.clone())).connect().await.map_err(|error| {
             Error::unavailable(format!("no coordinator answers at {server}"))
                 .with_source(error)
                 .with_hint("start one with `palinurus up --data DIR`, or name another with --server")
-        })?;
-    let client = CoordinatorClient::new(channel);
+        })?,
+    };
+    // What is not encrypted sees no token.
+    let bearer =
+        if server.is_encrypted() { credentials.bearer()? } else { Credentials::none("").bearer()? };
+    let client = CoordinatorClient::with_interceptor(channel, bearer);
     Ok(client.max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
 }
 

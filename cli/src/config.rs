@@ -12,7 +12,16 @@ use crate::output::Output;
 
 const PREFIX: &str = "PALINURUS_";
 /// Of the command, not of a configuration.
-const NOT_SETTINGS: [&str; 2] = ["PALINURUS_SERVER", "PALINURUS_LOG"];
+const NOT_SETTINGS: [&str; 8] = [
+    "PALINURUS_SERVER",
+    "PALINURUS_LOG",
+    "PALINURUS_CA",
+    "PALINURUS_CERT",
+    "PALINURUS_CERT_KEY",
+    "PALINURUS_TOKEN_FILE",
+    "PALINURUS_TOKEN",
+    "PALINURUS_CLI_CONFIG",
+];
 
 type Environment = Vec<(String, String)>;
 

@@ -11,6 +11,7 @@ mod logging;
 mod output;
 mod signal;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -32,17 +33,29 @@ struct Arguments {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Global {
-    /// The coordinator to talk to; of several, separated by commas, the first that answers. The leader is found from
-    /// any of them.
-    #[arg(long, global = true, env = "PALINURUS_SERVER", default_value = "http://127.0.0.1:7410")]
+    /// The coordinator to talk to, http://127.0.0.1:7410 if nothing is said; of several, separated by commas, the first
+    /// that answers. The leader is found from any of them.
+    #[arg(long, global = true, env = "PALINURUS_SERVER", default_value = "", hide_default_value = true)]
     server: String,
+    /// Whose certificates are believed, for https; this and those below may stand in ~/.config/palinurus/cli.toml.
+    #[arg(long, global = true, env = "PALINURUS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Your certificate.
+    #[arg(long, global = true, env = "PALINURUS_CERT", value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, global = true, env = "PALINURUS_CERT_KEY", value_name = "FILE")]
+    cert_key: Option<PathBuf>,
+    /// A token instead of a certificate, or in the environment as PALINURUS_TOKEN.
+    #[arg(long, global = true, env = "PALINURUS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print one JSON object on stdout; progress and errors as JSON lines on stderr.
     #[arg(long, global = true)]
     json: bool,
     /// Show no progress.
     #[arg(long, global = true)]
     no_progress: bool,
-    /// Talk to a coordinator on another machine although nothing is encrypted on the way.
+    /// Let a coordinator encrypt nothing, for callers on its own machine only.
     #[arg(long, global = true)]
     insecure_plaintext: bool,
 }

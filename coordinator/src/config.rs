@@ -2,6 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use palinurus_identity::TlsConfig;
 use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -43,6 +44,12 @@ pub struct Config {
     pub history: usize,
     /// Memory for one service's chunk index, in MiB.
     pub index_cache_mib: usize,
+    /// Every change that was asked for, by whom, and what came of it; empty: `audit.log` in `state`.
+    pub audit: PathBuf,
+    /// Operators' tokens; empty: nobody has one.
+    pub tokens: PathBuf,
+    /// Without it nothing is encrypted, and nobody on another machine is let in.
+    pub tls: TlsConfig,
     /// The state of several coordinators; without endpoints it is a file in `state`.
     pub etcd: EtcdConfig,
 }
@@ -63,6 +70,9 @@ impl Default for Config {
             store_patience: Duration::from_secs(60),
             history: 1000,
             index_cache_mib: 64,
+            audit: PathBuf::new(),
+            tokens: PathBuf::new(),
+            tls: TlsConfig::default(),
             etcd: EtcdConfig::default(),
         }
     }
@@ -95,15 +105,40 @@ impl Config {
                 return Err(Error::invalid(format!("{name} is zero")));
             }
         }
+        self.tls.check()?;
+        if !self.tokens.as_os_str().is_empty() && !self.tls.in_use() {
+            return Err(Error::invalid("tokens without [tls] would be seen by everybody on the way")
+                .with_hint("set certificate, key and ca of [tls]; `palinurus certs init` makes them"));
+        }
         self.etcd.check()
+    }
+
+    /// Whoever starts a coordinator that encrypts nothing says so, and keeps it to this machine.
+    pub fn check_plaintext(&self, asked: bool) -> Result<()> {
+        if self.tls.in_use() || (asked && self.stays_on_this_machine()) {
+            return Ok(());
+        }
+        let hint = "make certificates with `palinurus certs init` and `certs issue`, and name them in [tls]";
+        if asked {
+            return Err(Error::denied(format!(
+                "listening on {} would let other machines in, and nothing would be encrypted",
+                self.listen
+            ))
+            .with_hint(format!("listen on 127.0.0.1; or {hint}")));
+        }
+        Err(Error::denied("there is no [tls] in the settings, so nothing would be encrypted")
+            .with_hint(format!("{hint}; or say --insecure-plaintext, for callers on this machine only")))
+    }
+
+    pub(crate) fn audit(&self) -> PathBuf {
+        if self.audit.as_os_str().is_empty() { self.state.join("audit.log") } else { self.audit.clone() }
     }
 
     pub(crate) fn reached_at(&self, listening: std::net::SocketAddr) -> String {
         if self.advertise.is_empty() { listening.to_string() } else { self.advertise.clone() }
     }
 
-    /// Nothing is encrypted yet, so whoever starts a coordinator should not let other machines in unasked.
-    pub fn stays_on_this_machine(&self) -> bool {
+    fn stays_on_this_machine(&self) -> bool {
         let host = self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
@@ -140,6 +175,8 @@ mod tests {
         ] {
             let config = Config { listen: listen.to_owned(), ..Config::default() };
             assert_eq!(config.stays_on_this_machine(), stays, "{listen}");
+            assert_eq!(config.check_plaintext(true).is_ok(), stays, "{listen}");
+            assert!(config.check_plaintext(false).is_err(), "{listen}: unasked");
         }
     }
 
@@ -154,6 +191,10 @@ mod tests {
         };
         assert_eq!(config, expected);
         for bad in [
+            "tokens = \"t\"",
+            "[tls]\ncertificate = \"c.pem\"",
+            "[tls]\ncertificate = \"c.pem\"\nkey = \"c.key\"",
+            "[tls]\ncert = \"c.pem\"",
             "etcd = 1",
             "[etcd]\nlaese = \"5s\"",
             "[etcd]\nlease = \"1s\"",

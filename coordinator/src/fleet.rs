@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::access::Caller;
 use crate::actor::agent::{AgentMsg, IN_FLIGHT, OUTBOUND, Outbound};
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
@@ -41,8 +42,8 @@ impl Fleet for FleetService {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, outgoing) = mpsc::channel(OUTBOUND);
-        let fleet = self.clone();
-        tokio::spawn(async move { fleet.serve_session(request.into_inner(), outbound).await });
+        let (fleet, caller) = (self.clone(), caller(&request)?);
+        tokio::spawn(async move { fleet.serve_session(caller, request.into_inner(), outbound).await });
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -51,13 +52,13 @@ impl Fleet for FleetService {
         request: Request<Streaming<v1::ClaimRequest>>,
     ) -> Result<Response<Self::ClaimStream>, Status> {
         let (replies, outgoing) = mpsc::channel(REPLIES);
-        let fleet = self.clone();
+        let (fleet, caller) = (self.clone(), caller(&request)?);
         tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = fleet.cancel.cancelled() => {}
                 // When the node is gone, what it said before is still taken in.
-                ended = fleet.serve_claim(request.into_inner(), &replies) => {
+                ended = fleet.serve_claim(&caller, request.into_inner(), &replies) => {
                     if let Err(e) = ended {
                         let _ = replies.send(Err(to_status(&e))).await;
                     }
@@ -69,9 +70,22 @@ impl Fleet for FleetService {
 }
 
 impl FleetService {
-    async fn serve_session(&self, mut inbound: Streaming<v1::AgentMessage>, outbound: Outbound) {
+    async fn serve_session(
+        &self,
+        caller: Caller,
+        mut inbound: Streaming<v1::AgentMessage>,
+        outbound: Outbound,
+    ) {
         let over = CancellationToken::new();
         let hello = hello(&mut inbound).await;
+        // Before anything else is said: also who leads is not for everybody.
+        if let Ok(hello) = &hello
+            && let Err(e) = caller.speaks_for(&hello.service, &hello.node)
+        {
+            tracing::warn!(error = e.chain(), "refused an agent");
+            let _ = outbound.send(refusal(&e)).await;
+            return;
+        }
         // Asked after the hello: who leads may have changed meanwhile.
         let lead = match self.door.lead() {
             Ok(lead) => lead,
@@ -83,7 +97,12 @@ impl FleetService {
         let admitted = async {
             let hello = hello?;
             let service = service(&lead, &hello.service).await?;
-            let connect = Box::new(Connect { hello, outbound: outbound.clone(), over: over.clone() });
+            let connect = Box::new(Connect {
+                hello,
+                spare: caller.is_spare(),
+                outbound: outbound.clone(),
+                over: over.clone(),
+            });
             ask(&service, |to| ServiceMsg::Connect(connect, to)).await
         };
         let agent = match admitted.await {
@@ -131,6 +150,7 @@ impl FleetService {
 
     async fn serve_claim(
         &self,
+        caller: &Caller,
         mut requests: Streaming<v1::ClaimRequest>,
         replies: &stream::Replies,
     ) -> Result<()> {
@@ -141,6 +161,7 @@ impl FleetService {
         else {
             return Err(Error::invalid("a claim stream begins with `open`"));
         };
+        caller.speaks_for(&open.service, &open.node)?;
         // A claim stream follows its session: while nobody leads here, there is nobody to ask.
         let lead = self.door.lead().map_err(|elsewhere| {
             Error::unavailable("this coordinator does not lead").with_source(elsewhere.error().chain())
@@ -159,6 +180,12 @@ impl FleetService {
             answered = answering => answered,
         }
     }
+}
+
+/// Whom the guard let in.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let known = request.extensions().get::<Caller>().cloned();
+    known.ok_or_else(|| to_status(&Error::internal("a call that no guard has seen")))
 }
 
 async fn service(lead: &Lead, name: &str) -> Result<ActorRef<ServiceMsg>> {

@@ -2,8 +2,10 @@
 //! it knows no database: it knows phases, nodes, chunks and policies. `docs/protocol.md` is the specification.
 //!
 //! Read `operation/backup.rs` first: it says what a backup does.
+mod access;
 mod actor;
 mod api;
+pub mod audit;
 mod board;
 mod bound;
 mod claim;
@@ -12,12 +14,14 @@ mod door;
 mod election;
 mod failover;
 mod fleet;
+mod gate;
 mod index;
 mod leadership;
 mod listen;
 mod metrics;
 mod operation;
 mod plan;
+mod retention;
 mod segment;
 mod server;
 mod shared;
@@ -26,6 +30,6 @@ pub mod state;
 mod vault;
 
 pub use config::{Config, EtcdConfig};
-pub use listen::{Duplex, Incoming, Listen, Wire};
+pub use listen::{Duplex, Incoming, Listen, Peer, Wire};
 pub use server::Server;
 pub use shared::World;

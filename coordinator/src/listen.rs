@@ -1,17 +1,22 @@
 //! Where calls come in: a TCP port, or what a simulation has for one.
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::{fmt, io};
 
 use futures::stream::BoxStream;
+use palinurus_identity::{Known, TlsServer};
 use palinurus_repository::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, Router, TcpIncoming};
+use tonic::transport::server::{Connected, Router};
 
+use crate::access::Guarded;
+use crate::gate;
 use crate::shared::Base;
 
 /// A network of the caller's.
@@ -26,25 +31,43 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// One connection of such a network.
-pub struct Wire(Box<dyn Duplex>);
+/// Who is at the other end, and where.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub address: Option<SocketAddr>,
+    pub known: Known,
+}
+
+/// One connection, with its place among those there may be.
+pub struct Wire {
+    duplex: Box<dyn Duplex>,
+    peer: Peer,
+    _held: Vec<OwnedSemaphorePermit>,
+}
 
 impl Wire {
+    /// Of a network of the caller's, where nobody is asked who they are.
     pub fn new(duplex: impl Duplex + 'static) -> Self {
-        Self(Box::new(duplex))
+        Self::held(duplex, Peer { address: None, known: Known::Plain }, Vec::new())
+    }
+
+    pub(crate) fn held(duplex: impl Duplex + 'static, peer: Peer, held: Vec<OwnedSemaphorePermit>) -> Self {
+        Self { duplex: Box::new(duplex), peer, _held: held }
     }
 }
 
 impl fmt::Debug for Wire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wire(..)")
+        f.debug_struct("Wire").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
 
 impl Connected for Wire {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
 }
 
 impl AsyncRead for Wire {
@@ -53,21 +76,21 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, into)
+        Pin::new(&mut self.duplex).poll_read(cx, into)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.duplex).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.duplex).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.duplex).poll_shutdown(cx)
     }
 }
 
@@ -95,18 +118,14 @@ impl Listener {
 
     pub(crate) fn serve(
         self,
-        router: Router,
+        router: Router<Guarded>,
+        tls: Option<Arc<TlsServer>>,
         cancel: CancellationToken,
     ) -> JoinHandle<Result<(), tonic::transport::Error>> {
-        let cancelled = cancel.cancelled_owned();
-        match self {
-            Self::Given(_, incoming) => {
-                tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancelled))
-            }
-            Self::Tcp(bound) => {
-                let incoming = TcpIncoming::from(bound).with_nodelay(Some(true));
-                tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancelled))
-            }
-        }
+        let incoming = match self {
+            Self::Given(_, incoming) => incoming,
+            Self::Tcp(bound) => gate::open(bound, tls, cancel.clone()),
+        };
+        tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.cancelled_owned()))
     }
 }

@@ -13,7 +13,7 @@ struct Arguments {
     /// The configuration file
     #[arg(long, default_value = "/etc/palinurus/coordinator.toml")]
     config: PathBuf,
-    /// Let other machines in although nothing is encrypted
+    /// Encrypt nothing, for callers on this machine only
     #[arg(long)]
     insecure_plaintext: bool,
 }
@@ -24,12 +24,7 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let arguments = Arguments::parse();
     let config = Config::load(&arguments.config)?;
-    anyhow::ensure!(
-        arguments.insecure_plaintext || config.stays_on_this_machine(),
-        "listening on {} would let other machines in, and nothing is encrypted: \
-         listen on 127.0.0.1, or say --insecure-plaintext on a network that you trust",
-        config.listen
-    );
+    config.check_plaintext(arguments.insecure_plaintext)?;
     let cancel = CancellationToken::new();
     let server = Server::start(config, cancel.clone()).await?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -106,6 +106,7 @@ fn kind(kind: OperationKind) -> &'static str {
         OperationKind::Verify => "verify",
         OperationKind::Delete => "delete",
         OperationKind::Failover => "failover",
+        OperationKind::Retention => "retention",
     }
 }
 

@@ -183,6 +183,8 @@ mod tests {
             nodes: nodes.iter().map(commit).collect(),
             missing: Vec::new(),
             packs: PackSet::new(),
+            pin: None,
+            hold: None,
         }
     }
 

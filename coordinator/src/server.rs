@@ -16,6 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthReporter;
 
+use crate::access::{Access, Guard, Guarded};
 use crate::api::Api;
 use crate::bound::MESSAGE_MAX;
 use crate::config::Config;
@@ -53,14 +54,24 @@ impl Server {
         let base = Arc::new(Base::new(config, world).await?);
         let config = &base.config;
         let (election, file) = election::open(&base).await?;
+        let access = Arc::new(Access::open(&base).await?);
         let listener = Listener::open(&base).await?;
         let address = listener.address()?;
-        tracing::info!(name = config.name, %address, state = election.kind(), "coordinator starts");
+        let encrypted = access.tls.is_some();
+        // A name may mean more than it says.
+        if !encrypted && base.world.listen.is_none() && !address.ip().is_loopback() {
+            config.check_plaintext(true)?;
+            return Err(Error::denied(format!(
+                "{address} is not this machine alone, and nothing would be encrypted"
+            )));
+        }
+        tracing::info!(name = config.name, %address, encrypted, state = election.kind(), "coordinator starts");
         let lead = watch::Sender::new(None);
         let door = Door::new(&base, &*election, lead.subscribe());
         metrics::serve(&base, door.clone(), cancel.clone()).await?;
         let (alone, mut leads) = (file.is_some(), lead.subscribe());
-        let running = tokio::spawn(run(base, election, file, lead, door, listener, cancel));
+        let running =
+            tokio::spawn(run(base, election, file, lead, Entrance { door, access, listener }, cancel));
         // With a state of its own it leads at once: whoever started it may ask it right away.
         if alone && leads.wait_for(Option::is_some).await.is_err() {
             running.await.map_err(|e| Error::internal("the coordinator").with_source(e))??;
@@ -79,21 +90,28 @@ impl Server {
     }
 }
 
+/// Where callers come in, and who they must be.
+struct Entrance {
+    door: Door,
+    access: Arc<Access>,
+    listener: Listener,
+}
+
 async fn run(
     base: Arc<Base>,
     election: Arc<dyn Election>,
     file: Option<EmbeddedState>,
     lead: watch::Sender<Option<Lead>>,
-    door: Door,
-    listener: Listener,
+    entrance: Entrance,
     cancel: CancellationToken,
 ) -> Result<()> {
+    let Entrance { door, access, listener } = entrance;
     let address = base.config.reached_at(listener.address()?);
     let (standby, reader, leads) = (door.standby(), election.reader(), lead.subscribe());
     let following = AbortOnDropHandle::new(tokio::spawn(async move { standby.run(reader, leads).await }));
     let (health, health_service) = tonic_health::server::health_reporter();
-    let router = router(door, &health, health_service, cancel.clone()).await?;
-    let mut serving = listener.serve(router, cancel.clone());
+    let router = router(door, access.clone(), &health, health_service, cancel.clone()).await?;
+    let mut serving = listener.serve(router, access.tls.clone(), cancel.clone());
     let outcome = {
         let leading = leadership::run(&base, &*election, &address, &lead, &health, &cancel);
         tokio::pin!(leading);
@@ -130,10 +148,11 @@ async fn run(
 
 async fn router(
     door: Door,
+    access: Arc<Access>,
     health: &HealthReporter,
     health_service: HealthServer<impl Health>,
     cancel: CancellationToken,
-) -> Result<Router> {
+) -> Result<Router<Guarded>> {
     let api = Api { door: door.clone() };
     let fleet = FleetService { door, cancel };
     let reflection = |e| Error::internal("reflection").with_source(e);
@@ -150,6 +169,7 @@ async fn router(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        .layer(Guard(access))
         .add_service(reflect().build_v1().map_err(reflection)?)
         .add_service(reflect().build_v1alpha().map_err(reflection)?)
         .add_service(health_service)

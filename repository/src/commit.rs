@@ -46,7 +46,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
 use crate::epochs::{Given, Operators};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{BackupId, Epoch, RepositoryId, TransactionId};
+use crate::id::{Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
@@ -57,6 +57,7 @@ use crate::storage::{Storage, list_all};
 
 mod access;
 mod header;
+mod keep;
 mod key_epoch;
 mod operators;
 
@@ -372,11 +373,6 @@ impl Repository {
             return Ok(());
         }
         ledger.append_next(self.record(epoch, Body::Abort { transaction })).await.map(|_| ())
-    }
-
-    /// Gives a backup up. What only it needed is garbage from here on.
-    pub async fn forget(&self, epoch: Epoch, backup: BackupId) -> Result<()> {
-        self.append(epoch, Body::Forget { backup }).await.map(|_| ())
     }
 
     /// Appends any record, checked by the rules; returns its number.

@@ -141,7 +141,7 @@ fn fork(to: &dyn Storage, what: String) -> Error {
 
 /// Wrapped keys and masters, and labels: as the source has them now.
 async fn operators(from: &Repository, to: &dyn Storage) -> Result<()> {
-    for prefix in ["keys/", "labels/", "masters/"] {
+    for prefix in ["masters/", "keys/", "labels/"] {
         let ours = list_all(&**from.storage(), prefix).await?;
         for object in &ours {
             let body = match from.storage().get(&object.key, None).await {

@@ -28,6 +28,7 @@ pub mod pack;
 pub mod page;
 pub mod quarantine;
 pub mod repair;
+pub mod retention;
 pub mod storage;
 pub mod sweep;
 pub mod verify;

@@ -83,18 +83,10 @@ pub(crate) fn open(
         Error::corrupt(format!("{name} cannot be used: {why}"))
             .with_hint("open with another key, then `palinurus keys remove` this one and add it again")
     };
-    let (body, checksum) =
-        object.split_last_chunk::<CHECKSUM_LEN>().ok_or_else(|| damaged("its length is wrong"))?;
-    if blake3::hash(body).as_bytes()[..CHECKSUM_LEN] != *checksum {
-        return Err(damaged("its checksum is wrong"));
-    }
-    let version = body.strip_prefix(&MAGIC[..5]).and_then(<[u8]>::first);
-    if let Some(version) = version.filter(|version| **version > MAGIC[5]) {
-        return Err(Error::invalid(format!("{name} is of version {version}")).with_hint("update palinurus"));
-    }
-    if body.len() != HEADER_LEN + epoch.number as usize * ENTRY + TAG_LEN {
-        return Err(damaged("its length is wrong"));
-    }
+    let body = intact(object, epoch).map_err(|e| match e.kind() {
+        ErrorKind::Corrupt => damaged(e.what()),
+        _ => e,
+    })?;
     let (given, sealed) = body.split_at(HEADER_LEN);
     if given != header(repository) {
         return Err(damaged("it is another repository's, or of an unknown format"));
@@ -116,6 +108,28 @@ pub(crate) fn open(
         Some(last) if last.draw == epoch.draw => Ok(masters),
         _ => Err(damaged("it holds another draw's masters")),
     })
+}
+
+/// Needs no key.
+pub(crate) fn whole(object: &[u8], epoch: KeyEpoch) -> Result<()> {
+    intact(object, epoch).map(|_| ())
+}
+
+/// All before the checksum.
+fn intact(object: &[u8], epoch: KeyEpoch) -> Result<&[u8]> {
+    let (body, checksum) =
+        object.split_last_chunk::<CHECKSUM_LEN>().ok_or_else(|| Error::corrupt("its length is wrong"))?;
+    if blake3::hash(body).as_bytes()[..CHECKSUM_LEN] != *checksum {
+        return Err(Error::corrupt("its checksum is wrong"));
+    }
+    let version = body.strip_prefix(&MAGIC[..5]).and_then(<[u8]>::first);
+    if let Some(version) = version.filter(|version| **version > MAGIC[5]) {
+        return Err(Error::invalid(format!("masters of version {version}")).with_hint("update palinurus"));
+    }
+    if body.len() != HEADER_LEN + epoch.number as usize * ENTRY + TAG_LEN {
+        return Err(Error::corrupt("its length is wrong"));
+    }
+    Ok(body)
 }
 
 /// What that key has of the masters up to `epoch`: its object, or that of a later epoch, which has them too.

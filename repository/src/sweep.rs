@@ -12,7 +12,7 @@ use crate::id::{Epoch, TransactionId};
 use crate::ledger::{Body, PackSet, State};
 use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
-use crate::storage::delete_unlocked;
+use crate::storage::{Object, delete_unlocked};
 
 const PAGE: usize = 1000;
 /// How often a decision is made anew because somebody else's record came first.
@@ -30,6 +30,8 @@ pub struct Swept {
     /// The open transactions that they wait for.
     pub waits_for: Vec<TransactionId>,
     pub deleted: Deleted,
+    /// Stopped before everything was deleted that may be.
+    pub gave_way: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +46,24 @@ pub struct Deleted {
     pub locked_until: Option<Timestamp>,
 }
 
+impl Deleted {
+    fn add(&mut self, objects: &[Object]) {
+        self.objects += objects.len() as u64;
+        self.bytes += objects.iter().map(|object| object.size).sum::<u64>();
+    }
+}
+
 /// Condemns what no backup references, sweeps what may be swept, deletes what nothing keeps.
 pub async fn sweep(repository: &Repository, epoch: Epoch) -> Result<Swept> {
+    sweep_until(repository, epoch, &|| false).await
+}
+
+/// As [`sweep`], and stops after any thousand objects when it is to give way.
+pub async fn sweep_until(
+    repository: &Repository,
+    epoch: Epoch,
+    give_way: &(dyn Fn() -> bool + Sync),
+) -> Result<Swept> {
     let condemned = condemn(repository, epoch).await?.len();
     let mut swept = Swept { condemned, ..Swept::default() };
     let packs = append_decided(repository, epoch, |state| {
@@ -56,7 +74,7 @@ pub async fn sweep(repository: &Repository, epoch: Epoch) -> Result<Swept> {
     })
     .await?;
     swept.packs = packs.len();
-    swept.deleted = delete_leftovers(repository).await?;
+    (swept.deleted, swept.gave_way) = delete(repository, give_way).await?;
     Ok(swept)
 }
 
@@ -89,26 +107,57 @@ async fn append_decided(
 
 /// Deletes every object of ended transactions that nothing keeps. Needs no epoch: it decides nothing.
 pub async fn delete_leftovers(repository: &Repository) -> Result<Deleted> {
+    delete(repository, &|| false).await.map(|(deleted, _)| deleted)
+}
+
+/// What it would delete: objects, and their bytes.
+pub async fn leftovers(repository: &Repository) -> Result<Deleted> {
+    let kept = repository.read(Kept::of).await;
+    let (mut found, mut after) = (Deleted::default(), None);
+    loop {
+        let (garbage, last) = garbage(repository, &kept, &mut after).await?;
+        found.add(&garbage);
+        if last {
+            return Ok(found);
+        }
+    }
+}
+
+/// That of the next page.
+async fn garbage(
+    repository: &Repository,
+    kept: &Kept,
+    after: &mut Option<String>,
+) -> Result<(Vec<Object>, bool)> {
+    let page = repository.storage().list("t/", after.as_deref(), PAGE).await?;
+    let last = page.len() < PAGE;
+    *after = page.last().map(|object| object.key.clone());
+    Ok((page.into_iter().filter(|object| kept.is_garbage(&object.key)).collect(), last))
+}
+
+async fn delete(repository: &Repository, give_way: &(dyn Fn() -> bool + Sync)) -> Result<(Deleted, bool)> {
     repository.refresh().await?;
     let kept = repository.read(Kept::of).await;
     let storage = repository.storage();
     let mut deleted = Deleted { temporaries: storage.tidy().await?, ..Deleted::default() };
-    let mut after: Option<String> = None;
+    let mut after = None;
+    let mut gave_way;
     loop {
-        let page = storage.list("t/", after.as_deref(), PAGE).await?;
-        let end = page.len() < PAGE;
-        after = page.last().map(|object| object.key.clone());
-        let garbage: Vec<_> = page.into_iter().filter(|object| kept.is_garbage(&object.key)).collect();
+        gave_way = give_way();
+        if gave_way {
+            break;
+        }
+        let (garbage, last) = garbage(repository, &kept, &mut after).await?;
         let keys = garbage.iter().map(|object| object.key.clone()).collect();
         let locked = delete_unlocked(&**storage, keys).await?;
         deleted.locked += locked.len() as u64;
         deleted.locked_until = deleted.locked_until.max(locked.iter().filter_map(|each| each.until).max());
-        let kept: HashSet<_> = locked.into_iter().map(|locked| locked.key).collect();
-        for object in garbage.iter().filter(|object| !kept.contains(&object.key)) {
+        let stay: HashSet<_> = locked.into_iter().map(|locked| locked.key).collect();
+        for object in garbage.iter().filter(|object| !stay.contains(&object.key)) {
             deleted.objects += 1;
             deleted.bytes += object.size;
         }
-        if end {
+        if last {
             break;
         }
     }
@@ -119,7 +168,7 @@ pub async fn delete_leftovers(repository: &Repository) -> Result<Deleted> {
         let until = deleted.locked_until.map_or(0, |until| until.0);
         tracing::info!(objects = deleted.locked, until_ms = until, "left what the store keeps locked");
     }
-    Ok(deleted)
+    Ok((deleted, gave_way))
 }
 
 /// What a state keeps, in a form that answers quickly for each object.
@@ -156,3 +205,6 @@ impl Kept {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use crate::storage::list_all;
 
 mod extent;
 mod manifests;
+mod masters;
 mod packs;
 mod spoiled;
 mod trailers;
@@ -127,6 +128,7 @@ pub async fn check(
     check.report.backups_checked = check.backups.len() as u64;
     check.doubted = repository.read(State::damaged).await;
     check.header().await;
+    check.masters().await;
     check.packs().await;
     check.manifests().await;
     check.finish().await

@@ -1,7 +1,7 @@
-//! A repository as version 1 wrote it must be read by every later build.
+//! A repository as version 1 wrote it must be read by every later build; and one with a key epoch between its backups.
 //!
-//! `PALINURUS_WRITE_FIXTURE=1 cargo test -p palinurus-repository --test fixture` writes it anew into an empty
-//! `testdata/v1`: only for a new format version, in a directory of its own. Never change a committed one.
+//! `PALINURUS_WRITE_FIXTURE=key-epoch cargo test -p palinurus-repository --test fixture` writes that one anew into an
+//! empty `testdata/key-epoch`: only for a new format version, in a directory of its own. Never change a committed one.
 #![allow(clippy::unwrap_used, reason = "a test")]
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +20,11 @@ use backup::{EPOCH, Known, Source, begin, bytes_of, restore, tree};
 const STARTED: Timestamp = Timestamp(1_700_000_000_000);
 const PAUSE: Duration = Duration::from_secs(3600);
 
-fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/v1")
+const PLAIN: &str = "v1";
+const KEY_EPOCH: &str = "key-epoch";
+
+fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name)
 }
 
 /// Three backups, the second of them forgotten: of each node, how often its tree was changed.
@@ -29,7 +32,7 @@ fn history() -> [(u8, Vec<(&'static str, u64)>); 3] {
     [(1, vec![("n1", 0), ("n2", 0)]), (2, vec![("n1", 1)]), (3, vec![("n1", 2), ("n2", 0)])]
 }
 
-async fn write(directory: &Path) {
+async fn write(directory: &Path, name: &str) {
     let entropy = SeededEntropy::new(1);
     let key = KeyFile::generate(&entropy).unwrap();
     std::fs::create_dir_all(directory).unwrap();
@@ -42,6 +45,9 @@ async fn write(directory: &Path) {
     let mut replica = None;
     for (id, nodes) in history() {
         clock.advance(PAUSE);
+        if name == KEY_EPOCH && id == 3 {
+            repository.begin_key_epoch(std::slice::from_ref(&key), None, &[], &entropy).await.unwrap();
+        }
         let mut writing = begin(&repository, id, &mut known, 700).await;
         let mut commits = Vec::new();
         for (number, (node, age)) in (1u8..).zip(nodes) {
@@ -90,13 +96,15 @@ async fn load(directory: &Path) -> Arc<dyn Storage> {
     Arc::new(storage)
 }
 
-async fn read(directory: &Path) {
+async fn read(directory: &Path, name: &str) {
     let (key, _) = KeyFile::read(&directory.join("operator.key")).unwrap();
     let storage = load(directory).await;
     let stranger = KeyFile::generate(&SeededEntropy::new(2)).unwrap();
     assert_eq!(Repository::open(storage.clone(), &[stranger]).await.unwrap_err().kind(), ErrorKind::Denied);
     let repository = Repository::open(storage, &[key]).await.unwrap();
 
+    let epoch = repository.read(|state| state.key_epoch()).await.map(|epoch| epoch.number);
+    assert_eq!(epoch, (name == KEY_EPOCH).then_some(1));
     let report = check(&repository, true, &|_| {}).await.unwrap();
     assert_eq!(report.damages, []);
     assert_eq!((report.backups_checked, report.manifests_checked), (2, 3));
@@ -141,16 +149,20 @@ fn compare(restored: &[(palinurus_repository::manifest::entry::Entry, Vec<u8>)],
 }
 
 #[tokio::test]
-async fn the_committed_repository_is_read() {
-    if std::env::var_os("PALINURUS_WRITE_FIXTURE").is_some() {
-        write(&testdata()).await;
+async fn the_committed_repositories_are_read() {
+    for name in [PLAIN, KEY_EPOCH] {
+        if std::env::var_os("PALINURUS_WRITE_FIXTURE").is_some_and(|wanted| wanted == name) {
+            write(&testdata(name), name).await;
+        }
+        read(&testdata(name), name).await;
     }
-    read(&testdata()).await;
 }
 
 #[tokio::test]
 async fn what_is_written_today_is_read() {
-    let directory = tempfile::tempdir().unwrap();
-    write(directory.path()).await;
-    read(directory.path()).await;
+    for name in [PLAIN, KEY_EPOCH] {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), name).await;
+        read(directory.path(), name).await;
+    }
 }

@@ -194,7 +194,7 @@ async fn a_key_that_lies_in_a_vault() {
     let text = fs::read_to_string(&config).unwrap().replace("\"read\"", "\"write\"");
     fs::write(&config, text).unwrap();
     let mut coordinator = palinurus();
-    coordinator.args(["--json", "coordinator", "--config"]).arg(&config);
+    coordinator.args(["--json", "--insecure-plaintext", "coordinator", "--config"]).arg(&config);
     let ended = run(coordinator).await;
     assert!(ended.code == 5 && ended.stderr.contains("no such verb"), "{}", ended.stderr);
 }

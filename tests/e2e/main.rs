@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod access;
 mod changing;
 mod classes;
 mod crash;
@@ -23,4 +24,5 @@ mod postgresql;
 mod quarantine;
 mod refusals;
 mod replicas;
+mod retention;
 mod up;

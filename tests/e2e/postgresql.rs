@@ -166,6 +166,34 @@ async fn an_agent_that_is_killed_while_it_uploads_leaves_nothing_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_server_ends_fails_the_backup() {
+    let (mut world, server) = world(&[]).await;
+    assert!(bench(&server, &["-i", "-s", "10", "-q"]).status().unwrap().success());
+    world.start().await;
+    for kind in ["client backend", "walsender"] {
+        let operation = world.start_backup().await;
+        wait_async("it uploads", async || {
+            let phase = world.operation(&operation.id).await.phase;
+            assert!(phase != "done", "it was over too soon");
+            (phase == "upload").then_some(())
+        })
+        .await;
+        server.sql(&format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity \
+             where application_name = 'palinurus' and backend_type = '{kind}'"
+        ));
+        let ended = world.ended(&operation.id).await;
+        let failure = ended.failure.clone().unwrap();
+        assert!(failure.kind == "conflict" && failure.message.contains("broke"), "{kind}: {failure:?}");
+        assert_eq!(server.sessions(), "0");
+    }
+    assert!(world.backups().await.is_empty());
+    world.backup().await;
+    world.nothing_left_behind("n1").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_is_told() {
     let (mut world, mut server) = world(&[]).await;
     server.sql("create table precious as select g, repeat('x', 500) from generate_series(1, 2000) g");

@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use palinurus_identity::Role;
 use palinurus_proto::v1;
 use palinurus_repository::{KeyFile, SystemEntropy};
 
+use crate::certs::Certs;
 use crate::netns::{self, Net};
 use crate::operator::{Operator, PORT};
 use crate::process::{Process, palinurus};
@@ -32,6 +34,7 @@ const FAILOVER_PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Fleet {
     pub operator: Operator,
+    certs: Certs,
     machines: BTreeMap<&'static str, Machine>,
     /// Whose machine is the spare.
     pub spare: &'static str,
@@ -91,8 +94,13 @@ impl Fleet {
         }
         let coordinators = COORDINATORS.iter().map(|name| ((*name).to_owned(), net.host(name).address));
         let machines = [&MEMBERS[..], &COORDINATORS, &MACHINES].concat();
+        let certs = Certs::new(&dir.path().join("certs"));
         Self {
-            operator: Operator(coordinators.collect()),
+            operator: Operator {
+                coordinators: coordinators.collect(),
+                tls: certs.dialer(&certs.operator("tester", Role::Admin)),
+            },
+            certs,
             machines: machines.into_iter().map(|name| (name, Machine::default())).collect(),
             spare: MACHINES[3],
             net,
@@ -190,6 +198,10 @@ impl Fleet {
         format!("http://{}:{port}", self.net.host(name).address)
     }
 
+    fn server(&self, coordinator: &str) -> String {
+        self.url(coordinator, PORT).replace("http:", "https:")
+    }
+
     /// Starts what belongs on that host, if it does not run.
     pub fn start(&mut self, name: &'static str) {
         if self.machines[name].process.is_some() || self.machines[name].lost {
@@ -229,32 +241,34 @@ impl Fleet {
         let text = format!(
             "name = {name:?}\nlisten = \"{address}:{PORT}\"\nadvertise = \"{address}:{PORT}\"\nstate = {:?}\n\
              keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\
-             freeze_limit = \"8s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n",
+             freeze_limit = \"8s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n{}",
             self.path(name),
             self.key(),
             PATIENCE.as_secs(),
             LEASE.as_secs(),
+            self.certs.coordinator(name, &address.to_string()),
         );
         fs::create_dir_all(self.path(name)).unwrap();
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
-        command.args(["coordinator", "--insecure-plaintext", "--config"]).arg(&config);
+        command.args(["coordinator", "--config"]).arg(&config);
         command
     }
 
     fn agent(&self, name: &str) -> Command {
         let config = self.path(&format!("{name}.toml"));
-        let coordinators = COORDINATORS.map(|coordinator| self.url(coordinator, PORT));
+        let coordinators = COORDINATORS.map(|coordinator| self.server(coordinator));
         let frozen = self.frozen(name);
         let frozen = frozen.display();
         let text = format!(
-            "service = {SERVICE:?}\nnode = {name:?}\ncoordinator = {coordinators:?}\nstate = {:?}\nkeys = [{:?}]\n\n\
-             [session]\nconnect_timeout = \"800ms\"\nkeep_alive = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"500ms\"\n\
+            "service = {SERVICE:?}\nnode = {name:?}\ncoordinator = {coordinators:?}\nstate = {:?}\nkeys = [{:?}]\n\
+             {}[session]\nconnect_timeout = \"800ms\"\nkeep_alive = \"2s\"\nretry_min = \"50ms\"\nretry_max = \"500ms\"\n\
              retry_refused = \"1s\"\nprogress = \"100ms\"\n\n[engine]\ntype = \"files\"\nroot = {:?}\n\
              freeze_command = [\"/bin/sh\", \"-c\", \"touch {frozen}; sleep 0.2\"]\n\
              thaw_command = [\"rm\", \"-f\", \"{frozen}\"]\n",
             self.path(name).join("state"),
             self.key(),
+            self.certs.agent(SERVICE, name, false),
             self.data(name),
         );
         fs::write(&config, text).unwrap();
@@ -341,7 +355,10 @@ impl Fleet {
     /// `palinurus` as an operator calls it who knows one coordinator; it has to end well.
     pub async fn cli(&self, coordinator: &str, arguments: &[&str]) -> Ran {
         let mut command = palinurus();
-        command.args(["--json", "--insecure-plaintext", "--server", &self.url(coordinator, PORT)]);
+        let operator = self.path("certs").join("operator-tester");
+        command.args(["--json", "--server", &self.server(coordinator)]);
+        command.arg("--ca").arg(self.certs.ca()).arg("--cert").arg(operator.with_extension("pem"));
+        command.arg("--cert-key").arg(operator.with_extension("key"));
         command.args(arguments);
         run(command).await.expect(0)
     }

@@ -8,6 +8,7 @@
     reason = "a test that cannot go on says where and why by panicking"
 )]
 
+pub mod certs;
 pub mod compare;
 pub mod faults;
 pub mod fleet;

@@ -2,6 +2,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use palinurus_identity::Dialer;
 use palinurus_proto::v1;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use tonic::transport::{Channel, Endpoint};
@@ -18,16 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 pub type Client = CoordinatorClient<Channel>;
 
-/// Coordinators by name and address.
+/// Coordinators by name and address, and who asks them.
 #[derive(Clone, Debug)]
-pub struct Operator(pub Vec<(String, Ipv4Addr)>);
+pub struct Operator {
+    pub coordinators: Vec<(String, Ipv4Addr)>,
+    pub tls: Dialer,
+}
 
 impl Operator {
-    async fn channel(address: Ipv4Addr) -> Option<Channel> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}:{PORT}")).unwrap();
-        let endpoint = endpoint.connect_timeout(Duration::from_millis(500)).timeout(PATIENCE);
+    async fn channel(&self, address: Ipv4Addr) -> Option<Channel> {
+        let uri = format!("https://{address}:{PORT}").parse().unwrap();
+        let tune =
+            |endpoint: Endpoint| endpoint.connect_timeout(Duration::from_millis(500)).timeout(PATIENCE);
         // The connection's own time-out ends before HTTP/2 is spoken.
-        tokio::time::timeout(Duration::from_secs(1), endpoint.connect()).await.ok()?.ok()
+        tokio::time::timeout(Duration::from_secs(1), self.tls.connect(&uri, tune)).await.ok()?.ok()
     }
 
     /// One call to one coordinator.
@@ -36,8 +41,9 @@ impl Operator {
         name: &str,
         call: impl AsyncFnOnce(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
-        let (_, address) = self.0.iter().find(|(known, _)| known == name).expect("a coordinator's name");
-        let channel = Self::channel(*address).await.ok_or_else(|| Status::unavailable("no connection"))?;
+        let (_, address) =
+            self.coordinators.iter().find(|(known, _)| known == name).expect("a coordinator's name");
+        let channel = self.channel(*address).await.ok_or_else(|| Status::unavailable("no connection"))?;
         call(Client::new(channel).max_decoding_message_size(64 << 20)).await
     }
 
@@ -48,7 +54,7 @@ impl Operator {
         mut call: impl AsyncFnMut(Client) -> Result<T, Status>,
     ) -> Result<T, Status> {
         wait_async(what, async || {
-            for (name, _) in &self.0 {
+            for (name, _) in &self.coordinators {
                 match self.ask_one(name, &mut call).await {
                     Err(status) if passes(&status) => {}
                     answered => return Some(answered),
@@ -62,16 +68,16 @@ impl Operator {
     /// Those that say of themselves that they lead. More than one only while an old leader has not noticed.
     pub async fn leaders(&self) -> Vec<String> {
         let mut leaders = Vec::new();
-        for (name, address) in &self.0 {
-            if Self::leads(*address).await.unwrap_or(false) {
+        for (name, address) in &self.coordinators {
+            if self.leads(*address).await.unwrap_or(false) {
                 leaders.push(name.clone());
             }
         }
         leaders
     }
 
-    async fn leads(address: Ipv4Addr) -> Option<bool> {
-        let mut client = HealthClient::new(Self::channel(address).await?);
+    async fn leads(&self, address: Ipv4Addr) -> Option<bool> {
+        let mut client = HealthClient::new(self.channel(address).await?);
         let request = HealthCheckRequest { service: "leader".into() };
         let reply =
             tokio::time::timeout(Duration::from_millis(500), client.check(request)).await.ok()?.ok()?;

@@ -6,11 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use palinurus_identity::Role;
 use palinurus_proto::v1;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_repository::{KeyFile, SystemEntropy};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
+use crate::certs::Certs;
 use crate::process::{Process, palinurus};
 
 pub const SERVICE: &str = "s";
@@ -35,6 +37,8 @@ pub struct World {
     pub spares: Vec<&'static str>,
     /// The operator keys of all of them, as TOML.
     pub keys: String,
+    /// Then everything is encrypted, and the test is an admin.
+    pub certs: Option<Certs>,
     repository: PathBuf,
     /// Where the repository is when not in that directory.
     url: Option<String>,
@@ -65,11 +69,20 @@ impl World {
             settings: String::new(),
             spares: Vec::new(),
             keys: format!("[{:?}]", dir.path().join("key")),
+            certs: None,
             repository,
             url: None,
             environment: BTreeMap::new(),
             dir,
         }
+    }
+
+    pub fn encrypted(nodes: &[&str]) -> Self {
+        let mut world = Self::new(nodes);
+        let certs = Certs::new(&world.path("certs"));
+        certs.operator("tester", Role::Admin);
+        world.certs = Some(certs);
+        world
     }
 
     /// Keeps the repository elsewhere: on a disk that fills up.
@@ -107,7 +120,8 @@ impl World {
     }
 
     pub fn server(&self) -> String {
-        format!("http://{}", self.address.as_ref().expect("the coordinator has been started"))
+        let scheme = if self.certs.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address.as_ref().expect("the coordinator has been started"))
     }
 
     /// Starts everything, applies the service and waits until all nodes have joined.
@@ -129,11 +143,16 @@ impl World {
         let config = self.path("coordinator.toml");
         let text = format!(
             "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = {}\n\
-             heartbeat = \"500ms\"\npatience = \"20s\"\n{}",
-            self.keys, self.settings
+             heartbeat = \"500ms\"\npatience = \"20s\"\n{}{}",
+            self.keys,
+            self.settings,
+            self.certs.as_ref().map_or_else(String::new, |certs| certs.coordinator("c", "127.0.0.1")),
         );
         fs::write(&config, text).unwrap();
         let mut command = palinurus();
+        if self.certs.is_none() {
+            command.arg("--insecure-plaintext");
+        }
         command.args(["coordinator", "--config"]).arg(&config).envs(&self.environment);
         let mut process = Process::start("the coordinator", command, &self.path("coordinator.log"));
         let address = wait("the coordinator listens", || {
@@ -168,12 +187,15 @@ impl World {
 
     pub fn agent_config(&self, node: &str) -> String {
         format!(
-            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\n\
-             [session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
+            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\
+             {}\n[session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
              [engine]\ntype = {:?}\nroot = {:?}\n{}",
             self.server(),
             self.agent_state(node),
             self.keys,
+            self.certs.as_ref().map_or_else(String::new, |certs| {
+                certs.agent(SERVICE, node, self.spares.contains(&node))
+            }),
             self.kind,
             self.data(node),
             self.engine.replace("{node}", &self.path(node).to_string_lossy()),
@@ -240,15 +262,28 @@ impl World {
     }
 
     pub async fn client(&self) -> CoordinatorClient<Channel> {
-        CoordinatorClient::connect(self.server()).await.unwrap().max_decoding_message_size(64 << 20)
+        CoordinatorClient::new(self.channel().await.unwrap()).max_decoding_message_size(64 << 20)
+    }
+
+    async fn channel(&self) -> Option<Channel> {
+        let Some(certs) = &self.certs else {
+            return Endpoint::from_shared(self.server()).unwrap().connect().await.ok();
+        };
+        let tester = certs.path("operator-tester");
+        certs.dialer(&tester).connect(&self.server().parse().unwrap(), |endpoint| endpoint).await.ok()
     }
 
     /// Runs the command with this world's coordinator; its stdout is parsed as JSON.
     pub async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Ran {
         let mut command = palinurus();
         command.arg("--json");
-        if let Some(address) = &self.address {
-            command.env("PALINURUS_SERVER", format!("http://{address}"));
+        if self.address.is_some() {
+            command.env("PALINURUS_SERVER", self.server());
+        }
+        if let Some(certs) = &self.certs {
+            let tester = certs.path("operator-tester");
+            command.env("PALINURUS_CA", certs.ca()).env("PALINURUS_CERT", tester.certificate);
+            command.env("PALINURUS_CERT_KEY", tester.key);
         }
         command.args(arguments).envs(&self.environment);
         run(command).await
@@ -271,7 +306,7 @@ impl World {
     /// The operation once it has ended, however that is. Survives a coordinator that comes and goes.
     pub async fn ended(&self, id: &str) -> v1::Operation {
         wait_async(&format!("operation {id} ends"), async || {
-            let mut client = CoordinatorClient::connect(self.server()).await.ok()?;
+            let mut client = CoordinatorClient::new(self.channel().await?);
             let request = v1::GetOperationRequest { id: id.to_owned() };
             let operation = client.get_operation(request).await.ok()?.into_inner();
             let ended =

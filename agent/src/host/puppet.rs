@@ -119,6 +119,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         repositories: Repositories::default(),
         key_epochs: KeyEpochs::open(state).unwrap(),
         instance: "instance".into(),
+        tls: None,
         leader: watch::Sender::new(None),
     };
     (Arc::new(host), puppet)

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use palinurus_identity::Dialer;
 use palinurus_proto::v1;
 use palinurus_repository::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::config;
 use crate::engine::Health;
 use crate::epoch::Epochs;
 use crate::host::Host;
@@ -226,7 +228,9 @@ impl Session {
         let connecting = async {
             let channel = self.connect(address).await?;
             let hello = self.hello(*health.borrow());
-            stream::open(channel, hello, self.host.config.session.connect_timeout).await
+            let opened = stream::open(channel, hello, self.host.config.session.connect_timeout).await;
+            // What is wrong with our certificate is only heard of once we speak.
+            opened.map_err(|e| self.host.tls.as_ref().and_then(Dialer::refusal).unwrap_or(e))
         };
         let opened = tokio::select! {
             biased;
@@ -244,17 +248,19 @@ impl Session {
 
     async fn connect(&self, address: &str) -> Result<Channel> {
         let settings = &self.host.config.session;
-        let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let endpoint = Endpoint::from_shared(url).map_err(|e| {
-            Error::invalid(format!("coordinator {address:?} is not an address")).with_source(e)
-        })?;
-        let endpoint = endpoint
-            .connect_timeout(settings.connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(settings.keep_alive)
-            .keep_alive_timeout(settings.keep_alive)
-            .keep_alive_while_idle(true);
-        let dialled = self.host.seams.dial.dial(endpoint).await;
+        let uri = config::address::check(address, self.host.tls.is_some())?;
+        let tune = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(settings.connect_timeout)
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(settings.keep_alive)
+                .keep_alive_timeout(settings.keep_alive)
+                .keep_alive_while_idle(true)
+        };
+        if let Some(tls) = &self.host.tls {
+            return tls.connect(&uri, tune).await;
+        }
+        let dialled = self.host.seams.dial.dial(tune(Endpoint::from(uri))).await;
         dialled.map_err(|e| Error::unavailable(format!("connect to {address}")).with_source(e))
     }
 

@@ -1,6 +1,7 @@
 //! Where coordinators are, as an operator writes it and as one coordinator says it of another.
 use std::net::IpAddr;
 
+use palinurus_identity::check_url;
 use palinurus_repository::{Error, Result};
 use tonic::transport::Uri;
 
@@ -12,45 +13,56 @@ pub(super) struct Address {
 }
 
 impl Address {
-    fn parse(text: &str, insecure_plaintext: bool) -> Result<Self> {
+    fn parse(text: &str) -> Result<Self> {
+        check_url(text)?;
         let wrong = || {
             Error::invalid(format!("{text:?} is not an address of a coordinator"))
-                .with_hint("write it as http://127.0.0.1:7410")
+                .with_hint("write it as https://host:7410, or http://127.0.0.1:7410")
         };
         let uri: Uri = text.parse().map_err(|error| wrong().with_source(error))?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none() {
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
             return Err(wrong());
         }
         let address = Self { uri, text: text.to_owned() };
-        if !insecure_plaintext && !address.is_loopback() {
+        if !address.is_encrypted() && !address.is_loopback() {
             return Err(Error::denied(format!("{text} is another machine and nothing would be encrypted"))
                 .with_hint(
-                    "run the command there, or say --insecure-plaintext on a network that you trust",
+                    "write https://, and say who you are with --ca, --cert and --cert-key, or --token-file",
                 ));
         }
         Ok(address)
     }
 
     /// One or more, separated by commas.
-    pub(super) fn list(text: &str, insecure_plaintext: bool) -> Result<Vec<Self>> {
+    pub(super) fn list(text: &str) -> Result<Vec<Self>> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        let all: Vec<Self> =
-            parts.map(|part| Self::parse(part, insecure_plaintext)).collect::<Result<_>>()?;
+        let all: Vec<Self> = parts.map(Self::parse).collect::<Result<_>>()?;
         if all.is_empty() {
             return Err(Error::invalid("no address of a coordinator is given")
-                .with_hint("write it as http://127.0.0.1:7410"));
+                .with_hint("write it as https://host:7410, or http://127.0.0.1:7410"));
+        }
+        if all.iter().any(Self::is_encrypted) && !all.iter().all(Self::is_encrypted) {
+            return Err(Error::invalid("some of the coordinators' addresses are encrypted and some are not")
+                .with_hint("write https:// for all of them"));
         }
         Ok(all)
     }
 
     /// The leader's, as this coordinator names it. The same rules hold for it as for what the operator wrote.
-    pub(super) fn leader(&self, named: &str, insecure_plaintext: bool) -> Result<Self> {
-        let url = if named.contains("://") { named.to_owned() } else { format!("http://{named}") };
-        let leader = Self::parse(&url, insecure_plaintext).map_err(|e| {
+    pub(super) fn leader(&self, named: &str) -> Result<Self> {
+        let scheme = self.uri.scheme_str().unwrap_or("http");
+        let url = if named.contains("://") { named.to_owned() } else { format!("{scheme}://{named}") };
+        let leader = Self::parse(&url).map_err(|e| {
             let told = format!("coordinator {self} says that the leader is at {named:?}");
             let error = Error::new(e.kind(), told).with_source(e.chain());
             error.with_hint(e.hint().unwrap_or("name the leader with --server"))
         })?;
+        if self.is_encrypted() != leader.is_encrypted() {
+            return Err(Error::denied(format!(
+                "coordinator {self} says that the leader is at {named:?}, which is not as well encrypted"
+            ))
+            .with_hint("set [tls] and `advertise` alike for all coordinators"));
+        }
         if leader.is_nowhere_from(self) {
             return Err(Error::invalid(format!(
                 "coordinator {self} says that the leader is at {named:?}, which means nothing on this machine"
@@ -66,6 +78,10 @@ impl Address {
     fn is_nowhere_from(&self, other: &Self) -> bool {
         let unspecified = self.host().parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
         unspecified || (self.is_loopback() && !other.is_loopback())
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
     }
 
     fn is_loopback(&self) -> bool {
@@ -95,39 +111,51 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_loopback() {
+    fn nothing_goes_to_another_machine_unencrypted() {
         for (uri, refused) in [
             ("http://127.0.0.1:7410", None),
             ("http://localhost:1", None),
             ("http://[::1]:7410", None),
             ("http://10.0.0.1:7410", Some(ErrorKind::Denied)),
             ("http://localhost.example:7410", Some(ErrorKind::Denied)),
-            ("https://127.0.0.1:7410", Some(ErrorKind::Invalid)),
+            ("https://10.0.0.1:7410", None),
+            ("https://secret@10.0.0.1:7410", Some(ErrorKind::Invalid)),
+            ("https://10.0.0.1:7410?token=secret", Some(ErrorKind::Invalid)),
+            ("ftp://127.0.0.1:7410", Some(ErrorKind::Invalid)),
             ("127.0.0.1:7410", Some(ErrorKind::Invalid)),
         ] {
-            assert_eq!(kind(Address::parse(uri, false)), refused, "{uri}");
+            let parsed = Address::parse(uri);
+            assert!(!format!("{:?}", parsed.as_ref().err()).contains("secret"), "{parsed:?}");
+            assert_eq!(kind(parsed), refused, "{uri}");
         }
     }
 
     #[test]
     fn several_are_separated_by_commas() {
-        let list = |text| Address::list(text, false).map(|all| all.iter().map(ToString::to_string).collect());
+        let list = |text| Address::list(text).map(|all| all.iter().map(ToString::to_string).collect());
         let two: Vec<String> = list("http://127.0.0.1:1, http://127.0.0.1:2,").unwrap();
         assert_eq!(two, ["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         assert_eq!(list(" , ").unwrap_err().kind(), ErrorKind::Invalid);
         assert_eq!(list("http://127.0.0.1:1,http://10.0.0.1:1").unwrap_err().kind(), ErrorKind::Denied);
+        assert_eq!(list("http://127.0.0.1:1,https://10.0.0.1:1").unwrap_err().kind(), ErrorKind::Invalid);
     }
 
     #[test]
     fn following_a_leader_weakens_nothing() {
-        let here = Address::parse("http://127.0.0.1:7410", false).unwrap();
-        let there = Address::parse("http://10.0.0.1:7410", true).unwrap();
-        assert_eq!(here.leader("127.0.0.1:7411", false).unwrap().to_string(), "http://127.0.0.1:7411");
-        assert_eq!(kind(here.leader("10.0.0.2:7410", false)), Some(ErrorKind::Denied));
-        assert_eq!(kind(there.leader("10.0.0.2:7410", true)), None);
-        for nowhere in ["127.0.0.1:7410", "0.0.0.0:7410", "http://[::]:7410"] {
-            assert_eq!(kind(there.leader(nowhere, true)), Some(ErrorKind::Invalid), "{nowhere}");
+        let here = Address::parse("http://127.0.0.1:7410").unwrap();
+        let there = Address::parse("https://10.0.0.1:7410").unwrap();
+        assert_eq!(here.leader("127.0.0.1:7411").unwrap().to_string(), "http://127.0.0.1:7411");
+        assert_eq!(there.leader("10.0.0.2:7410").unwrap().to_string(), "https://10.0.0.2:7410");
+        for denied in [
+            here.leader("10.0.0.2:7410"),
+            there.leader("http://10.0.0.2:7410"),
+            there.leader("http://127.0.0.1:1"),
+        ] {
+            assert_eq!(kind(denied), Some(ErrorKind::Denied));
         }
-        assert_eq!(kind(here.leader("not an address", true)), Some(ErrorKind::Invalid));
+        for nowhere in ["127.0.0.1:7410", "0.0.0.0:7410", "https://[::]:7410"] {
+            assert_eq!(kind(there.leader(nowhere)), Some(ErrorKind::Invalid), "{nowhere}");
+        }
+        assert_eq!(kind(here.leader("not an address")), Some(ErrorKind::Invalid));
     }
 }

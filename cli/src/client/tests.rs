@@ -38,12 +38,7 @@ impl Two {
             addresses.push(format!("http://{}", server.local_addr()));
             running.push(server);
             // Until it leads.
-            dial(&addresses[0], false)
-                .await
-                .unwrap()
-                .list_services(v1::ListServicesRequest {})
-                .await
-                .unwrap();
+            dial(&addresses[0]).await.unwrap().list_services(v1::ListServicesRequest {}).await.unwrap();
         }
         Self {
             addresses: addresses.try_into().unwrap(),
@@ -73,12 +68,12 @@ async fn leader(client: &mut Client) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_goes_to_the_leader_whoever_is_asked() {
     let two = Two::start().await;
-    let mut client = dial(&two.addresses[1], false).await.unwrap();
+    let mut client = dial(&two.addresses[1]).await.unwrap();
     let refused = from_status(client.start_backup(unknown()).await.unwrap_err());
     assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused:?}");
     assert_eq!(client.at.to_string(), two.addresses[0], "it stays with the leader");
 
-    let mut client = dial(&two.addresses[1], false).await.unwrap();
+    let mut client = dial(&two.addresses[1]).await.unwrap();
     assert_eq!(leader(&mut client).await, "c1");
     client.find_leader().await.unwrap();
     assert_eq!(client.at.to_string(), two.addresses[0]);
@@ -87,7 +82,7 @@ async fn a_call_goes_to_the_leader_whoever_is_asked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_waits_for_an_election_and_goes_on_with_whoever_wins() {
     let two = Two::start().await;
-    let mut client = dial(&two.addresses.join(","), false).await.unwrap();
+    let mut client = dial(&two.addresses.join(",")).await.unwrap();
     assert_eq!(leader(&mut client).await, "c1");
     two.links[0].cut();
     // While nobody leads, and after: it was not begun, so it is asked again. First the old leader may still answer.
@@ -107,9 +102,9 @@ async fn the_first_that_answers_is_taken() {
     let two = Two::start().await;
     let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let servers = format!("http://{dead},{}", two.addresses[1]);
-    let client = dial(&servers, false).await.unwrap();
+    let client = dial(&servers).await.unwrap();
     assert_eq!(client.at.to_string(), two.addresses[1]);
-    let none = dial(&format!("http://{dead},http://{dead}"), false).await.unwrap_err();
+    let none = dial(&format!("http://{dead},http://{dead}")).await.unwrap_err();
     assert!(none.kind() == ErrorKind::Unavailable && none.hint().is_some(), "{none:?}");
 }
 
@@ -123,7 +118,7 @@ async fn a_call_that_broke_midway_is_not_repeated() {
             let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 1024]).await;
         }
     }));
-    let mut client = dial(&address, false).await.unwrap();
+    let mut client = dial(&address).await.unwrap();
     let broken = from_status(client.start_backup(unknown()).await.unwrap_err());
     assert_eq!(broken.kind(), ErrorKind::Unavailable);
     assert!(broken.hint().unwrap().contains("operation list"), "{broken:?}");

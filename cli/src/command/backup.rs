@@ -1,5 +1,5 @@
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::Result;
+use palinurus_repository::{Error, Result};
 use serde::Serialize;
 
 use crate::command::missing::{self, MissingView};
@@ -28,12 +28,55 @@ pub(crate) enum Verb {
         /// Only of this service.
         #[arg(long, short)]
         service: Option<String>,
+        /// Say of each why it is kept, or that it may be forgotten.
+        #[arg(long)]
+        why: bool,
     },
     Show {
         /// An id, a unique prefix of one, or `latest`.
         backup: String,
         #[arg(long, short)]
         service: Option<String>,
+    },
+    /// Keeps a backup until it is unpinned, whatever the policy says.
+    Pin {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+        /// Shown wherever the backup is.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Leaves a backup to the policy again.
+    Unpin {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+    },
+    /// Keeps a backup until a date at the earliest. A hold can be made longer, not shorter.
+    Hold {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+        /// A date in UTC, such as 2027-12-31 or 2027-12-31T18:00:00Z.
+        #[arg(long)]
+        until: String,
+        /// Shown wherever the backup is.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Ends a hold before its date.
+    Unhold {
+        /// An id, a unique prefix of one, or `latest`.
+        backup: String,
+        #[arg(long, short)]
+        service: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
     /// Forgets a backup and frees what only it used.
     Delete {
@@ -75,6 +118,23 @@ pub(crate) struct BackupView {
     missing: Vec<MissingView>,
     /// Something that it needs is damaged: not all of it can be restored.
     spoiled: bool,
+    /// Why retention keeps it, all reasons; none: it may be forgotten.
+    kept_for: Vec<String>,
+    pin: Option<PinView>,
+    hold: Option<HoldView>,
+}
+
+#[derive(Serialize)]
+struct PinView {
+    reason: String,
+    since: Option<String>,
+}
+
+#[derive(Serialize)]
+struct HoldView {
+    until: Option<String>,
+    reason: String,
+    since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -99,11 +159,35 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
                 client.start_backup(v1::StartBackupRequest { service, full }).await.map_err(from_status)?;
             follow_or_detach(global, output, &started.into_inner(), detach).await
         }
-        Verb::List { service } => {
+        Verb::List { service, why } => {
             let request = v1::ListBackupsRequest { service: service.unwrap_or_default() };
             let reply = client.list_backups(request).await.map_err(from_status)?.into_inner();
-            output.data(&Backups { backups: reply.backups.iter().map(view).collect() }, show_list);
+            let backups = Backups { backups: reply.backups.iter().map(view).collect() };
+            output.data(&backups, if why { show_why } else { show_list });
             Ok(Outcome::Done)
+        }
+        Verb::Pin { backup, service, reason } => {
+            let service = client::service(&mut client, service).await?;
+            let request = v1::PinBackupRequest { service, backup, reason };
+            kept(client.pin_backup(request).await, output)
+        }
+        Verb::Unpin { backup, service } => {
+            let service = client::service(&mut client, service).await?;
+            kept(client.unpin_backup(v1::UnpinBackupRequest { service, backup }).await, output)
+        }
+        Verb::Hold { backup, service, until, reason } => {
+            let until_ms = date(&until)?;
+            let service = client::service(&mut client, service).await?;
+            let request = v1::HoldBackupRequest { service, backup, until_ms, reason };
+            kept(client.hold_backup(request).await, output)
+        }
+        Verb::Unhold { backup, service, yes } => {
+            let service = client::service(&mut client, service).await?;
+            if !confirm(yes, "End this hold before its date? The policy may forget the backup then.")? {
+                output.note("the hold stays");
+                return Ok(Outcome::Declined);
+            }
+            kept(client.unhold_backup(v1::UnholdBackupRequest { service, backup }).await, output)
         }
         Verb::Show { backup, service } => {
             let service = client::service(&mut client, service).await?;
@@ -127,6 +211,21 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             follow_or_detach(global, output, &started, detach).await
         }
     }
+}
+
+fn kept(answer: Result<tonic::Response<v1::Backup>, tonic::Status>, output: &Output) -> Result<Outcome> {
+    output.data(&view(&answer.map_err(from_status)?.into_inner()), show);
+    Ok(Outcome::Done)
+}
+
+/// Milliseconds of Unix time.
+fn date(text: &str) -> Result<u64> {
+    let whole = if text.contains('T') { text.to_owned() } else { format!("{text}T00:00:00Z") };
+    let time = humantime::parse_rfc3339(&whole).ok();
+    let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    since.and_then(|since| u64::try_from(since.as_millis()).ok()).ok_or_else(|| {
+        Error::invalid(format!("{text:?} is no date")).with_hint("such as 2027-12-31 or 2027-12-31T18:00:00Z")
+    })
 }
 
 pub(crate) async fn follow_or_detach(
@@ -169,7 +268,24 @@ fn view(backup: &v1::Backup) -> BackupView {
         nodes: nodes.collect(),
         missing: backup.missing.iter().map(MissingView::of).collect(),
         spoiled: backup.spoiled,
+        kept_for: backup.kept_for.clone(),
+        pin: backup
+            .pin
+            .as_ref()
+            .map(|pin| PinView { reason: pin.reason.clone(), since: human::rfc3339(pin.since_ms) }),
+        hold: backup.hold.as_ref().map(|hold| HoldView {
+            until: human::rfc3339(hold.until_ms),
+            reason: hold.reason.clone(),
+            since: human::rfc3339(hold.since_ms),
+        }),
     }
+}
+
+fn why(backup: &BackupView) -> String {
+    if backup.kept_for.is_empty() {
+        return "may be forgotten".into();
+    }
+    human::name(backup.kept_for.join(", ").as_bytes())
 }
 
 fn show(backup: &BackupView) -> String {
@@ -197,6 +313,7 @@ fn show(backup: &BackupView) -> String {
         ("committed", time(&backup.committed)),
         ("data", format!("{} in {} files", human::size(backup.bytes), human::count(backup.files))),
         ("stored", human::size(backup.bytes_stored)),
+        ("kept for", why(backup)),
     ]);
     let header = ["NODE", "FILES", "DATA", "READ", "NEW", "STORED", "WARNINGS", ""];
     let nodes = table(&header, &[1, 2, 3, 4, 5, 6], &rows);
@@ -215,6 +332,20 @@ fn state(backup: &BackupView) -> String {
     } else {
         format!("{spoiled}, {missing}")
     }
+}
+
+fn show_why(backups: &Backups) -> String {
+    let row = |backup: &BackupView| {
+        vec![
+            backup.id.clone(),
+            backup.service.clone(),
+            backup.committed.clone().unwrap_or_default().replacen('T', " ", 1),
+            human::size(backup.bytes_stored),
+            why(backup),
+        ]
+    };
+    let rows: Vec<Vec<String>> = backups.backups.iter().map(row).collect();
+    table(&["BACKUP", "SERVICE", "COMMITTED", "STORED", "WHY"], &[3], &rows)
 }
 
 fn show_list(backups: &Backups) -> String {

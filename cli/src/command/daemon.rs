@@ -42,7 +42,7 @@ pub(crate) async fn coordinator(
 ) -> Result<Outcome> {
     logging::start(output, "info");
     let config = config::coordinator(&daemon.config)?;
-    refuse_open_plaintext(&config.listen, insecure_plaintext)?;
+    config.check_plaintext(insecure_plaintext)?;
     let state = config.state.clone();
     let cancel = daemon.cancel()?;
     let server = palinurus_coordinator::Server::start(config, cancel).await?;
@@ -60,18 +60,6 @@ pub(crate) async fn agent(daemon: Daemon, output: &Output) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Nothing is encrypted yet, so nobody but this machine may listen in unless somebody says so.
-pub(crate) fn refuse_open_plaintext(listen: &str, insecure_plaintext: bool) -> Result<()> {
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if loopback || insecure_plaintext {
-        return Ok(());
-    }
-    Err(Error::denied(format!("listening on {listen} would let other machines in, and nothing is encrypted"))
-        .with_hint("listen on 127.0.0.1, or say --insecure-plaintext on a network that you trust"))
-}
-
 /// For whoever started it with port 0. Whole or not there.
 pub(crate) fn write_address(state: &Path, address: &str) -> Result<()> {
     let file = state.join("address");
@@ -80,20 +68,4 @@ pub(crate) fn write_address(state: &Path, address: &str) -> Result<()> {
     writeln!(new, "{address}").map_err(failed)?;
     new.persist(&file).map_err(|error| failed(error.error))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plaintext_stays_on_this_machine() {
-        for listen in ["127.0.0.1:7410", "localhost:0", "[::1]:7410"] {
-            refuse_open_plaintext(listen, false).unwrap();
-        }
-        for listen in ["0.0.0.0:7410", "[::]:7410", "10.1.2.3:1", "db.example:7410"] {
-            assert!(refuse_open_plaintext(listen, false).is_err(), "{listen}");
-            refuse_open_plaintext(listen, true).unwrap();
-        }
-    }
 }

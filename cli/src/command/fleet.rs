@@ -27,7 +27,7 @@ impl Process {
         let log = config.with_extension("log");
         let file = File::options().create(true).append(true).open(&log).map_err(failed)?;
         let child = Command::new(std::env::current_exe().map_err(failed)?)
-            .args([kind, "--until-stdin-closes", "--config"])
+            .args([kind, "--insecure-plaintext", "--until-stdin-closes", "--config"])
             .arg(config)
             .stdin(Stdio::piped())
             .stdout(file.try_clone().map_err(failed)?)

@@ -1,6 +1,8 @@
 //! One file a noun.
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod bench;
+pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod config;
 mod copy;
@@ -18,7 +20,9 @@ mod repair;
 pub(crate) mod repository;
 pub(crate) mod requests;
 pub(crate) mod restore;
+pub(crate) mod retention;
 pub(crate) mod service;
+pub(crate) mod tokens;
 pub(crate) mod up;
 
 use palinurus_repository::Result;
@@ -41,6 +45,9 @@ pub(crate) enum Command {
     /// Take, look at and delete backups.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// Which backups stay, why, and what goes.
+    #[command(subcommand)]
+    Retention(retention::Verb),
     /// Restore through the coordinator (plan, apply), or straight from a repository (--repository).
     Restore(restore::Restore),
     /// Give a lost node's place and data to another agent: plan, apply, and what happened by itself.
@@ -61,6 +68,15 @@ pub(crate) enum Command {
     /// Operator keys: without one, no backup can be read.
     #[command(subcommand)]
     Keys(keys::Verb),
+    /// Certificates, by which coordinators, agents and operators know each other.
+    #[command(subcommand)]
+    Certs(certs::Verb),
+    /// Tokens, for operators without a certificate.
+    #[command(subcommand)]
+    Tokens(tokens::Verb),
+    /// A coordinator's record of who changed what.
+    #[command(subcommand)]
+    Audit(audit::Verb),
     /// Runs a coordinator until it is told to end.
     Coordinator(daemon::Daemon),
     /// Runs the agent of a node until it is told to end.
@@ -72,18 +88,22 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> Result<Outcome> {
     match command {
-        Command::Up(args) => Box::pin(up::run(args, global, output)).await,
+        Command::Up(args) => Box::pin(up::run(args, output)).await,
         Command::Demo(demo) => demo::run(demo, global, output).await,
         Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Service(verb) => service::run(verb, global, output).await,
         Command::Backup(verb) => backup::run(verb, global, output).await,
         Command::Restore(restore) => restore::run(restore, global, output).await,
+        Command::Retention(verb) => retention::run(verb, global, output).await,
         Command::Failover(verb) => failover::run(verb, global, output).await,
         Command::Operation(verb) => operation::run(verb, global, output).await,
         Command::Node(verb) => node::run(verb, global, output).await,
         Command::Cluster(verb) => cluster::run(verb, global, output).await,
         Command::Repository(verb) => repository::run(verb, global, output).await,
         Command::Keys(verb) => keys::run(verb, output).await,
+        Command::Certs(verb) => certs::run(verb, output),
+        Command::Tokens(verb) => tokens::run(verb, output),
+        Command::Audit(verb) => audit::run(verb, output),
         Command::Coordinator(daemon) => daemon::coordinator(daemon, global.insecure_plaintext, output).await,
         Command::Agent(daemon) => daemon::agent(daemon, output).await,
         Command::Config(verb) => config::run(&verb, output),

@@ -8,6 +8,7 @@ use crate::command::locked::LockedView;
 use crate::command::missing::{self, MissingView};
 use crate::command::requests::RequestsView;
 use crate::command::restore::PlanView;
+use crate::command::retention::RetentionView;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
 use crate::{Global, client, follow, human};
@@ -75,6 +76,7 @@ pub(crate) struct OperationView {
     pub(crate) verify: Option<VerifyView>,
     pub(crate) locked: Option<LockedView>,
     pub(crate) failover: Option<FailoverView>,
+    pub(crate) retention: Option<RetentionView>,
     /// What was decided and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) log: Vec<LogView>,
@@ -219,6 +221,7 @@ impl OperationView {
             verify: None,
             locked: operation.delete.as_ref().and_then(LockedView::of),
             failover: operation.failover.as_ref().map(FailoverView::of),
+            retention: operation.retention.as_ref().map(RetentionView::of),
             log: Vec::new(),
         }
     }
@@ -310,6 +313,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     if let Some(failover) = &operation.failover {
         pairs.extend(failover.rows());
     }
+    if let Some(retention) = &operation.retention {
+        pairs.extend(retention.rows());
+    }
     if progress.bytes_total > 0 {
         pairs.push((
             "data",
@@ -386,6 +392,7 @@ fn kind(kind: OperationKind) -> &'static str {
         OperationKind::Verify => "verify",
         OperationKind::Delete => "delete",
         OperationKind::Failover => "failover",
+        OperationKind::Retention => "retention",
     }
 }
 

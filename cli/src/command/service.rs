@@ -34,7 +34,24 @@ struct ServiceFile {
     repository: String,
     nodes: Vec<NodeFile>,
     #[serde(default)]
-    settings: HashMap<String, String>,
+    settings: HashMap<String, Setting>,
+}
+
+/// `keep_last = 7` means what `keep_last = "7"` does.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Setting {
+    Text(String),
+    Number(i64),
+}
+
+impl From<Setting> for String {
+    fn from(setting: Setting) -> Self {
+        match setting {
+            Setting::Text(text) => text,
+            Setting::Number(number) => number.to_string(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -130,7 +147,7 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
         r#type: service.engine,
         repository: service.repository,
         nodes: nodes.collect(),
-        settings: service.settings,
+        settings: service.settings.into_iter().map(|(key, value)| (key, value.into())).collect(),
         ..Default::default()
     })
 }

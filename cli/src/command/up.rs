@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use crate::command::daemon;
 use crate::exit::Outcome;
 use crate::output::Output;
-use crate::{Global, client, logging, signal};
+use crate::{client, logging, signal};
 
 const NODE: &str = "local";
 
@@ -33,8 +33,11 @@ pub(crate) struct Up {
     listen: String,
 }
 
-pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outcome> {
-    daemon::refuse_open_plaintext(&up.listen, global.insecure_plaintext)?;
+pub(crate) async fn run(up: Up, output: &Output) -> Result<Outcome> {
+    let config =
+        palinurus_coordinator::Config { name: "up".into(), listen: up.listen.clone(), ..Default::default() };
+    // One process, or somebody on this machine: nothing to encrypt, and nobody else to let in.
+    config.check_plaintext(true)?;
     logging::start(output, "warn");
     let data =
         up.data.canonicalize().map_err(|error| Error::io(format!("open {}", up.data.display()), error))?;
@@ -58,21 +61,16 @@ pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outc
     };
 
     let cancel = signal::cancel_on_signal()?;
-    let server = Server::start(
-        palinurus_coordinator::Config {
-            name: "up".into(),
-            listen: up.listen,
-            state: make_dir(&state.join("coordinator"))?,
-            keys: vec![key.clone().into()],
-            ..Default::default()
-        },
-        cancel.child_token(),
-    )
-    .await?;
+    let config = palinurus_coordinator::Config {
+        state: make_dir(&state.join("coordinator"))?,
+        keys: vec![key.clone().into()],
+        ..config
+    };
+    let server = Server::start(config, cancel.child_token()).await?;
     let address = server.local_addr().to_string();
     daemon::write_address(&state.join("coordinator"), &address)?;
     let server_url = format!("http://{address}");
-    let mut client = client::dial(&server_url, global.insecure_plaintext).await?;
+    let mut client = client::dial(&server_url).await?;
     let service = v1::Service {
         name: up.name.clone(),
         r#type: "files".into(),

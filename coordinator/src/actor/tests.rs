@@ -277,7 +277,7 @@ async fn a_flood_waits_outside() {
     let (outbound, mut told) = tokio::sync::mpsc::channel(OUTBOUND);
     let reading = tokio::spawn(async move { while told.recv().await.is_some() {} });
     let hello = v1::Hello { node: "n".to_owned(), engine: "files".to_owned(), ..Default::default() };
-    let connect = Box::new(Connect { hello, outbound, over: CancellationToken::new() });
+    let connect = Box::new(Connect { hello, spare: false, outbound, over: CancellationToken::new() });
     let seated = super::ask(&service, |to| ServiceMsg::Connect(connect, to)).await.unwrap();
     let Admission::Seated(agent) = seated else { panic!("{seated:?}") };
     let room = Arc::new(Semaphore::new(IN_FLIGHT));

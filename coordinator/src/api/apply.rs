@@ -16,7 +16,8 @@ use crate::state::{Expect, Versioned};
 const EPOCHS_UNSEEN: u64 = 1 << 32;
 const TYPES: [&str; 2] = ["files", "postgresql"];
 /// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
-/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). The others are [`Policy`]'s.
+/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). The others are [`Policy`]'s, and
+/// retention has its own.
 const SETTINGS: [&str; 5] = ["patience", "partial", "failover", "failover_patience", "failover_from"];
 
 impl Lead {
@@ -145,12 +146,16 @@ fn validate(service: &v1::Service) -> Result<()> {
                 return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
             }
             "partial" => {}
+            known if palinurus_repository::retention::SETTINGS.contains(&known) => {}
             _ => {
+                let known = SETTINGS.iter().chain(&palinurus_repository::retention::SETTINGS);
+                let known: Vec<&str> = known.copied().collect();
                 return Err(Error::invalid(format!("setting {key:?} is not known"))
-                    .with_hint(format!("known settings: {}", SETTINGS.join(", "))));
+                    .with_hint(format!("known settings: {}", known.join(", "))));
             }
         }
     }
+    palinurus_repository::retention::Policy::read(&service.settings)?;
     Policy::read(&service.r#type, &service.settings).map(drop)
 }
 
@@ -192,7 +197,7 @@ mod tests {
             validate(&v1::Service { settings, ..service() }).unwrap();
         }
         type Change = fn(&mut v1::Service);
-        let wrong: [(Change, &str); 13] = [
+        let wrong: [(Change, &str); 14] = [
             (|s| s.name = "Shop".to_owned(), "Shop"),
             (|s| s.name = "a.b".to_owned(), "a.b"),
             (|s| s.name.clear(), "service name"),
@@ -206,6 +211,7 @@ mod tests {
             (|s| drop(s.settings.insert("failover_from".to_owned(), "replica".to_owned())), "no replicas"),
             (|s| drop(s.settings.insert("partial".to_owned(), "maybe".to_owned())), "maybe"),
             (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
+            (|s| drop(s.settings.insert("keep_last".to_owned(), "few".to_owned())), "few"),
         ];
         for (change, told) in wrong {
             let mut service = service();

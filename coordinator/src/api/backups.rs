@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use palinurus_proto::v1;
 use palinurus_repository::ledger::{BackupRecord, MissingNode};
+use palinurus_repository::retention::Verdict;
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
@@ -12,6 +13,7 @@ use crate::door::Lead;
 use crate::failover::Sources;
 use crate::operation::Detail;
 use crate::plan::{Planned, plan};
+use crate::retention::told;
 use crate::vault::Vault;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -28,7 +30,12 @@ impl Lead {
         ask(&self.service(service).await.ok()?, ServiceMsg::Vault).await.ok()
     }
 
-    async fn start(&self, service: &str, detail: Detail, nodes: Vec<String>) -> Result<v1::Operation> {
+    pub(super) async fn start(
+        &self,
+        service: &str,
+        detail: Detail,
+        nodes: Vec<String>,
+    ) -> Result<v1::Operation> {
         let service = self.service(service).await?;
         ask(&service, |to| ServiceMsg::Start { detail: Box::new(detail), nodes, to }).await
     }
@@ -45,6 +52,7 @@ impl Lead {
     pub(super) async fn delete_backup(&self, request: v1::DeleteBackupRequest) -> Result<v1::Operation> {
         let vault = Self::vault(&self.service(&request.service).await?).await?;
         let backup = vault.repository.find_backup(&request.backup).await?;
+        backup.check_free(vault.repository.now())?;
         let detail = v1::DeleteDetail { backup_id: backup.id.to_string(), ..Default::default() };
         self.start(&request.service, Detail::Delete(detail), Vec::new()).await
     }
@@ -106,7 +114,7 @@ impl Lead {
     }
 }
 
-pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool, why: &Verdict) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes
@@ -134,6 +142,13 @@ pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool) -> v1::
         warnings: sum(|node| node.warnings, &nodes),
         missing: backup.missing.iter().map(shown_missing).collect(),
         spoiled,
+        kept_for: told(why),
+        pin: backup.pin.as_ref().map(|pin| v1::Pin { reason: pin.reason.clone(), since_ms: pin.since.0 }),
+        hold: backup.hold.as_ref().map(|hold| v1::Hold {
+            until_ms: hold.until.0,
+            reason: hold.reason.clone(),
+            since_ms: hold.since.0,
+        }),
         nodes,
     }
 }

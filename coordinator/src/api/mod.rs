@@ -15,9 +15,11 @@ mod apply;
 mod backups;
 mod failover;
 mod reads;
+mod retention;
 
 pub(crate) use reads::Reads;
 use reads::Watched;
+use retention::Keep;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
@@ -121,6 +123,53 @@ impl Coordinator for Api {
         request: Request<v1::DeleteBackupRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
         answer(self.lead()?.delete_backup(request.into_inner()).await)
+    }
+
+    async fn plan_retention(
+        &self,
+        request: Request<v1::RetentionRequest>,
+    ) -> Result<Response<v1::RetentionPlan>, Status> {
+        answer(self.reads()?.plan_retention(request.into_inner()).await)
+    }
+
+    async fn apply_retention(
+        &self,
+        request: Request<v1::RetentionRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        answer(self.lead()?.apply_retention(request.into_inner()).await)
+    }
+
+    async fn pin_backup(
+        &self,
+        request: Request<v1::PinBackupRequest>,
+    ) -> Result<Response<v1::Backup>, Status> {
+        let v1::PinBackupRequest { service, backup, reason } = request.into_inner();
+        answer(self.lead()?.keep(&service, &backup, Keep::Pin(reason)).await)
+    }
+
+    async fn unpin_backup(
+        &self,
+        request: Request<v1::UnpinBackupRequest>,
+    ) -> Result<Response<v1::Backup>, Status> {
+        let v1::UnpinBackupRequest { service, backup } = request.into_inner();
+        answer(self.lead()?.keep(&service, &backup, Keep::Unpin).await)
+    }
+
+    async fn hold_backup(
+        &self,
+        request: Request<v1::HoldBackupRequest>,
+    ) -> Result<Response<v1::Backup>, Status> {
+        let v1::HoldBackupRequest { service, backup, until_ms, reason } = request.into_inner();
+        let hold = Keep::Hold(palinurus_repository::Timestamp(until_ms), reason);
+        answer(self.lead()?.keep(&service, &backup, hold).await)
+    }
+
+    async fn unhold_backup(
+        &self,
+        request: Request<v1::UnholdBackupRequest>,
+    ) -> Result<Response<v1::Backup>, Status> {
+        let v1::UnholdBackupRequest { service, backup } = request.into_inner();
+        answer(self.lead()?.keep(&service, &backup, Keep::Unhold).await)
     }
 
     async fn plan_restore(

@@ -16,6 +16,7 @@ use crate::actor::service::{Described, ServiceMsg};
 use crate::board::Board;
 use crate::door::Lead;
 use crate::operation::finished;
+use crate::retention::verdicts;
 
 #[async_trait]
 pub(crate) trait Reads: Send + Sync {
@@ -34,7 +35,7 @@ pub(crate) trait Reads: Send + Sync {
 pub(crate) type Watched = ReceiverStream<Result<v1::Operation, Status>>;
 
 impl dyn Reads {
-    async fn service(&self, name: &str) -> Result<v1::Service> {
+    pub(super) async fn service(&self, name: &str) -> Result<v1::Service> {
         let found = self.described(Some(name)).await?.pop();
         found.map(|found| found.service).ok_or_else(|| Error::internal("a service that is none"))
     }
@@ -57,9 +58,12 @@ impl dyn Reads {
         let mut backups = Vec::new();
         for Described { service, .. } in self.described(one(&request.service)).await? {
             let repository = self.repository(&service).await?;
+            let found = repository.backups().await;
+            let verdicts = verdicts(&found, &service.settings, repository.now());
             let list = |state: &State| -> Vec<_> {
-                let backups = state.backups();
-                backups.map(|backup| shown(&service.name, backup, state.is_spoiled(backup))).collect()
+                let each = found.iter().zip(&verdicts);
+                each.map(|(backup, why)| shown(&service.name, backup, state.is_spoiled(backup), why))
+                    .collect()
             };
             backups.extend(repository.read(list).await);
         }
@@ -70,8 +74,13 @@ impl dyn Reads {
         let service = self.service(&request.service).await?;
         let repository = self.repository(&service).await?;
         let backup = repository.find_backup(&request.backup).await?;
+        let all = repository.backups().await;
+        let verdicts = verdicts(&all, &service.settings, repository.now());
+        let why = verdicts.iter().find(|verdict| verdict.backup == backup.id);
+        let why =
+            why.ok_or_else(|| Error::not_found(format!("backup {} was deleted meanwhile", backup.id)))?;
         let spoiled = repository.read(|state| state.is_spoiled(&backup)).await;
-        Ok(shown(&service.name, &backup, spoiled))
+        Ok(shown(&service.name, &backup, spoiled, why))
     }
 
     pub(super) async fn list_operations(

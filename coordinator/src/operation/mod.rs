@@ -19,6 +19,7 @@ mod progress;
 pub(crate) mod record;
 mod release;
 mod restore;
+mod retention;
 mod share;
 #[cfg(test)]
 mod sim;
@@ -189,6 +190,7 @@ pub(crate) fn decide(view: View<'_>) -> Step {
         OperationKind::Verify => verify::decide(view),
         OperationKind::Delete => delete::decide(view),
         OperationKind::Failover => failover::decide(view),
+        OperationKind::Retention => retention::decide(view),
         OperationKind::Unspecified => unknown_phase(view),
     }
 }

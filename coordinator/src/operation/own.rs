@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::fence::{Places, fence};
 use super::record::{self, Patch};
 use super::{Work, taking_part};
+use crate::retention;
 use crate::vault::Vault;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -40,7 +41,7 @@ pub(crate) async fn persevere(
     let began = Instant::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match perform(work, operation, vault, places, progress).await {
+        let error = match perform(work, operation, vault, places, stop, progress).await {
             Ok(patch) => return Ok(patch),
             Err(e) => e,
         };
@@ -63,14 +64,16 @@ async fn perform(
     operation: &v1::Operation,
     vault: &Vault,
     places: &dyn Places,
+    stop: &CancellationToken,
     progress: OnProgress<'_>,
 ) -> Result<Patch> {
     match work {
         Work::Begin => begin(operation, vault).await,
         Work::Commit => commit(operation, vault).await,
         Work::Abort => abort(operation, vault).await,
+        Work::Forget if operation.retention.is_some() => retention::forget(operation, vault, stop).await,
         Work::Forget => forget(operation, vault).await,
-        Work::Sweep => swept(vault).await,
+        Work::Sweep => swept(operation, vault, stop).await,
         Work::Check => check(vault, progress).await,
         Work::Fence => fence(operation, places).await,
         Work::Mark => mark(operation, vault).await,
@@ -288,20 +291,14 @@ async fn forget(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     Ok(Patch::Nothing)
 }
 
-async fn swept(vault: &Vault) -> Result<Patch> {
+async fn swept(operation: &v1::Operation, vault: &Vault, stop: &CancellationToken) -> Result<Patch> {
     if !mutant::on(Mutant::SweepIgnoresOpen) {
         close_others(vault, None).await?;
     }
-    let swept = sweep::sweep(&vault.repository, vault.epoch).await?;
+    let give_way = || stop.is_cancelled() && operation.retention.is_some();
+    let swept = sweep::sweep_until(&vault.repository, vault.epoch, &give_way).await?;
     vault.prune_index().await?;
-    let deleted = swept.deleted;
-    Ok(Patch::Swept {
-        condemned: swept.condemned,
-        swept: swept.packs,
-        objects: deleted.objects,
-        locked: deleted.locked,
-        locked_until: deleted.locked_until,
-    })
+    Ok(Patch::Swept(swept))
 }
 
 async fn mark(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {

@@ -5,6 +5,7 @@ use palinurus_proto::v1::{
     self, OperationKind, OperationState, TaskRecord, TaskReport, TaskState, task_result,
 };
 use palinurus_repository::ledger::Objects;
+use palinurus_repository::sweep::Swept;
 use palinurus_repository::{Epoch, Timestamp};
 
 use super::progress::sum;
@@ -27,6 +28,7 @@ pub(crate) enum Detail {
     Verify(v1::VerifyDetail),
     Delete(v1::DeleteDetail),
     Failover(v1::FailoverDetail),
+    Retention(v1::RetentionDetail),
 }
 
 /// What a task of the coordinator's own found out.
@@ -43,13 +45,12 @@ pub(crate) enum Patch {
     Committed {
         chunks_moved: u64,
     },
-    Swept {
-        condemned: u64,
-        swept: u64,
-        objects: u64,
-        locked: u64,
-        locked_until: Option<Timestamp>,
+    /// How many of those that were to go are gone, and why others are not.
+    Forgot {
+        gone: u64,
+        kept: Vec<String>,
     },
+    Swept(Swept),
     Checked(v1::VerifyDetail),
     /// The ledger knows of the damage.
     Marked,
@@ -108,6 +109,10 @@ pub(crate) fn create(
         Detail::Failover(failover) => {
             operation.failover = Some(failover);
             (OperationKind::Failover, Phase::Fence)
+        }
+        Detail::Retention(retention) => {
+            operation.retention = Some(retention);
+            (OperationKind::Retention, Phase::Forget)
         }
     };
     operation.set_kind(kind);
@@ -374,15 +379,15 @@ pub(crate) fn own(
                 backup.chunks_moved = backup.chunks_moved.max(chunks_moved);
             }
         }
-        Patch::Swept { condemned, swept, objects, locked, locked_until } => {
-            if let Some(delete) = &mut operation.delete {
-                delete.packs_condemned = condemned;
-                delete.packs_swept = swept;
-                delete.objects_deleted = objects;
-                delete.objects_locked = locked;
-                delete.locked_until_ms = locked_until.map_or(0, |until| until.0);
+        Patch::Forgot { gone, kept } => {
+            if let Some(retention) = &mut operation.retention {
+                retention.backups_forgotten = gone;
+            }
+            for text in kept {
+                note(operation, now, text);
             }
         }
+        Patch::Swept(swept) => self::swept(operation, &swept, now),
         Patch::Checked(detail) => verify(operation, detail),
         Patch::Marked => {
             if let Some(verify) = &mut operation.verify {
@@ -400,6 +405,34 @@ pub(crate) fn own(
         record.set_state(TaskState::TaskDone);
     }
     operation.updated_ms = now.0;
+}
+
+fn swept(operation: &mut v1::Operation, swept: &Swept, now: Timestamp) {
+    if let Some(delete) = &mut operation.delete {
+        delete.packs_condemned = swept.condemned;
+        delete.packs_swept = swept.packs;
+        delete.objects_deleted = swept.deleted.objects;
+        delete.objects_locked = swept.deleted.locked;
+        delete.locked_until_ms = swept.deleted.locked_until.map_or(0, |until| until.0);
+    }
+    if let Some(retention) = &mut operation.retention {
+        retention.packs_condemned = swept.condemned;
+        retention.packs_swept = swept.packs;
+        retention.objects_deleted = swept.deleted.objects;
+        retention.bytes_deleted = swept.deleted.bytes;
+        retention.temporaries = swept.deleted.temporaries;
+        retention.objects_locked = swept.deleted.locked;
+        retention.locked_until_ms = swept.deleted.locked_until.map_or(0, |until| until.0);
+        retention.packs_waiting = swept.waiting;
+        retention.waits_for = swept.waits_for.iter().map(ToString::to_string).collect();
+    }
+    if swept.waiting > 0 {
+        let text = format!("{} packs wait for {} open transactions", swept.waiting, swept.waits_for.len());
+        note(operation, now, text);
+    }
+    if swept.gave_way {
+        note(operation, now, "stopped before all was deleted: the next run goes on");
+    }
 }
 
 /// How far a task of the coordinator's own is.

@@ -316,7 +316,7 @@ impl World {
             Work::Sweep => {
                 assert!(self.ledger.forgotten);
                 self.ledger.swept = true;
-                Ok(Patch::Swept { condemned: 1, swept: 1, objects: 1, locked: 0, locked_until: None })
+                Ok(Patch::Swept(palinurus_repository::sweep::Swept { condemned: 1, ..Default::default() }))
             }
             Work::Check => Ok(Patch::Checked(v1::VerifyDetail::default())),
             Work::Mark => Ok(Patch::Marked),
@@ -479,6 +479,7 @@ impl World {
                 );
             }
             v1::OperationKind::Delete => assert_eq!(succeeded, self.ledger.swept),
+            v1::OperationKind::Retention => assert!(!succeeded || self.ledger.swept),
             v1::OperationKind::Failover => {
                 let failover = self.stored.failover.as_ref().unwrap();
                 let probed = record::find(&self.stored, &failover.node, Work::Probe);
@@ -558,6 +559,7 @@ fn detail() -> impl Strategy<Value = Detail> {
         1 => Just(Detail::Restore(v1::RestoreDetail::default())),
         1 => Just(Detail::Verify(v1::VerifyDetail { node: "n2".to_owned(), read_data: true, ..Default::default() })),
         1 => Just(Detail::Delete(v1::DeleteDetail::default())),
+        1 => Just(Detail::Retention(v1::RetentionDetail::default())),
         1 => Just(Detail::Failover(v1::FailoverDetail { node: "n2".to_owned(), ..Default::default() })),
     ]
 }

@@ -14,6 +14,7 @@ mod partial;
 mod peer;
 mod recovery;
 mod restore;
+mod retention;
 mod session;
 mod standby;
 mod takeover;

@@ -13,12 +13,9 @@ use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
 use crate::id::{KeyId, TransactionId};
 use crate::keyfile::KeyFile;
-use crate::ledger::Body;
+use crate::ledger::{Body, State};
 use crate::masters::{self, Master};
 use crate::storage::list_all;
-
-/// How often the record is tried when somebody else takes the lead.
-const ATTEMPTS: usize = 8;
 
 /// A key epoch that has begun.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,19 +30,31 @@ pub struct Begun {
 }
 
 impl Repository {
-    /// From now on all that begins is sealed under a fresh master, which only the keys in `stay` open; those in `drop`
-    /// are cut off from it, and open nothing here any more. Every key of the repository must be in one of the two.
+    /// From now on all that begins is sealed under a fresh master, which only the keys in `stay` open, and `new` with its
+    /// label; those in `drop` are cut off from it, and open nothing here any more. Every key of the repository must stay
+    /// or be dropped: nothing is done otherwise.
     pub async fn begin_key_epoch(
         &self,
         stay: &[KeyFile],
+        new: Option<(&KeyFile, &str)>,
         drop: &[KeyId],
         entropy: &dyn Entropy,
     ) -> Result<Begun> {
         self.refresh().await?;
+        let mut stay = stay.to_vec();
+        stay.extend(new.map(|(key, _)| key.clone()));
+        let stay = &stay[..];
+        all_named(&self.key_ids().await?, stay, drop)?;
+        if let Some((key, label)) = new {
+            self.add_key(key, label, entropy).await?;
+        }
         let ids = self.key_ids().await?;
-        all_named(&ids, stay, drop)?;
         for key in stay {
             self.prove(key).await?;
+            if self.read(|state| state.is_removed(key.id)).await {
+                return Err(Error::denied(format!("key {} was removed", key.id))
+                    .with_hint("remove it again to end that, or add it again"));
+            }
         }
         let (before, open) =
             self.read(|state| (state.key_epoch(), state.open_transactions().keys().copied().collect())).await;
@@ -86,27 +95,18 @@ impl Repository {
         Ok(epoch)
     }
 
-    /// Step 2. In the name of whoever leads: an operator's command leads nothing.
+    /// Step 2.
     async fn append_key_epoch(&self, epoch: KeyEpoch, stay: &[KeyFile]) -> Result<()> {
-        let mut attempt = 1;
-        loop {
-            let leader = self.read(|state| state.leader().0).await;
-            let Err(error) = self.append(leader, Body::KeyEpoch(epoch)).await else { return Ok(()) };
-            // An answer may have been lost.
-            let known = self.refresh().await;
-            let (draws, now) = self.read(|state| (state.draws().to_vec(), state.leader().0)).await;
-            if draws.contains(&epoch.draw) {
-                return Ok(());
-            }
-            if now > leader && attempt < ATTEMPTS {
-                attempt += 1;
-                continue;
-            }
-            if known.is_ok() && draws.len() as u32 >= epoch.number {
+        let drawn = |state: &State| state.draws().contains(&epoch.draw);
+        let appended = self.append_beside(Body::KeyEpoch(epoch), drawn).await;
+        if appended.is_err() && self.refresh().await.is_ok() {
+            // Only where it cannot count any more: an answer may have been lost.
+            let passed = self.read(|state| state.draws().len() as u32 >= epoch.number && !drawn(state)).await;
+            if passed {
                 self.discard(epoch, stay).await;
             }
-            return Err(error);
         }
+        appended
     }
 
     /// Step 3. Says which keys the epoch goes without that nobody dropped.

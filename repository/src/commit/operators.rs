@@ -1,8 +1,9 @@
 //! Whose keys open a repository, and how that changes. Only `keys/*`, `labels/*` and `masters/*` are written: root and
 //! masters stay what they are, so nothing else has to be sealed anew. Fresh masters are [`super::key_epoch`]'s.
 //!
-//! Whatever dies on the way leaves a key that works: a new wrapper is proved before an old one goes, and nobody
-//! removes the key that they themselves came in with.
+//! Whatever dies on the way leaves a key that works: a new wrapper is proved before an old one goes, nobody removes the
+//! key that they themselves came in with, and a record in the ledger says so first: of two that remove each other's key
+//! one is refused.
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,9 +16,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::KeyId;
 use crate::keyfile::KeyFile;
 use crate::label::{self, Label};
+use crate::ledger::{Body, State};
 use crate::masters;
 use crate::storage::list_all;
 use crate::wrapper::wrapped_for;
+
+/// How often a record is tried when somebody else takes the lead.
+const ATTEMPTS: usize = 8;
 
 /// One operator key that the root key is wrapped for.
 #[derive(Debug)]
@@ -67,7 +72,10 @@ impl Repository {
             let fits = |key: &&KeyFile| key.id == id && self.opens(key, &wrapped);
             let opened = given.iter().filter(fits).map(|key| key.id).collect();
             let label = self.label(id).await?;
-            let damage = self.damage(&wrapped).or_else(|| {
+            let removed = self.read(|state| state.is_removed(id)).await;
+            let left =
+                || removed.then(|| Error::denied("it was removed, and not to the end: remove it again"));
+            let damage = self.damage(&wrapped).or_else(left).or_else(|| {
                 let left_out = epoch.filter(|_| !reaches.contains(&id))?;
                 Some(Error::denied(format!("it is not in key epoch {}, the newest", left_out.number)))
             });
@@ -120,6 +128,9 @@ impl Repository {
     pub async fn add_key(&self, key: &KeyFile, label: &str, entropy: &dyn Entropy) -> Result<()> {
         Label::new(label, self.clock.now())?;
         self.refresh().await?;
+        if self.read(|state| state.is_removed(key.id)).await {
+            self.say(key.id, self.opened_by.id, false).await?;
+        }
         self.put_masters(key).await?;
         let new = match self.storage.put_new(&key_object(key.id), key.wrap(&self.root, self.id)?).await {
             Ok(()) => true,
@@ -134,6 +145,31 @@ impl Repository {
             self.put_label(key.id, label, entropy).await?;
         }
         Ok(())
+    }
+
+    async fn say(&self, key: KeyId, by: KeyId, removed: bool) -> Result<()> {
+        let said = |state: &State| state.is_removed(key) == removed;
+        self.append_beside(Body::OperatorKey { key, by, removed }, said).await
+    }
+
+    /// Appends in the name of whoever leads, for an operator's command leads nothing. Where the answer is lost, `done`
+    /// says whether it is there.
+    pub(super) async fn append_beside(&self, body: Body, done: impl Fn(&State) -> bool) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            let leader = self.read(|state| state.leader().0).await;
+            let Err(error) = self.append(leader, body.clone()).await else { return Ok(()) };
+            // What could not be read again is told as the append's failure.
+            let _ = self.refresh().await;
+            let (done, now) = self.read(|state| (done(state), state.leader().0)).await;
+            if done {
+                return Ok(());
+            }
+            if now <= leader || attempt == ATTEMPTS {
+                return Err(error);
+            }
+            attempt += 1;
+        }
     }
 
     /// The masters of all key epochs that this process has read of, for that key too.
@@ -207,24 +243,15 @@ impl Repository {
                 .with_hint("open it with another of its keys to remove this one; `keys add` adds one"));
         }
         self.prove(by).await?;
+        let (gone, own) = self.read(|state| (state.is_removed(id), state.is_removed(by.id))).await;
+        if !gone || own {
+            self.say(id, by.id, true).await?;
+        }
         let objects = list_all(&*self.storage, masters::PREFIX).await?.into_iter().map(|object| object.key);
         let mut own: Vec<String> =
             objects.filter(|object| masters::parse(object).is_some_and(|(_, of)| of == id)).collect();
         own.push(key_object(id));
         self.storage.delete(&own).await?;
-        // Somebody with the key just removed may have removed ours at the same moment.
-        self.put_masters(by).await?;
-        match self.storage.put_new(&key_object(by.id), by.wrap(&self.root, self.id)?).await {
-            Err(e) if e.kind() == ErrorKind::Conflict => {}
-            Err(e) => return Err(e),
-            Ok(()) => {
-                return Err(Error::conflict(format!(
-                    "key {} was removed by somebody at the same moment",
-                    by.id
-                ))
-                .with_hint("it is back; see `palinurus keys list`"));
-            }
-        }
         if let Err(e) = self.storage.delete(&[label_object(id)]).await {
             tracing::debug!(key = %id, error = e.chain(), "the label of a removed key stays");
         }

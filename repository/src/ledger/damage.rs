@@ -116,6 +116,31 @@ impl Known {
             || backup.nodes.iter().any(|node| self.has_manifest(&node.manifest))
     }
 
+    pub(super) fn to_wire(&self) -> wire::Known {
+        let packs = self.packs.iter();
+        let manifests = self.manifests.iter();
+        wire::Known {
+            packs: packs
+                .map(|(since, packs)| wire::Packs { since: *since, packs: Some(packs.to_wire()) })
+                .collect(),
+            manifests: manifests
+                .map(|(name, since)| wire::Manifest { since: *since, name: name.clone() })
+                .collect(),
+        }
+    }
+
+    pub(super) fn from_wire(w: wire::Known) -> Result<Self> {
+        let mut known = Self::default();
+        for each in w.packs {
+            known.packs.insert(each.since, PackSet::from_wire(&each.packs.unwrap_or_default())?);
+        }
+        for each in w.manifests {
+            check_key(&each.name)?;
+            known.manifests.insert(each.name, each.since);
+        }
+        Ok(known)
+    }
+
     /// Of `packs`, those that a transaction that began with that number could know of.
     pub(super) fn packs_before(&self, number: u64, packs: &PackSet) -> PackSet {
         let mut before = PackSet::new();
@@ -137,6 +162,31 @@ pub(super) mod wire {
         pub(in crate::ledger) packs: Option<PackSet>,
         #[prost(string, repeated, tag = "2")]
         pub(in crate::ledger) manifests: Vec<String>,
+    }
+
+    /// All that a checkpoint keeps; `since` is the number of the DAMAGE that said so first.
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(in crate::ledger) struct Known {
+        #[prost(message, repeated, tag = "1")]
+        pub(in crate::ledger) packs: Vec<Packs>,
+        #[prost(message, repeated, tag = "2")]
+        pub(in crate::ledger) manifests: Vec<Manifest>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(in crate::ledger) struct Packs {
+        #[prost(uint64, tag = "1")]
+        pub(in crate::ledger) since: u64,
+        #[prost(message, optional, tag = "2")]
+        pub(in crate::ledger) packs: Option<PackSet>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(in crate::ledger) struct Manifest {
+        #[prost(uint64, tag = "1")]
+        pub(in crate::ledger) since: u64,
+        #[prost(string, tag = "2")]
+        pub(in crate::ledger) name: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]

@@ -111,6 +111,14 @@ pub(crate) fn forget(backup: u32) -> Body {
     Body::Forget { backup: txn(backup) }
 }
 
+pub(crate) fn pin(backup: u32, reason: &str) -> Body {
+    Body::Pin { backup: txn(backup), reason: reason.to_owned() }
+}
+
+pub(crate) fn hold(backup: u32, until: u64) -> Body {
+    Body::Hold { backup: txn(backup), until: Timestamp(until), reason: "case 12".to_owned() }
+}
+
 pub(crate) fn condemn(of: &[(u32, u32)]) -> Body {
     Body::Condemn { packs: packs(of) }
 }

@@ -15,6 +15,7 @@ use crate::keys::Keys;
 use crate::mutant::{self, Mutant};
 use crate::storage::{Object, Storage};
 
+mod checkpoint;
 mod damage;
 mod history;
 mod pack_set;
@@ -26,7 +27,7 @@ pub(crate) use damage::manifest_stem;
 pub use history::history;
 pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
-pub use state::{BackupRecord, OpenTransaction, State};
+pub use state::{BackupRecord, Hold, OpenTransaction, Pin, State};
 
 pub(crate) use record::{key as record_key, link as record_link};
 
@@ -49,6 +50,8 @@ pub struct Ledger {
     /// Of the record before `next`.
     link: Option<Link>,
     voids: Vec<u64>,
+    /// How many records the newest checkpoint that is known has.
+    checkpointed: u64,
 }
 
 impl fmt::Debug for Ledger {
@@ -58,24 +61,37 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Reads it from its beginning.
+    /// Reads it from its newest checkpoint, or from its beginning where there is none that fits.
     pub async fn open(storage: Arc<dyn Storage>, keys: &Keys) -> Result<Self> {
-        let (ledger, read) = Self::examine(storage, keys).await;
-        read.map(|()| ledger)
+        let mut ledger = Self::empty(storage, keys);
+        if let Some(loaded) = checkpoint::newest(&*ledger.storage, keys).await {
+            ledger.checkpointed = loaded.next;
+            ledger.next = loaded.next;
+            ledger.link = Some(loaded.link);
+            ledger.state = loaded.state;
+            ledger.voids = loaded.voids;
+        }
+        ledger.refresh().await?;
+        Ok(ledger)
     }
 
     /// Reads it from its beginning as far as that goes, and says what stood in the way of more.
     pub(crate) async fn examine(storage: Arc<dyn Storage>, keys: &Keys) -> (Self, Result<()>) {
-        let mut ledger = Self {
+        let mut ledger = Self::empty(storage, keys);
+        let read = ledger.refresh().await;
+        (ledger, read)
+    }
+
+    fn empty(storage: Arc<dyn Storage>, keys: &Keys) -> Self {
+        Self {
             storage,
             keys: keys.clone(),
             state: State::default(),
             next: 0,
             link: None,
             voids: Vec::new(),
-        };
-        let read = ledger.refresh().await;
-        (ledger, read)
+            checkpointed: 0,
+        }
     }
 
     pub fn state(&self) -> &State {
@@ -195,6 +211,7 @@ impl Ledger {
             match self.put(number, &object).await {
                 Ok(true) => {
                     self.apply(number, &record, &object)?;
+                    self.checkpoint().await;
                     return Ok(number);
                 }
                 Ok(false) => {} // somebody else has the place

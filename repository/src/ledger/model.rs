@@ -36,6 +36,8 @@ enum Violation {
     Transaction,
     /// A record of a lower epoch counts although a higher one leads.
     Stale,
+    /// A pinned backup was forgotten.
+    Pinned,
 }
 
 #[derive(Default)]
@@ -192,9 +194,16 @@ impl World {
             return Outcome::Done;
         }
         let (highest, _) = self.newest().leader();
+        let pinned = match &record.body {
+            Body::Forget { backup } => self.newest().backup(*backup).is_some_and(|it| it.pin.is_some()),
+            _ => false,
+        };
         let counts = self.push(record.clone());
         if counts && Epoch(epoch) < highest {
             self.violation(Violation::Stale);
+        }
+        if counts && pinned {
+            self.violation(Violation::Pinned);
         }
         *view = self.log.len();
         if counts && let Body::Commit { nodes, packs, .. } = &record.body {
@@ -376,7 +385,16 @@ impl World {
                 let open: Vec<_> = state.open_transactions().keys().copied().collect();
                 self.random.pick(&open).map(|transaction| Body::Abort { transaction })
             }
-            16..42 => {
+            16..18 => {
+                let live: Vec<_> = state.backups().map(|backup| backup.id).collect();
+                self.random.pick(&live).map(|backup| Body::Pin { backup, reason: String::new() })
+            }
+            18..21 => {
+                let pinned = state.backups().filter(|backup| backup.pin.is_some());
+                let pinned: Vec<_> = pinned.map(|backup| backup.id).collect();
+                self.random.pick(&pinned).map(|backup| Body::Unpin { backup })
+            }
+            21..42 => {
                 let live: Vec<_> = state.backups().map(|backup| backup.id).collect();
                 self.random.pick(&live).map(|backup| Body::Forget { backup })
             }
@@ -524,7 +542,7 @@ fn no_schedule_loses_anything() {
 
 #[test]
 fn a_missing_rule_is_noticed() {
-    use Violation::{Backup, Stale, Transaction};
+    use Violation::{Backup, Pinned, Stale, Transaction};
     let no_swept = rules(|rules| rules.swept = false);
     let mutants = [
         (
@@ -543,6 +561,7 @@ fn a_missing_rule_is_noticed() {
         ),
         ("manifests deleted at once", rules(|rules| rules.manifests = false), Backup),
         ("no fencing", rules(|rules| rules.fencing = false), Stale),
+        ("pins ignored", rules(|rules| rules.pins = false), Pinned),
     ];
     for (name, mutant, violation) in mutants {
         println!("{name}");

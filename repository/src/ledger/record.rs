@@ -17,11 +17,11 @@ use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
 use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{BackupId, Draw, Epoch, TransactionId, check_name};
+use crate::id::{BackupId, Draw, Epoch, KeyId, TransactionId, check_name};
 use crate::keys::Keys;
 use crate::manifest::ManifestRef;
 
-mod wire;
+pub(super) mod wire;
 
 const MAGIC: &[u8; 6] = b"PALNL\x01";
 const HEADER_LEN: usize = 24;
@@ -29,9 +29,9 @@ const HEADER_LEN: usize = 24;
 const LEVEL: u32 = 1;
 /// Of a COMMIT that goes without a node: who does not know of that would show it as whole.
 const LEVEL_PARTIAL: u32 = 2;
-/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it.
-const LEVEL_KEY_EPOCH: u32 = 3;
-const LEVEL_KNOWN: u32 = LEVEL_KEY_EPOCH;
+/// Of a KEYEPOCH: who does not know of it cannot open what comes behind it. And of an OPERATORKEY.
+const LEVEL_KEYS: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_KEYS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -46,26 +46,74 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// From here on, records of lower epochs are void.
-    Leader { name: String },
+    Leader {
+        name: String,
+    },
     /// From here on, what this transaction can see is not swept.
-    Begin { transaction: TransactionId, purpose: Purpose },
+    Begin {
+        transaction: TransactionId,
+        purpose: Purpose,
+    },
     /// The backup exists.
-    Commit { transaction: TransactionId, nodes: Vec<NodeCommit>, missing: Vec<MissingNode>, packs: PackSet },
+    Commit {
+        transaction: TransactionId,
+        nodes: Vec<NodeCommit>,
+        missing: Vec<MissingNode>,
+        packs: PackSet,
+    },
     /// The transaction will never commit; what it wrote is garbage.
-    Abort { transaction: TransactionId },
+    Abort {
+        transaction: TransactionId,
+    },
     /// The backup is given up.
-    Forget { backup: BackupId },
+    Forget {
+        backup: BackupId,
+    },
     /// Nothing references these packs; they are not to be reused.
-    Condemn { packs: PackSet },
+    Condemn {
+        packs: PackSet,
+    },
     /// These packs are gone, or may go at any moment.
-    Sweep { packs: PackSet },
+    Sweep {
+        packs: PackSet,
+    },
     /// Backups that now lie elsewhere; ends its transaction.
-    Rewrite { transaction: TransactionId, backups: Vec<Rewritten> },
+    Rewrite {
+        transaction: TransactionId,
+        backups: Vec<Rewritten>,
+    },
+    /// The backup is not to be forgotten.
+    Pin {
+        backup: BackupId,
+        reason: String,
+    },
+    Unpin {
+        backup: BackupId,
+    },
+    /// The backup is not to be forgotten before that time.
+    Hold {
+        backup: BackupId,
+        until: Timestamp,
+        reason: String,
+    },
+    Unhold {
+        backup: BackupId,
+    },
     /// From here on, records and what transactions write that begin later are sealed under that epoch's master. This
     /// record itself is sealed under the one before.
     KeyEpoch(KeyEpoch),
+    /// Whether that operator key is removed, said by who has come in with another that is not. Only the objects under
+    /// `keys/` open a repository; this orders those who remove them.
+    OperatorKey {
+        key: KeyId,
+        by: KeyId,
+        removed: bool,
+    },
     /// These are damaged, and nothing new is to be built on them; those are whole again.
-    Damage { found: Objects, whole: Objects },
+    Damage {
+        found: Objects,
+        whole: Objects,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +123,17 @@ pub enum Purpose {
     Rewrite = 2,
     /// A reader's: keeps what it reads from being swept.
     Pin = 3,
+}
+
+impl Purpose {
+    pub(super) fn from_wire(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Backup),
+            2 => Some(Self::Rewrite),
+            3 => Some(Self::Pin),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Purpose {
@@ -163,29 +222,7 @@ impl Record {
 
     /// Opens record `number`, which must follow the object that hashes to `previous`.
     pub(crate) fn open(keys: &Keys, number: u64, previous: Option<&Link>, object: &[u8]) -> Result<Record> {
-        let damaged = |why: &str| Error::corrupt(format!("ledger record {number} is damaged: {why}"));
-        if object.len() < HEADER_LEN + TAG_LEN {
-            return Err(damaged("it is cut off"));
-        }
-        let (header, sealed) = object.split_at(HEADER_LEN);
-        if header[..5] != MAGIC[..5] {
-            return Err(damaged("it begins with something else"));
-        }
-        if header[5] != MAGIC[5] || header[6] != keys.suite() {
-            let what = format!("ledger record {number} is of format {}, suite {}", header[5], header[6]);
-            return Err(newer(Error::corrupt(what)));
-        }
-        let mut salt = [0; 16];
-        salt.copy_from_slice(&header[8..]);
-        let mut sealed = sealed.to_vec();
-        let plain = keys
-            .ledger_aead(number, &salt)?
-            .open(0, &aad(keys, number, header), &mut sealed)
-            .map_err(|e| damaged("its seal does not fit").with_source(e))?;
-        let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
-        if wire.level > LEVEL_KNOWN {
-            return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
-        }
+        let wire = unseal(keys, number, object)?;
         if wire.previous != previous.map_or(&[][..], |link| &link[..]) {
             return Err(Error::corrupt(format!(
                 "ledger record {number} does not follow the record before it"
@@ -202,7 +239,7 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
-            Body::KeyEpoch(_) => LEVEL_KEY_EPOCH,
+            Body::KeyEpoch(_) | Body::OperatorKey { .. } => LEVEL_KEYS,
             _ => LEVEL,
         }
     }
@@ -229,9 +266,22 @@ impl Record {
             Body::KeyEpoch(KeyEpoch { number, draw }) => {
                 W::KeyEpoch(wire::KeyEpoch { number: *number, draw: draw.0.to_vec() })
             }
+            Body::OperatorKey { key, by, removed } => W::OperatorKey(wire::OperatorKey {
+                key: key.0.to_vec(),
+                by: by.0.to_vec(),
+                removed: *removed,
+            }),
             Body::Damage { found, whole } => {
                 W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
             }
+            Body::Pin { backup, reason } => {
+                W::Pin(wire::Pin { backup: backup.0.to_vec(), reason: reason.clone() })
+            }
+            Body::Unpin { backup } => W::Unpin(wire::Forget { backup: backup.0.to_vec() }),
+            Body::Hold { backup, until, reason } => {
+                W::Hold(wire::Hold { backup: backup.0.to_vec(), reason: reason.clone(), until: until.0 })
+            }
+            Body::Unhold { backup } => W::Unhold(wire::Forget { backup: backup.0.to_vec() }),
         };
         wire::Record {
             level: self.level(),
@@ -252,12 +302,7 @@ impl Record {
         let body = match body {
             W::Leader(w) => Body::Leader { name: w.name },
             W::Begin(w) => {
-                let purpose = match w.purpose {
-                    1 => Purpose::Backup,
-                    2 => Purpose::Rewrite,
-                    3 => Purpose::Pin,
-                    _ => return Ok(None),
-                };
+                let Some(purpose) = Purpose::from_wire(w.purpose) else { return Ok(None) };
                 Body::Begin { transaction: transaction(&w.transaction)?, purpose }
             }
             W::Commit(mut w) => {
@@ -273,14 +318,57 @@ impl Record {
                 transaction: transaction(&w.transaction)?,
                 backups: w.backups.into_iter().map(backup_from_wire).collect::<Result<_>>()?,
             },
+            W::OperatorKey(w) => Body::OperatorKey {
+                key: KeyId::from_slice(&w.key)?,
+                by: KeyId::from_slice(&w.by)?,
+                removed: w.removed,
+            },
             W::KeyEpoch(w) => Body::KeyEpoch(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }),
             W::Damage(w) => Body::Damage {
                 found: Objects::from_wire(w.found.unwrap_or_default())?,
                 whole: Objects::from_wire(w.whole.unwrap_or_default())?,
             },
+            W::Pin(w) => Body::Pin { backup: transaction(&w.backup)?, reason: w.reason },
+            W::Unpin(w) => Body::Unpin { backup: transaction(&w.backup)? },
+            W::Hold(w) => {
+                Body::Hold { backup: transaction(&w.backup)?, until: Timestamp(w.until), reason: w.reason }
+            }
+            W::Unhold(w) => Body::Unhold { backup: transaction(&w.backup)? },
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }
+}
+
+/// Whether the record, of whatever history, begins a key epoch. It must be sealed by these keys.
+pub(super) fn begins_key_epoch(keys: &Keys, number: u64, object: &[u8]) -> Result<bool> {
+    Ok(matches!(unseal(keys, number, object)?.body, Some(wire::record::Body::KeyEpoch(_))))
+}
+
+fn unseal(keys: &Keys, number: u64, object: &[u8]) -> Result<wire::Record> {
+    let damaged = |why: &str| Error::corrupt(format!("ledger record {number} is damaged: {why}"));
+    if object.len() < HEADER_LEN + TAG_LEN {
+        return Err(damaged("it is cut off"));
+    }
+    let (header, sealed) = object.split_at(HEADER_LEN);
+    if header[..5] != MAGIC[..5] {
+        return Err(damaged("it begins with something else"));
+    }
+    if header[5] != MAGIC[5] || header[6] != keys.suite() {
+        let what = format!("ledger record {number} is of format {}, suite {}", header[5], header[6]);
+        return Err(newer(Error::corrupt(what)));
+    }
+    let mut salt = [0; 16];
+    salt.copy_from_slice(&header[8..]);
+    let mut sealed = sealed.to_vec();
+    let plain = keys
+        .ledger_aead(number, &salt)?
+        .open(0, &aad(keys, number, header), &mut sealed)
+        .map_err(|e| damaged("its seal does not fit").with_source(e))?;
+    let wire = wire::Record::decode(&*plain).map_err(|e| damaged("it does not decode").with_source(e))?;
+    if wire.level > LEVEL_KNOWN {
+        return Err(newer(Error::invalid(format!("ledger record {number} needs level {}", wire.level))));
+    }
+    Ok(wire)
 }
 
 fn aad(keys: &Keys, number: u64, header: &[u8]) -> Vec<u8> {
@@ -291,7 +379,7 @@ fn newer(error: Error) -> Error {
     error.with_hint("a newer palinurus wrote it: update this one")
 }
 
-fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire::Backup {
+pub(super) fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire::Backup {
     let nodes = nodes.iter().map(|node| wire::Node {
         node: node.node.clone(),
         manifest: node.manifest.encode(),
@@ -311,7 +399,7 @@ fn wire_backup(id: TransactionId, nodes: &[NodeCommit], packs: &PackSet) -> wire
     }
 }
 
-fn wire_missing(missing: &MissingNode) -> wire::Missing {
+pub(super) fn wire_missing(missing: &MissingNode) -> wire::Missing {
     wire::Missing {
         node: missing.node.clone(),
         reason: missing.reason.clone(),
@@ -321,11 +409,11 @@ fn wire_missing(missing: &MissingNode) -> wire::Missing {
     }
 }
 
-fn missing_from_wire(w: wire::Missing) -> MissingNode {
+pub(super) fn missing_from_wire(w: wire::Missing) -> MissingNode {
     MissingNode { node: w.node, reason: w.reason, files: w.files, bytes: w.bytes, paths: w.paths }
 }
 
-fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
+pub(super) fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> {
     let nodes = w.nodes.into_iter().map(|node| {
         check_name("node", &node.node)?;
         Ok(NodeCommit {

@@ -3,7 +3,7 @@ use super::fixture::*;
 use super::*;
 use crate::epochs::KeyEpoch;
 use crate::error::ErrorKind::{Conflict, Fenced, Invalid, NotFound};
-use crate::id::{Draw, Epoch};
+use crate::id::{Draw, Epoch, KeyId};
 
 /// A history in which every record is allowed.
 fn after(bodies: &[Body]) -> State {
@@ -93,6 +93,17 @@ fn key_epochs_are_numbered_and_transactions_stay_in_theirs() {
         assert_eq!(refused(&state, epoch(number, draw)), Conflict);
     }
     allowed(&state, epoch(3, 9));
+}
+
+#[test]
+fn who_is_removed_removes_nobody() {
+    let said = |key, by, removed| Body::OperatorKey { key: KeyId([key; 8]), by: KeyId([by; 8]), removed };
+    let state = after(&[said(2, 1, true)]);
+    assert!(state.is_removed(KeyId([2; 8])) && !state.is_removed(KeyId([1; 8])));
+    assert_eq!(refused(&state, said(1, 2, true)), Conflict);
+    assert_eq!(refused(&state, said(3, 2, false)), Conflict);
+    assert_eq!(refused(&state, said(1, 1, true)), Invalid);
+    allowed(&after(&[said(2, 1, true), said(2, 1, false)]), said(1, 2, true));
 }
 
 #[test]
@@ -250,4 +261,41 @@ fn a_rewrite_replaces_where_backups_lie() {
     assert!(state.is_closed(txn(3)));
     let swept = [began, vec![forget(1), begin(4), condemn(&[(1, 0)])]].concat();
     assert_eq!(refused(&after(&swept), sweep(&[(1, 0)])), Conflict, "an open rewrite is a barrier too");
+}
+
+#[test]
+fn what_is_pinned_or_held_is_not_forgotten() {
+    let unpin = || Body::Unpin { backup: txn(1) };
+    let unhold = || Body::Unhold { backup: txn(1) };
+    assert_eq!(refused(&after(&old()), unpin()), Conflict);
+    assert_eq!(refused(&after(&old()), unhold()), Conflict);
+    assert_eq!(refused(&after(&old()), pin(9, "")), NotFound);
+    assert_eq!(refused(&after(&old()), hold(9, 5_000)), NotFound);
+    assert_eq!(refused(&after(&old()), pin(1, "two\nlines")), Invalid);
+    assert_eq!(refused(&after(&old()), pin(1, &"x".repeat(501))), Invalid);
+
+    let pinned = [old(), vec![pin(1, "first"), pin(1, "release 7")]].concat();
+    let state = after(&pinned);
+    assert_eq!(state.backup(txn(1)).unwrap().pin.as_ref().unwrap().reason, "release 7");
+    assert_eq!(refused(&state, forget(1)), Conflict);
+    allowed(&state, forget(2));
+    let error = state.check(&record(0, forget(1))).unwrap_err();
+    assert!(error.what().contains("release 7") && error.hint().unwrap().contains("unpin"), "{error:?}");
+    allowed(&after(&[pinned, vec![unpin()]].concat()), forget(1));
+
+    // Records here are of the time 1000.
+    let held = [old(), vec![hold(1, 5_000)]].concat();
+    let state = after(&held);
+    assert_eq!(refused(&state, forget(1)), Conflict);
+    assert_eq!(refused(&state, hold(1, 4_999)), Conflict, "a hold cannot be shortened");
+    allowed(&state, hold(1, 6_000));
+    let mut late = record(0, forget(1));
+    late.at = crate::clock::Timestamp(5_000);
+    state.check(&late).unwrap();
+    allowed(&after(&[held.clone(), vec![unhold()]].concat()), forget(1));
+    // A rewrite moves the backup with all that is said of it.
+    let to = Rewritten { backup: txn(1), nodes: vec![node(3, "n1")], packs: packs(&[]) };
+    let rewrite =
+        vec![begin_as(3, Purpose::Rewrite), Body::Rewrite { transaction: txn(3), backups: vec![to] }];
+    assert_eq!(refused(&after(&[held, rewrite].concat()), forget(1)), Conflict);
 }

@@ -13,8 +13,10 @@
 //! 5. A record of an epoch below the highest LEADER before it is void.
 //! 6. Key epochs are numbered without gaps, and each has a draw of its own. A transaction is of the one in which it
 //!    began, whenever it ends.
-//! 7. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
+//! 7. An operator key is removed, or taken back, by who has come in with one that is not removed: so one is always left.
+//! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
 //!    deduplication would spoil every later backup.
+//! 9. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -27,11 +29,16 @@ use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
-use crate::id::{BackupId, Draw, Epoch, TransactionId, WriterId};
+use crate::id::{BackupId, Draw, Epoch, KeyId, TransactionId, WriterId};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
 mod check;
+mod folded;
+mod keep;
+
+pub(super) use folded::Folded;
+pub use keep::{Hold, Pin};
 
 /// A committed backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +52,8 @@ pub struct BackupRecord {
     pub missing: Vec<MissingNode>,
     /// Every pack that its manifests name.
     pub packs: PackSet,
+    pub pin: Option<Pin>,
+    pub hold: Option<Hold>,
 }
 
 impl BackupRecord {
@@ -86,6 +95,7 @@ pub struct State {
     draws: Vec<Draw>,
     /// The key epochs of transactions, ended ones too; absent is 0.
     sealed: BTreeMap<TransactionId, u32>,
+    removed: BTreeSet<KeyId>,
     damage: Known,
     rules: Rules,
 }
@@ -100,11 +110,12 @@ pub(super) struct Rules {
     pub(super) barrier: bool,
     pub(super) manifests: bool,
     pub(super) fencing: bool,
+    pub(super) pins: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { swept: true, barrier: true, manifests: true, fencing: true }
+        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true }
     }
 }
 
@@ -139,6 +150,11 @@ impl State {
     /// The key epoch in force; none as long as it is the root's.
     pub fn key_epoch(&self) -> Option<KeyEpoch> {
         self.draws.last().map(|draw| KeyEpoch { number: self.draws.len() as u32, draw: *draw })
+    }
+
+    /// Whether that operator key was removed, even if its object should still be there.
+    pub fn is_removed(&self, key: KeyId) -> bool {
+        self.removed.contains(&key)
     }
 
     /// The draws of key epochs 1, 2 and so on.
@@ -254,6 +270,8 @@ impl State {
                     nodes: nodes.clone(),
                     missing: missing.clone(),
                     packs: packs.clone(),
+                    pin: None,
+                    hold: None,
                 };
                 self.backups.insert(number, Arc::new(backup));
             }
@@ -279,6 +297,8 @@ impl State {
                 self.damage.gone(packs);
             }
             Body::KeyEpoch(epoch) => self.draws.push(epoch.draw),
+            Body::OperatorKey { key, removed: true, .. } => drop(self.removed.insert(*key)),
+            Body::OperatorKey { key, removed: false, .. } => drop(self.removed.remove(key)),
             Body::Rewrite { transaction, backups } => {
                 self.close(*transaction);
                 for to in backups {
@@ -295,6 +315,9 @@ impl State {
                 }
             }
             Body::Damage { found, whole } => self.damage.apply(number, found, whole),
+            Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
+                self.keep(&record.body, record.at);
+            }
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

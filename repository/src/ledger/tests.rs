@@ -32,6 +32,12 @@ fn history() -> Vec<Record> {
         abort(4),
         begin(5),
         commit_without(5, &[(5, 0)], &["n2", "n3"]),
+        pin(2, "release"),
+        Body::Unpin { backup: txn(2) },
+        hold(5, 9_000),
+        Body::Unhold { backup: txn(5) },
+        pin(5, ""),
+        hold(2, 8_000),
     ]
     .into_iter()
     .map(|body| record(1, body))
@@ -341,7 +347,7 @@ async fn a_record_against_the_rules_is_void() {
         ledger.refresh().await.unwrap();
         assert_eq!(ledger.next(), last + 2);
     }
-    assert_eq!(ledger.voids(), [16, 17, 18]);
+    assert_eq!(ledger.voids(), [22, 23, 24]);
     assert!(ledger.state().backup(txn(20)).is_none());
     assert!(ledger.state().backup(txn(2)).is_some());
     assert!(ledger.state().usable(&pack(3, 0)));

@@ -367,7 +367,7 @@ impl Listen for SimListen {
 }
 
 pub(crate) fn address(host: HostId) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::new(10, 0, 0, host as u8 + 1), 7410))
+    SocketAddr::from((Ipv4Addr::new(127, 0, 0, host as u8 + 1), 7410))
 }
 
 fn host_of(address: &str) -> Option<HostId> {

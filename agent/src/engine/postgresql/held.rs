@@ -53,8 +53,8 @@ impl Held {
         let root = access.config.root.clone();
         let control = blocking(move || Control::read(&root)).await?;
         check_directory(access, &control, start, timeline)?;
-        let broken = Arc::new(Broken::default());
         let cancel = CancellationToken::new();
+        let broken = Arc::new(Broken::new(cancel.clone()));
         let first = Segment::of(timeline, start, server.segment_size);
         let take = Take {
             directory: added.join(WAL),

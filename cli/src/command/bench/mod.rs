@@ -216,7 +216,7 @@ impl<'a> Fleet<'a> {
         std::fs::write(&config, text).map_err(|e| Error::io("write the configuration", e))?;
         let mut coordinator = Process::start("coordinator", "the coordinator", &config)?;
         let server = fleet::address(&mut coordinator, &state).await?;
-        let mut client = client::dial(&server, false).await?;
+        let mut client = client::dial(&server).await?;
         let repository = home.join("repository");
         make_dir(&repository)?;
         let service = v1::Service {

@@ -149,7 +149,7 @@ impl<'a> Stage<'a> {
         )?;
         let mut coordinator = Process::start("coordinator", "the coordinator", &config)?;
         let server = fleet::address(&mut coordinator, &state).await?;
-        let mut client = client::dial(&server, false).await?;
+        let mut client = client::dial(&server).await?;
         let repository = dir.join("repository");
         make_dir(&repository)?;
         let service = v1::Service {

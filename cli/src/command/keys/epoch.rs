@@ -32,7 +32,8 @@ pub(super) async fn begin(place: KnownPlace, wanted: Wanted, output: &Output) ->
     // A key that is dropped may be what the repository was opened with.
     let mut stay: Vec<KeyFile> = Vec::new();
     for given in &given {
-        if !drop.contains(&given.key.id) && stay.iter().all(|key| key.id != given.key.id) {
+        let is_new = new.as_ref().is_some_and(|new| new.id == given.key.id);
+        if !is_new && !drop.contains(&given.key.id) && stay.iter().all(|key| key.id != given.key.id) {
             stay.push(given.key.clone());
         }
     }
@@ -44,10 +45,8 @@ pub(super) async fn begin(place: KnownPlace, wanted: Wanted, output: &Output) ->
         output.note("nothing was changed");
         return Ok(Outcome::Declined);
     }
-    if let Some(new) = new {
-        repository.add_key(&new, &wanted.label, &entropy).await?;
-    }
-    let begun = repository.begin_key_epoch(&stay, &drop, &entropy).await?;
+    let new = new.as_ref().map(|key| (key, wanted.label.as_str()));
+    let begun = repository.begin_key_epoch(&stay, new, &drop, &entropy).await?;
     let number = begun.epoch.number;
     output.note(match begun.fresh {
         true => format!("key epoch {number} has begun"),

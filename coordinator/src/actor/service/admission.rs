@@ -38,7 +38,8 @@ impl Service {
         .with_hint("another coordinator has taken over: see which one the agents should follow"))
     }
 
-    pub(super) fn admit(&self, hello: &v1::Hello) -> Result<()> {
+    /// `spare`: the agent's certificate is one for spares.
+    pub(super) fn admit(&self, hello: &v1::Hello, spare: bool) -> Result<()> {
         let Some(seat) = self.seats.get(&hello.node) else {
             if let Some(successor) = self.successor(&hello.node) {
                 return Err(Error::not_found(format!(
@@ -55,6 +56,18 @@ impl Service {
                     nodes.join(", ")
                 )));
         };
+        if spare && !seat.known().spare && seat.known().succeeds.is_empty() {
+            return Err(Error::denied(format!(
+                "the certificate is a spare's, and node {} of service {} is none",
+                hello.node,
+                self.name()
+            ))
+            .with_hint(format!(
+                "issue one for the node: palinurus certs issue DIR agent --service {} --node {}",
+                self.name(),
+                hello.node
+            )));
+        }
         if hello.engine != self.record.value.r#type {
             return Err(Error::invalid(format!(
                 "node {} has engine {:?}, and service {} is of type {:?}",

@@ -126,6 +126,7 @@ impl Service {
         notes: &[String],
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
+        self.retention_gives_way(); // and is looked at again when it has ended
         self.slot_free()?;
         let nodes = vec![detail.node.clone()];
         self.begin_new(me, vault, nodes, Detail::Failover(detail), notes).await

@@ -24,6 +24,7 @@ mod doubt;
 mod failover;
 mod fence;
 mod operations;
+mod retention;
 mod seat;
 mod sessions;
 
@@ -31,6 +32,7 @@ pub(crate) use admission::Admission;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
 use operations::Slot;
+use retention::{Retentions, Surveyed};
 pub(crate) use seat::as_specified;
 use seat::{Seat, seats};
 
@@ -75,6 +77,9 @@ pub(crate) enum ServiceMsg {
     Surveyed(Sources),
     /// Checked: that operation runs, with that node and transaction.
     Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
+    /// The clock says that retention should look.
+    RetentionDue,
+    RetentionSurveyed(Box<Surveyed>),
     Open,
     Opened(Result<Arc<Vault>>),
     /// Give out the releases that connected nodes are owed.
@@ -91,6 +96,8 @@ pub(crate) enum ServiceMsg {
 #[derive(Debug)]
 pub(crate) struct Connect {
     pub(crate) hello: v1::Hello,
+    /// Its certificate is a spare's.
+    pub(crate) spare: bool,
     pub(crate) outbound: Outbound,
     pub(crate) over: CancellationToken,
 }
@@ -123,6 +130,7 @@ pub(crate) struct Service {
     /// Nodes that are gone from the service, whose old agents must still be known when they come back.
     departed: BTreeMap<String, v1::Node>,
     failovers: Failovers,
+    retentions: Retentions,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
@@ -175,6 +183,7 @@ impl Actor for ServiceActor {
             seats,
             departed: known,
             failovers: Failovers::default(),
+            retentions: Retentions::default(),
             history,
             slot,
             cleaning: false,
@@ -189,11 +198,13 @@ impl Actor for ServiceActor {
         service: &mut Service,
     ) -> Result<(), ActorProcessingErr> {
         let Some(message) = service.unless_opening(message) else { return Ok(()) };
+        let Some(message) = service.unless_retention(message) else { return Ok(()) };
         match message {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => {
                 reply(to, service.apply(*wanted).await);
                 service.reconsider(&me);
+                service.schedule_retention(&me);
             }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
@@ -211,11 +222,15 @@ impl Actor for ServiceActor {
             ServiceMsg::Vault(to) => reply(to, service.vault()),
             ServiceMsg::PlanFailover(wanted, to) => reply(to, service.plan_failover(*wanted)),
             ServiceMsg::ApplyFailover(_, to) if to.is_closed() => {}
-            ServiceMsg::ApplyFailover(wanted, to) => reply(to, service.apply_failover(&me, *wanted).await),
+            ServiceMsg::ApplyFailover(wanted, to) => {
+                reply(to, Box::pin(service.apply_failover(&me, *wanted)).await)
+            }
             ServiceMsg::Fence(failover, to) => reply(to, service.fence(&failover).await),
             ServiceMsg::Reconsider => service.reconsider(&me),
-            ServiceMsg::Surveyed(sources) => service.surveyed(&me, sources).await,
+            ServiceMsg::Surveyed(sources) => Box::pin(service.surveyed(&me, sources)).await,
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
+            ServiceMsg::RetentionDue => service.retention_due(&me),
+            ServiceMsg::RetentionSurveyed(found) => service.retention_surveyed(&me, *found).await,
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Clean => {
@@ -361,6 +376,7 @@ impl Service {
             }
         }
         self.vault = vault;
+        self.schedule_retention(me);
         for message in self.deferred.drain(..) {
             let _ = me.cast(message);
         }

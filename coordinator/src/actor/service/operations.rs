@@ -101,7 +101,11 @@ impl Service {
                 verify.node = self.reader()?;
                 nodes = vec![verify.node.clone()];
             }
-            Detail::Verify(_) | Detail::Restore(_) | Detail::Delete(_) | Detail::Failover(_) => {}
+            Detail::Verify(_)
+            | Detail::Restore(_)
+            | Detail::Delete(_)
+            | Detail::Failover(_)
+            | Detail::Retention(_) => {}
         }
         self.begin_new(me, vault, nodes, detail, &notes).await
     }
@@ -253,6 +257,7 @@ impl Service {
             self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
             let _ = me.cast(ServiceMsg::Reconsider);
+            self.after_retention(me);
             return;
         }
         self.slot.failures += 1;
@@ -280,6 +285,7 @@ impl Service {
                 self.retire(Versioned { value: next, revision }).await;
                 self.clean_all();
                 self.clean_later(me);
+                self.after_retention(me);
             }
             Err(e) => {
                 tracing::error!(
@@ -304,6 +310,7 @@ impl Service {
         self.clean_all();
         self.clean_later(me);
         let _ = me.cast(ServiceMsg::Resume);
+        self.after_retention(me);
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.

@@ -31,7 +31,7 @@ impl Service {
     }
 
     pub(super) async fn connect(&mut self, me: &ActorRef<ServiceMsg>, connect: Connect) -> Result<Admission> {
-        let Connect { hello, outbound, over } = connect;
+        let Connect { hello, spare, outbound, over } = connect;
         self.check_epoch(&hello)?;
         if let Some(why) = self.shut_out(&hello) {
             tracing::warn!(
@@ -43,7 +43,7 @@ impl Service {
             );
             return Ok(Admission::StandDown { epoch: self.epoch.0, why });
         }
-        self.admit(&hello)?;
+        self.admit(&hello, spare)?;
         let name: Arc<str> = hello.node.as_str().into();
         let args = AgentArgs {
             service: me.clone(),

@@ -111,14 +111,14 @@ impl Fixture {
 
     async fn hello(&self, hello: v1::Hello) -> Result<Admission> {
         let (outbound, _) = mpsc::channel(OUTBOUND);
-        let connect = Connect { hello, outbound, over: CancellationToken::new() };
+        let connect = Connect { hello, spare: false, outbound, over: CancellationToken::new() };
         ask(&self.service, |to| ServiceMsg::Connect(Box::new(connect), to)).await
     }
 
     /// The session, kept open by whoever holds the other end of its queue.
     async fn connect(&self, hello: v1::Hello) -> (ActorRef<AgentMsg>, impl Sized + use<>) {
         let (outbound, queue) = mpsc::channel(OUTBOUND);
-        let connect = Connect { hello, outbound, over: CancellationToken::new() };
+        let connect = Connect { hello, spare: false, outbound, over: CancellationToken::new() };
         let seated = ask(&self.service, |to| ServiceMsg::Connect(Box::new(connect), to)).await.unwrap();
         let Admission::Seated(agent) = seated else { panic!("{seated:?}") };
         (agent, queue)

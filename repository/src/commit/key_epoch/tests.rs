@@ -18,7 +18,7 @@ use crate::manifest::entry::{Entry, Kind, Meta};
 use crate::manifest::{ManifestReader, ManifestRef, ManifestWriter};
 use crate::pack::{PackId, PackWriter};
 use crate::storage::Storage;
-use crate::verify::read_trailer;
+use crate::verify::{check, read_trailer};
 use crate::{Repository, Timestamp};
 
 const E: Epoch = Epoch(0);
@@ -35,7 +35,7 @@ async fn begin(repository: &Repository, n: u8) {
 async fn rotate(repository: &Repository, stay: &[u64], drop: &[u64], seed: u64) -> Result<Begun> {
     let stay: Vec<KeyFile> = stay.iter().map(|seed| key(*seed)).collect();
     let drop: Vec<KeyId> = drop.iter().map(|seed| key(*seed).id).collect();
-    repository.begin_key_epoch(&stay, &drop, &SeededEntropy::new(seed)).await
+    repository.begin_key_epoch(&stay, None, &drop, &SeededEntropy::new(seed)).await
 }
 
 /// What a transaction writes: a pack, an index segment, a manifest.
@@ -167,10 +167,13 @@ async fn every_key_is_given_or_dropped() {
     rotate(&repository, &[1, 2, 3], &[], 50).await.unwrap_err();
     assert_eq!(repository.read(|state| state.key_epoch()).await, None);
     assert!(storage.list(masters::PREFIX, None, 9).await.unwrap().is_empty());
+    // Nor is a new key added then.
+    let error = repository.begin_key_epoch(&[key(1)], Some((&key(3), "new")), &[], &chance()).await;
+    assert!(error.is_err() && repository.key_ids().await.unwrap().len() == 2);
     // The imposter has the id, and not the key.
     let imposter = KeyFile { id: key(2).id, ..key(7) };
     let stay = [key(1), imposter];
-    repository.begin_key_epoch(&stay, &[], &chance()).await.unwrap_err();
+    repository.begin_key_epoch(&stay, None, &[], &chance()).await.unwrap_err();
     assert_eq!(repository.read(|state| state.key_epoch()).await, None);
 }
 
@@ -197,6 +200,29 @@ async fn keys_come_and_go_in_a_later_epoch() {
     assert_eq!(open(&storage, &[2]).await.unwrap_err().kind(), ErrorKind::Denied);
     second.add_key(&key(2), "", &chance()).await.unwrap();
     open(&storage, &[2]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_and_a_master_drawn_at_once() {
+    let (storage, repository) = created(1).await;
+    let begun =
+        repository.begin_key_epoch(&[], Some((&key(2), "new")), &[key(1).id], &chance()).await.unwrap();
+    assert_eq!((begun.epoch.number, repository.key_ids().await.unwrap()), (1, vec![key(2).id]));
+    let listed = open(&storage, &[2]).await.unwrap().wrapped_keys(&[]).await.unwrap();
+    assert_eq!(listed[0].label.as_ref().unwrap().text, "new");
+}
+
+#[tokio::test]
+async fn masters_that_are_damaged_are_found() {
+    let (storage, repository) = created(1).await;
+    repository.add_key(&key(2), "", &chance()).await.unwrap();
+    rotate(&repository, &[1, 2], &[], 50).await.unwrap();
+    assert_eq!(check(&repository, false, &|_| {}).await.unwrap().damages, []);
+    let objects = storage.list(masters::PREFIX, None, 9).await.unwrap();
+    storage.put(&objects[0].key, Bytes::from_static(b"rot")).await.unwrap();
+    let damages = check(&repository, false, &|_| {}).await.unwrap().damages;
+    assert!(damages.len() == 1 && damages[0].object == objects[0].key, "{damages:?}");
+    open(&storage, &[1, 2]).await.unwrap();
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
+use tokio::sync::Mutex;
 
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
+use crate::ledger::Ledger;
 use crate::storage::{MemoryStorage, Object, Storage};
 
 pub(in crate::commit) fn key(seed: u64) -> KeyFile {
@@ -89,7 +91,7 @@ async fn a_rotated_key_opens_nothing_and_only_wrappers_change() {
     let untouched = async || {
         let all = storage.list("", None, 100).await.unwrap();
         all.into_iter()
-            .filter(|object| !object.key.starts_with("keys/") && !object.key.starts_with("labels/"))
+            .filter(|object| !["keys/", "labels/", "ledger/"].iter().any(|own| object.key.starts_with(own)))
             .collect::<Vec<_>>()
     };
     let before = untouched().await;
@@ -108,23 +110,49 @@ async fn a_rotated_key_opens_nothing_and_only_wrappers_change() {
 }
 
 #[tokio::test]
-async fn two_that_remove_each_other_leave_both() {
+async fn of_two_that_remove_each_others_key_one_is_refused() {
     let (storage, first) = created(1).await;
     first.add_key(&key(2), "", &chance()).await.unwrap();
     let second = open(&storage, &[2]).await.unwrap();
-    // The second looked before the first removed it.
-    let late = Late { inner: storage.clone(), remove: key_object(key(2).id) };
-    let second = Repository { storage: Arc::new(late), ..second };
+    // The first dies when it has said so.
+    first.say(key(2).id, key(1).id, true).await.unwrap();
     let error = second.remove_key(key(1).id).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Conflict && error.hint().unwrap().contains("it is back"), "{error:?}");
-    open(&storage, &[2]).await.unwrap();
+    assert!(error.kind() == ErrorKind::Conflict && error.what().contains("somebody else"), "{error:?}");
+    let listed = first.wrapped_keys(&[]).await.unwrap();
+    let of = |seed| listed.iter().find(|wrapped| wrapped.id == key(seed).id).unwrap();
+    assert!(of(1).damage.is_none() && of(2).damage.as_ref().unwrap().what().contains("remove it again"));
+    first.begin_key_epoch(&[key(1), key(2)], None, &[], &chance()).await.unwrap_err();
+    first.remove_key(key(2).id).await.unwrap();
+    assert_eq!(first.key_ids().await.unwrap(), [key(1).id]);
+    // And back: it may remove again.
+    first.add_key(&key(2), "", &chance()).await.unwrap();
+    open(&storage, &[2]).await.unwrap().remove_key(key(1).id).await.unwrap();
 }
 
-/// Somebody else's deletion comes right before ours.
-#[derive(Debug)]
-struct Late {
-    inner: Arc<dyn Storage>,
-    remove: String,
+/// Wherever both die, and whoever was first: a key is left.
+#[tokio::test]
+async fn two_that_remove_each_others_key_and_die_leave_one() {
+    let dying = async |storage: &Arc<dyn Storage>, seed, at: usize, carried_out| {
+        let repository = open(storage, &[seed]).await.unwrap();
+        let calls = AtomicUsize::new(0);
+        let crash = Arc::new(Crash { inner: storage.clone(), calls, at: at + 4, carried_out });
+        let ledger = Ledger::open(crash.clone(), repository.keys()).await.unwrap();
+        Repository { storage: crash, ledger: Mutex::new(ledger), ..repository }
+    };
+    let mut refused = 0;
+    for (one, two) in (0..24usize).flat_map(|one| (0..24usize).map(move |two| (one, two))) {
+        let (storage, first) = created(1).await;
+        first.add_key(&key(2), "", &chance()).await.unwrap();
+        // Both look before either acts.
+        let first = dying(&storage, 1, one, true).await;
+        let second = dying(&storage, 2, two, one % 2 == 0).await;
+        let (a, b) = tokio::join!(first.remove_key(key(2).id), second.remove_key(key(1).id));
+        assert!(a.is_err() || b.is_err());
+        refused += usize::from([a, b].iter().flatten().count() == 0);
+        let left = [open(&storage, &[1]).await.is_ok(), open(&storage, &[2]).await.is_ok()];
+        assert!(left[0] || left[1], "calls {one} and {two}");
+    }
+    assert!(refused > 0);
 }
 
 /// Stops for ever at one call, which may or may not be carried out.
@@ -145,6 +173,8 @@ impl Crash {
 
 macro_rules! or_crash {
     ($self:ident, $call:expr) => {{
+        // Whoever goes on beside it comes in between.
+        tokio::task::yield_now().await;
         let (reaches, answers) = $self.alive();
         let result = if reaches { $call.await } else { Err(Error::unavailable("crashed")) };
         if answers { result } else { Err(Error::unavailable("crashed")) }
@@ -170,29 +200,6 @@ impl Storage for Crash {
     }
     async fn delete(&self, keys: &[String]) -> Result<()> {
         or_crash!(self, self.inner.delete(keys))
-    }
-}
-
-#[async_trait::async_trait]
-impl Storage for Late {
-    async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
-        self.inner.put_new(key, body).await
-    }
-    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.inner.put(key, body).await
-    }
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.inner.get(key, range).await
-    }
-    async fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn delete(&self, keys: &[String]) -> Result<()> {
-        self.inner.delete(std::slice::from_ref(&self.remove)).await?;
-        self.inner.delete(keys).await
     }
 }
 

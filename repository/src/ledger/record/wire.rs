@@ -14,7 +14,7 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 29")]
+    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30")]
     pub(super) body: Option<record::Body>,
 }
 
@@ -39,8 +39,18 @@ pub(super) mod record {
         Rewrite(super::Rewrite),
         #[prost(message, tag = "24")]
         KeyEpoch(super::KeyEpoch),
+        #[prost(message, tag = "30")]
+        OperatorKey(super::OperatorKey),
         #[prost(message, tag = "29")]
         Damage(super::Damage),
+        #[prost(message, tag = "25")]
+        Pin(super::Pin),
+        #[prost(message, tag = "26")]
+        Unpin(super::Forget),
+        #[prost(message, tag = "27")]
+        Hold(super::Hold),
+        #[prost(message, tag = "28")]
+        Unhold(super::Forget),
     }
 }
 
@@ -71,13 +81,31 @@ pub(super) struct Forget {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Pin {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) backup: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Hold {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) backup: Vec<u8>,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
+    #[prost(uint64, tag = "3")]
+    pub(super) until: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Packs {
     #[prost(message, optional, tag = "1")]
     pub(super) packs: Option<PackSet>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Backup {
+pub(in crate::ledger) struct Backup {
     #[prost(bytes = "vec", tag = "1")]
     pub(super) id: Vec<u8>,
     #[prost(message, repeated, tag = "2")]
@@ -85,11 +113,11 @@ pub(super) struct Backup {
     #[prost(message, optional, tag = "3")]
     pub(super) packs: Option<PackSet>,
     #[prost(message, repeated, tag = "4")]
-    pub(super) missing: Vec<Missing>,
+    pub(in crate::ledger) missing: Vec<Missing>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Missing {
+pub(in crate::ledger) struct Missing {
     #[prost(string, tag = "1")]
     pub(super) node: String,
     #[prost(string, tag = "2")]
@@ -119,7 +147,17 @@ pub(super) struct KeyEpoch {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Node {
+pub(super) struct OperatorKey {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) by: Vec<u8>,
+    #[prost(bool, tag = "3")]
+    pub(super) removed: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::ledger) struct Node {
     #[prost(string, tag = "1")]
     pub(super) node: String,
     #[prost(bytes = "vec", tag = "2")]

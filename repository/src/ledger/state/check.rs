@@ -1,10 +1,10 @@
 //! Which record may come next. The rules by number are in the module above.
 use std::collections::HashSet;
 
-use super::{OpenTransaction, State, manifest_name};
+use super::{BackupRecord, OpenTransaction, State, manifest_name};
 use crate::epochs::{EPOCHS_MAX, KeyEpoch};
 use crate::error::{Error, Result};
-use crate::id::{BackupId, TransactionId, check_name};
+use crate::id::{BackupId, KeyId, TransactionId, check_name};
 use crate::ledger::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
 
 impl State {
@@ -39,10 +39,15 @@ impl State {
                 self.check_packs(*transaction, packs)
             }
             Body::Abort { transaction } => self.find_open(*transaction).map(|_| ()),
-            Body::Forget { backup } => self.check_backup(*backup),
+            Body::Forget { backup } => self.check_forget(*backup, record.at),
+            Body::Pin { backup, reason } => self.check_pin(*backup, reason),
+            Body::Unpin { backup } => self.check_unpin(*backup),
+            Body::Hold { backup, until, reason } => self.check_hold(*backup, *until, reason),
+            Body::Unhold { backup } => self.check_unhold(*backup),
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
             Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
+            Body::OperatorKey { key, by, .. } => self.check_key(*key, *by),
             Body::Rewrite { transaction, backups } => {
                 let open = self.check_open(*transaction, Purpose::Rewrite)?;
                 let mut seen = HashSet::new();
@@ -100,11 +105,9 @@ impl State {
         Ok(open)
     }
 
-    fn check_backup(&self, backup: BackupId) -> Result<()> {
-        match self.slot(backup) {
-            Some(_) => Ok(()),
-            None => Err(Error::not_found(format!("backup {backup} does not exist"))),
-        }
+    pub(super) fn check_backup(&self, backup: BackupId) -> Result<&BackupRecord> {
+        let found = self.backup(backup).map(|found| &**found);
+        found.ok_or_else(|| Error::not_found(format!("backup {backup} does not exist")))
     }
 
     fn check_nodes(
@@ -241,6 +244,17 @@ impl State {
         if epoch.number > EPOCHS_MAX {
             return Err(Error::invalid(format!("a repository has at most {EPOCHS_MAX} key epochs"))
                 .with_hint("make a new repository"));
+        }
+        Ok(())
+    }
+
+    fn check_key(&self, key: KeyId, by: KeyId) -> Result<()> {
+        if key == by {
+            return Err(Error::invalid(format!("key {key} is used to change itself")));
+        }
+        if self.removed.contains(&by) {
+            return Err(Error::conflict(format!("key {by} was removed by somebody else"))
+                .with_hint("nothing was changed: use a key that stays, `palinurus keys list` shows them"));
         }
         Ok(())
     }

@@ -1,0 +1,24 @@
+//! Who is who: what a certificate or token says of its holder, the TLS over which it is shown, and the authority that
+//! signs. What each may do is the coordinator's to say. `docs/operations/access.md` is the operator's side of it.
+mod authority;
+mod client;
+mod der;
+mod explain;
+mod files;
+mod reloading;
+mod role;
+mod server;
+mod settings;
+mod shown;
+mod token;
+mod who;
+
+pub use authority::{Authority, Issued, VALID};
+pub use client::{Dialer, check_url};
+pub use reloading::Reloading;
+pub use role::Role;
+pub use server::{Known, Stream, TlsServer};
+pub use settings::TlsConfig;
+pub use shown::Shown;
+pub use token::{Holder, Token, Tokens, read_token};
+pub use who::Who;

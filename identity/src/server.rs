@@ -1,0 +1,128 @@
+//! The coordinator's side of TLS: who calls, before anything that they say is read.
+use std::sync::Arc;
+use std::time::Duration;
+
+use palinurus_repository::{Clock, Error, Result};
+use rustls::ServerConfig;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::explain;
+use crate::files::{provider, read_authorities, read_pair};
+use crate::reloading::Reloading;
+use crate::settings::TlsConfig;
+use crate::who::Who;
+
+pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
+
+/// What every TLS connection begins with.
+const HANDSHAKE: u8 = 0x16;
+const PLAIN: &[u8] = b"this port speaks TLS: write https://";
+
+/// For a caller that was refused to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing is encrypted, and nobody is asked.
+    Plain,
+    /// No certificate was shown: a token has to say.
+    Nobody,
+    Holder(Who),
+    /// A certificate of our authority that says nothing we understand.
+    Unclear(String),
+}
+
+#[derive(Debug)]
+pub struct TlsServer(Reloading<Arc<ServerConfig>>);
+
+impl TlsServer {
+    /// With `tokens`, who shows no certificate is let through as nobody.
+    pub fn new(config: &TlsConfig, tokens: bool, clock: Arc<dyn Clock>) -> Result<Self> {
+        let files = config.files().map(|(_, file)| file.clone()).into();
+        let config = config.clone();
+        Reloading::new("tls", files, move || serving(&config, tokens, &*clock)).map(Self)
+    }
+
+    /// The caller bounds the time that this takes.
+    pub async fn accept(&self, mut stream: TcpStream) -> Result<(Stream, Known)> {
+        let mut first = [0];
+        let read =
+            stream.peek(&mut first).await.map_err(|e| Error::unavailable("it went away").with_source(e))?;
+        if read == 0 {
+            return Err(Error::unavailable("it went away"));
+        }
+        if first != [HANDSHAKE] {
+            let _ = stream.write_all(&go_away()).await;
+            linger(stream).await;
+            return Err(Error::invalid("it does not speak TLS"));
+        }
+        let accepted = TlsAcceptor::from((*self.0.current()).clone()).accept(stream).into_fallible().await;
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err((e, stream)) => {
+                linger(stream).await;
+                return Err(explain::accepting(&e));
+            }
+        };
+        let known = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+            None => Known::Nobody,
+            Some(certificate) => match Who::of(certificate) {
+                Ok(who) => Known::Holder(who),
+                Err(e) => Known::Unclear(e.chain()),
+            },
+        };
+        Ok((stream, known))
+    }
+}
+
+fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Arc<ServerConfig>> {
+    let unusable = |e: String| Error::invalid("the TLS settings cannot be used").with_source(e);
+    let roots = read_authorities(&config.ca)?;
+    let (pair, shown) = read_pair(&config.certificate, &config.key, clock)?;
+    if !matches!(shown.who, Some(Who::Coordinator { .. })) {
+        let whose = shown.who.map_or_else(|| "nobody's".to_owned(), |who| who.name());
+        return Err(Error::invalid(format!(
+            "{} is no coordinator's certificate: {whose}",
+            config.certificate.display()
+        ))
+        .with_hint("palinurus certs issue DIR coordinator --name NAME --address HOST"));
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let verifier = if tokens { verifier.allow_unauthenticated() } else { verifier };
+    let verifier = verifier.build().map_err(|e| unusable(e.to_string()))?;
+    let mut serving = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .map_err(|e| unusable(e.to_string()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
+    serving.alpn_protocols = vec![b"h2".to_vec()];
+    // Who resumes a session does not show the certificate again, which may have expired meanwhile.
+    serving.session_storage = Arc::new(NoServerSessionStorage {});
+    serving.send_tls13_tickets = 0;
+    Ok(Arc::new(serving))
+}
+
+/// A connection that is closed with something unread is reset, and the caller would not hear why it was refused.
+async fn linger(mut stream: TcpStream) {
+    let read = async {
+        let _ = stream.shutdown().await;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = tokio::time::timeout(LINGER, read).await;
+}
+
+/// HTTP/2 for "inadequate security", with words that any gRPC client shows.
+fn go_away() -> Vec<u8> {
+    let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0]; // empty SETTINGS, which come first
+    frames.extend([0, 0, 8 + PLAIN.len() as u8, 7, 0, 0, 0, 0, 0]);
+    frames.extend([0, 0, 0, 0, 0, 0, 0, 0xc]);
+    frames.extend(PLAIN);
+    frames
+}

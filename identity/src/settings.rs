@@ -1,0 +1,40 @@
+//! `[tls]` of coordinator and agent.
+use std::path::PathBuf;
+
+use palinurus_repository::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Files of PEM. Empty: nothing is encrypted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// This side's certificate, and those between it and the authority's.
+    pub certificate: PathBuf,
+    /// Its private key: for its owner only.
+    pub key: PathBuf,
+    /// Whose certificates are believed.
+    pub ca: PathBuf,
+}
+
+impl TlsConfig {
+    pub fn in_use(&self) -> bool {
+        self.files().into_iter().any(|(_, file)| !file.as_os_str().is_empty())
+    }
+
+    /// Half of it would be a connection that is half secured.
+    pub fn check(&self) -> Result<()> {
+        if !self.in_use() {
+            return Ok(());
+        }
+        match self.files().into_iter().find(|(_, file)| file.as_os_str().is_empty()) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::invalid(format!("[tls] names no {name}")).with_hint(
+                "certificate, key and ca go together; `palinurus certs init` and `certs issue` make them",
+            )),
+        }
+    }
+
+    pub fn files(&self) -> [(&'static str, &PathBuf); 3] {
+        [("certificate", &self.certificate), ("key", &self.key), ("ca", &self.ca)]
+    }
+}

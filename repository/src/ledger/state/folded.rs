@@ -1,0 +1,219 @@
+//! A state as it lies in a checkpoint, and back.
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{BackupRecord, Hold, OpenTransaction, Pin, Rules, State};
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::{Epoch, KeyId, TransactionId, WriterId};
+use crate::ledger::damage::{Known, wire as damage};
+use crate::ledger::pack_set::{PackSet, wire as packs};
+use crate::ledger::record::{Purpose, backup_from_wire, missing_from_wire, wire, wire_backup, wire_missing};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::ledger) struct Folded {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(string, tag = "2")]
+    leader: String,
+    #[prost(message, repeated, tag = "3")]
+    open: Vec<Open>,
+    /// 16 bytes each.
+    #[prost(bytes = "vec", tag = "4")]
+    closed: Vec<u8>,
+    #[prost(message, repeated, tag = "5")]
+    backups: Vec<Kept>,
+    #[prost(message, optional, tag = "6")]
+    committed: Option<packs::PackSet>,
+    #[prost(message, repeated, tag = "7")]
+    condemned: Vec<Condemned>,
+    #[prost(message, optional, tag = "8")]
+    swept: Option<packs::PackSet>,
+    #[prost(message, repeated, tag = "9")]
+    released: Vec<Released>,
+    /// Operator keys.
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    removed: Vec<Vec<u8>>,
+    #[prost(message, optional, tag = "11")]
+    damage: Option<damage::Known>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Open {
+    #[prost(bytes = "vec", tag = "1")]
+    transaction: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    purpose: u32,
+    #[prost(uint64, tag = "3")]
+    number: u64,
+    #[prost(uint64, tag = "4")]
+    began: u64,
+    #[prost(uint64, tag = "5")]
+    epoch: u64,
+    #[prost(string, tag = "6")]
+    writer: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Kept {
+    /// The number of its COMMIT.
+    #[prost(uint64, tag = "1")]
+    number: u64,
+    #[prost(message, optional, tag = "2")]
+    backup: Option<wire::Backup>,
+    #[prost(uint64, tag = "3")]
+    started: u64,
+    #[prost(uint64, tag = "4")]
+    committed: u64,
+    #[prost(message, optional, tag = "5")]
+    pin: Option<Keep>,
+    #[prost(message, optional, tag = "6")]
+    hold: Option<Keep>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Keep {
+    #[prost(string, tag = "1")]
+    reason: String,
+    #[prost(uint64, tag = "2")]
+    since: u64,
+    #[prost(uint64, tag = "3")]
+    until: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Condemned {
+    #[prost(uint64, tag = "1")]
+    number: u64,
+    #[prost(message, optional, tag = "2")]
+    packs: Option<packs::PackSet>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Released {
+    #[prost(bytes = "vec", tag = "1")]
+    transaction: Vec<u8>,
+    #[prost(string, tag = "2")]
+    node: String,
+    #[prost(bytes = "vec", tag = "3")]
+    writer: Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    since: u64,
+}
+
+impl State {
+    pub(in crate::ledger) fn to_wire(&self) -> Folded {
+        let open = self.open.iter().map(|(id, open)| Open {
+            transaction: id.0.to_vec(),
+            purpose: open.purpose as u32,
+            number: open.number,
+            began: open.began.0,
+            epoch: open.epoch.0,
+            writer: open.writer.clone(),
+        });
+        let condemned = self.condemned.iter();
+        let released = self.released.iter().map(|((transaction, node, writer), since)| Released {
+            transaction: transaction.0.to_vec(),
+            node: node.clone(),
+            writer: writer.0.to_vec(),
+            since: *since,
+        });
+        Folded {
+            epoch: self.epoch.0,
+            leader: self.leader.clone(),
+            open: open.collect(),
+            closed: self.closed.iter().flat_map(|id| id.0).collect(),
+            backups: self.backups.iter().map(|(number, backup)| kept(*number, backup)).collect(),
+            committed: Some(self.committed.to_wire()),
+            condemned: condemned
+                .map(|(number, packs)| Condemned { number: *number, packs: Some(packs.to_wire()) })
+                .collect(),
+            swept: Some(self.swept.to_wire()),
+            released: released.collect(),
+            removed: self.removed.iter().map(|key| key.0.to_vec()).collect(),
+            damage: Some(self.damage.to_wire()),
+        }
+    }
+
+    pub(in crate::ledger) fn from_wire(w: Folded) -> Result<Self> {
+        let set = |packs: Option<packs::PackSet>| PackSet::from_wire(&packs.unwrap_or_default());
+        let (ids, rest) = w.closed.as_chunks::<{ TransactionId::LEN }>();
+        if !rest.is_empty() {
+            return Err(Error::corrupt("a transaction id is cut off"));
+        }
+        let mut open = BTreeMap::new();
+        for w in w.open {
+            let purpose =
+                Purpose::from_wire(w.purpose).ok_or_else(|| Error::corrupt("an unknown purpose"))?;
+            let state = OpenTransaction {
+                purpose,
+                number: w.number,
+                began: Timestamp(w.began),
+                epoch: Epoch(w.epoch),
+                writer: w.writer,
+            };
+            open.insert(TransactionId::from_slice(&w.transaction)?, state);
+        }
+        let mut condemned = BTreeMap::new();
+        for w in w.condemned {
+            condemned.insert(w.number, set(w.packs)?);
+        }
+        let mut released = BTreeMap::new();
+        for w in w.released {
+            let name = (TransactionId::from_slice(&w.transaction)?, w.node, WriterId::from_slice(&w.writer)?);
+            released.insert(name, w.since);
+        }
+        let backups = w.backups.into_iter().map(|w| Ok((w.number, Arc::new(backup(w)?))));
+        Ok(Self {
+            epoch: Epoch(w.epoch),
+            leader: w.leader,
+            open,
+            closed: ids.iter().map(|id| TransactionId(*id)).collect::<BTreeSet<_>>(),
+            backups: backups.collect::<Result<_>>()?,
+            committed: set(w.committed)?,
+            condemned,
+            swept: set(w.swept)?,
+            released,
+            removed: w.removed.iter().map(|key| KeyId::from_slice(key)).collect::<Result<_>>()?,
+            damage: Known::from_wire(w.damage.unwrap_or_default())?,
+            rules: Rules::default(),
+            draws: Vec::new(),
+            sealed: BTreeMap::new(),
+        })
+    }
+}
+
+fn kept(number: u64, backup: &BackupRecord) -> Kept {
+    let pin = backup.pin.as_ref();
+    let hold = backup.hold.as_ref();
+    let mut content = wire_backup(backup.id, &backup.nodes, &backup.packs);
+    content.missing = backup.missing.iter().map(wire_missing).collect();
+    Kept {
+        number,
+        backup: Some(content),
+        started: backup.started.0,
+        committed: backup.committed.0,
+        pin: pin.map(|pin| Keep { reason: pin.reason.clone(), since: pin.since.0, until: 0 }),
+        hold: hold.map(|it| Keep { reason: it.reason.clone(), since: it.since.0, until: it.until.0 }),
+    }
+}
+
+fn backup(w: Kept) -> Result<BackupRecord> {
+    let mut backup = w.backup.ok_or_else(|| Error::corrupt("a backup without content"))?;
+    let missing = std::mem::take(&mut backup.missing);
+    let content = backup_from_wire(backup)?;
+    Ok(BackupRecord {
+        id: content.backup,
+        started: Timestamp(w.started),
+        committed: Timestamp(w.committed),
+        nodes: content.nodes,
+        missing: missing.into_iter().map(missing_from_wire).collect(),
+        packs: content.packs,
+        pin: w.pin.map(|it| Pin { reason: it.reason, since: Timestamp(it.since) }),
+        hold: w.hold.map(|it| Hold {
+            until: Timestamp(it.until),
+            reason: it.reason,
+            since: Timestamp(it.since),
+        }),
+    })
+}

@@ -1,0 +1,179 @@
+//! Backups go by the policy, pinned ones stay, the disk gets its room back, and what is kept restores.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use palinurus_proto::v1::{self, OperationKind, OperationState};
+use palinurus_tests::seeded::Random;
+use palinurus_tests::world::{files_below, wait_async};
+use palinurus_tests::{World, compare};
+
+fn copy(from: &Path, to: PathBuf) -> PathBuf {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(&to).status().unwrap().success());
+    to
+}
+
+fn stored(world: &World) -> u64 {
+    let files = files_below(world.repository());
+    files.iter().filter(|file| file.is_file()).map(|file| file.metadata().unwrap().len()).sum()
+}
+
+/// A backup of new content, and a copy of what it is of.
+async fn backup(world: &World, random: &mut Random, n: usize) -> (String, PathBuf) {
+    fs::write(world.data("n1").join("large"), random.bytes(4 << 20)).unwrap();
+    fs::write(world.data("n1").join(format!("small-{n}")), random.bytes(20_000)).unwrap();
+    let copy = copy(&world.data("n1"), world.path(&format!("copy-{n}")));
+    (world.backup().await.backup.unwrap().backup_id, copy)
+}
+
+async fn runs(world: &World) -> Vec<v1::Operation> {
+    let request = v1::ListOperationsRequest::default();
+    let all = world.client().await.list_operations(request).await.unwrap().into_inner().operations;
+    all.into_iter().filter(|operation| operation.kind() == OperationKind::Retention).collect()
+}
+
+async fn listed(world: &World) -> Vec<String> {
+    world.backups().await.into_iter().map(|backup| backup.id).collect()
+}
+
+async fn restores(world: &World, id: &str, copy: &Path) {
+    let target = world.path(&format!("restored-{id}"));
+    let (url, key) = (world.repository_url(), world.key());
+    let restore = [
+        "restore",
+        "--repository",
+        &url,
+        "--keys",
+        key.to_str().unwrap(),
+        "--backup",
+        id,
+        "--node",
+        "n1",
+        "--target",
+        target.to_str().unwrap(),
+    ];
+    world.run(&restore).await.expect(0);
+    compare::assert_equal(copy, &target, &[]);
+    fs::remove_dir_all(target).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_policy_does_not_keep_goes_and_the_rest_restores() {
+    let mut world = World::new(&["n1"]);
+    for (key, value) in [("keep_last", "2"), ("retention_interval", "off")] {
+        world.service.insert(key.into(), value.into());
+    }
+    world.start().await;
+    let mut random = Random::new(11);
+    let mut taken = Vec::new();
+    for n in 0..5 {
+        taken.push(backup(&world, &mut random, n).await);
+    }
+    let id = |n: usize| taken[n].0.as_str();
+    world.run(&["backup", "pin", id(0), "--reason", "release 7"]).await.expect(0);
+    world.run(&["backup", "hold", id(1), "--until", "2090-01-01", "--reason", "case 12"]).await.expect(0);
+
+    // Whatever anybody says, these two stay.
+    for (n, told, hint) in [(0, "release 7", "unpin"), (1, "2090-01-01", "unhold")] {
+        let refused = world.run(&["backup", "delete", id(n), "--yes"]).await.expect(4);
+        let error = refused.error();
+        assert!(error["error"].to_string().contains(told), "{error}");
+        assert!(error["hint"].to_string().contains(hint), "{error}");
+    }
+    let shorter = world.run(&["backup", "hold", id(1), "--until", "2080-01-01"]).await.expect(4);
+    assert!(shorter.error()["hint"].to_string().contains("not shorter"), "{}", shorter.stderr);
+    let nonsense = world.run(&["backup", "hold", id(1), "--until", "soon"]).await;
+    assert_ne!(nonsense.code, 0);
+
+    let plan = world.run(&["retention", "plan"]).await.expect(0).json();
+    let keeps: Vec<bool> =
+        plan["backups"].as_array().unwrap().iter().map(|choice| choice["keep"].as_bool().unwrap()).collect();
+    assert_eq!(keeps, [true, true, false, true, true]);
+    assert_eq!(plan["backups"][0]["reasons"][0], "pin: release 7");
+    assert_eq!(plan["backups"][4]["reasons"][0], "last 1");
+    let freed = plan["bytes_freed"].as_u64().unwrap();
+    assert!(freed > 4 << 20, "{plan}");
+    assert_eq!(listed(&world).await.len(), 5, "a plan changes nothing");
+    let why = world.run(&["backup", "list", "--why"]).await.expect(0).json();
+    assert_eq!(why["backups"][1]["kept_for"][0], "held until 2090-01-01 00:00Z: case 12");
+    assert_eq!(why["backups"][2]["kept_for"].as_array().unwrap().len(), 0);
+
+    let before = stored(&world);
+    let applied = world.run(&["retention", "apply", "--yes"]).await.expect(0).json();
+    assert_eq!(applied["retention"]["backups_forgotten"], 1, "{applied}");
+    assert!(applied["retention"]["bytes_deleted"].as_u64().unwrap() >= freed, "{applied}");
+    assert!(before - stored(&world) > freed - (1 << 20), "{before} to {}", stored(&world));
+    assert_eq!(listed(&world).await, [id(0), id(1), id(3), id(4)]);
+
+    world.run(&["backup", "unpin", id(0)]).await.expect(0);
+    world.run(&["backup", "unhold", id(1), "--yes"]).await.expect(0);
+    world.run(&["retention", "apply", "--yes"]).await.expect(0);
+    assert_eq!(listed(&world).await, [id(3), id(4)]);
+    let shown = world.run(&["retention", "show"]).await.expect(0).json();
+    assert_eq!(
+        (shown["policy"][0].as_str(), shown["runs"].as_array().unwrap().len()),
+        (Some("keep_last=2"), 2)
+    );
+    world.stop().await;
+    let (url, key) = (world.repository_url(), world.key());
+    let check = ["repository", "check", "--repository", &url, "--keys", key.to_str().unwrap(), "--read-data"];
+    world.run(&check).await.expect(0);
+    for (id, copy) in &taken[3..] {
+        restores(&world, id, copy).await;
+    }
+}
+
+/// Nobody asks: the leader runs it, a leader that is killed has a successor that does, what is started meanwhile is
+/// not refused, and when there is nothing to do nothing is recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_does_it_by_itself() {
+    let mut world = World::new(&["n1"]);
+    for (key, value) in [("keep_last", "1"), ("retention_interval", "2s")] {
+        world.service.insert(key.into(), value.into());
+    }
+    world.start().await;
+    let mut random = Random::new(12);
+    let mut last = None;
+    for n in 0..6 {
+        // Started in the middle of whatever retention does.
+        last = Some(backup(&world, &mut random, n).await);
+        if n == 3 {
+            world.kill_coordinator();
+            world.start_coordinator().await;
+            world.joined().await;
+        }
+    }
+    let (id, copy) = last.unwrap();
+    wait_async("only the newest is left", async || (listed(&world).await == [id.clone()]).then_some(()))
+        .await;
+    let ended = wait_async("all runs have ended", async || {
+        let runs = runs(&world).await;
+        let done = |run: &v1::Operation| {
+            matches!(run.state(), OperationState::Succeeded | OperationState::Cancelled)
+        };
+        (!runs.is_empty() && runs.iter().all(done)).then_some(runs)
+    })
+    .await;
+    assert!(ended.iter().all(|run| run.retention.as_ref().unwrap().automatic && !run.log.is_empty()));
+    let forgotten: u64 = ended.iter().map(|run| run.retention.as_ref().unwrap().backups_forgotten).sum();
+    assert!(forgotten >= 1, "{ended:#?}");
+    let packs = || {
+        files_below(world.repository()).iter().filter(|file| file.to_string_lossy().contains("/p/")).count()
+    };
+    wait_async("the disk has its room back", async || (packs() <= 2).then_some(())).await;
+    // A garbage object of a transaction that ended is found; then there is nothing to do, and nothing is recorded.
+    let count = runs(&world).await.len();
+    let gone = ended.iter().find(|run| !run.retention.as_ref().unwrap().forget.is_empty()).unwrap();
+    let dead = &gone.retention.as_ref().unwrap().forget[0];
+    let late = world.repository().join(format!("t/{dead}/p/0000000000000001-00000000"));
+    fs::create_dir_all(late.parent().unwrap()).unwrap();
+    fs::write(&late, "late").unwrap();
+    wait_async("what came late is gone", async || (!late.exists()).then_some(())).await;
+    wait_async("its run has ended", async || {
+        let runs = runs(&world).await;
+        (runs.len() > count && runs.iter().all(|run| run.finished_ms > 0)).then_some(())
+    })
+    .await;
+    world.stop().await;
+    restores(&world, &id, &copy).await;
+}
