@@ -79,7 +79,7 @@ async fn the_next_backup_stores_anew_what_a_check_found_damaged() {
     let spoiled: Vec<bool> = world.backups().await.iter().map(|backup| backup.spoiled).collect();
     assert_eq!(spoiled, [true, true]);
     let listed = world.run(&["backup", "list"]).await.expect(0).stdout;
-    assert_eq!(listed.matches("\"spoiled\":true").count(), 2, "{listed}");
+    assert_eq!(listed.matches("\"spoiled\": true").count(), 2, "{listed}");
 
     let third = world.backup().await;
     let stored = third.progress.unwrap().bytes_new;

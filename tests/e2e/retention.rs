@@ -21,7 +21,7 @@ fn stored(world: &World) -> u64 {
 /// A backup of new content, and a copy of what it is of.
 async fn backup(world: &World, random: &mut Random, n: usize) -> (String, PathBuf) {
     fs::write(world.data("n1").join("large"), random.bytes(4 << 20)).unwrap();
-    fs::write(world.data("n1").join(format!("small-{n}")), random.bytes(20_000)).unwrap();
+    fs::write(world.data("n1").join("small"), random.bytes(20_000)).unwrap();
     let copy = copy(&world.data("n1"), world.path(&format!("copy-{n}")));
     (world.backup().await.backup.unwrap().backup_id, copy)
 }

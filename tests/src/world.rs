@@ -355,6 +355,12 @@ impl World {
         ended
     }
 
+    /// And of one that was filled: until then it may still be taken for empty.
+    pub async fn seen_filled(&self, node: &str) {
+        let filled = async || (!self.node(node).await.data_empty).then_some(());
+        wait_async(&format!("{node} is seen to hold data"), filled).await;
+    }
+
     /// The coordinator learns of an emptied directory with the next heartbeat.
     pub async fn seen_empty(&self, node: &str) {
         wait_async(&format!("{node} is seen to be empty"), async || {

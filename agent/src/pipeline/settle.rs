@@ -5,12 +5,15 @@ use std::sync::atomic::Ordering;
 
 use palinurus_proto::v1::{BackupNode, ManifestResult};
 use palinurus_repository::index::IndexSegment;
-use palinurus_repository::manifest::{ManifestRef, ManifestWriter, Warnings as ManifestWarnings};
+use palinurus_repository::manifest::{
+    ManifestReader, ManifestRef, ManifestWriter, Warnings as ManifestWarnings,
+};
 use palinurus_repository::pack::PackSummary;
 use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::base::if_readable;
 use super::claims::{ASK_MAX, How, Verdict};
 use super::draft::{Draft, DraftReader, DraftWriter};
 use super::frames::Frames;
@@ -150,6 +153,15 @@ fn settle_one(
     }
 }
 
+fn is_readable(context: &Context, runtime: &tokio::runtime::Handle, manifest: &ManifestRef) -> Result<bool> {
+    let read = runtime.block_on(async {
+        let mut reader = ManifestReader::open(context.storage.clone(), &context.keys, manifest).await?;
+        while reader.next_block().await?.is_some() {}
+        Ok(())
+    });
+    Ok(if_readable(read)?.is_some())
+}
+
 fn write(
     context: &Context,
     runtime: &tokio::runtime::Handle,
@@ -181,8 +193,9 @@ fn write(
     let finished = writer.finish(told)?;
     let same = |base: &&ManifestRef| base.root == finished.reference.root && all.is_empty();
     let (reference, unchanged) = match context.base.as_ref().filter(same) {
-        Some(base) => (base, true),
-        None => {
+        // Its damage may be why every file was read again.
+        Some(base) if is_readable(context, runtime, base)? => (base, true),
+        _ => {
             finished.parts.into_iter().try_for_each(put)?;
             (&finished.reference, false)
         }

@@ -53,7 +53,7 @@ pub(super) async fn begin(place: KnownPlace, wanted: Wanted, output: &Output) ->
         false => format!("key epoch {number} had begun already without what is dropped"),
     });
     for id in begun.open {
-        output.note(format!(
+        output.warn(format!(
             "backup {id} began before and ends under the master before: cancel and start it again if it must not"
         ));
     }

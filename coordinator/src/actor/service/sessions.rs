@@ -84,7 +84,15 @@ impl Service {
             .running()
             .and_then(|(id, actor)| Some((self.shared.board.find(id).ok()?, actor.clone())));
         let Some(seat) = self.seats.get_mut(node) else { return };
-        let (strays, said) = tasks.into_iter().partition(|report| !self.slot.knows(&report.operation));
+        let (strays, said): (Vec<_>, Vec<_>) =
+            tasks.into_iter().partition(|report| !self.slot.knows(&report.operation));
+        for report in said.iter().filter(|report| !is_released(report)) {
+            // Should it end without this agent, because another in its place was released.
+            let known = self.shared.board.find(&report.operation);
+            if known.is_ok_and(|known| borrows(&known.borrow())) && self.strays.len() < STRAYS_MAX {
+                self.strays.entry((node.to_owned(), report.operation.clone())).or_insert(ATTEMPT);
+            }
+        }
         seat.said = said;
         if let Some((operation, actor)) = running {
             let link = seat.link(&operation.borrow());
@@ -108,13 +116,16 @@ impl Service {
             let mut attempt = owed(&stray.operation);
             if ended(stray.state()) {
                 seat.send(acknowledge(stray));
-                if stray.task == Work::Release.name() {
-                    attempt = attempt.map(|attempt| attempt.max(stray.attempt + 1));
-                } else if let Some(operation) = self.history.get(&stray.operation)
+                let is_release = stray.task == Work::Release.name();
+                if !is_released(stray)
+                    && let Some(operation) = self.history.get(&stray.operation)
                     && borrows(&operation.value)
                 {
                     // Whoever says so was not released, though another agent in its place may have been.
                     attempt = Some(record::owed_attempt(&operation.value, node));
+                }
+                if is_release {
+                    attempt = attempt.map(|attempt| attempt.max(stray.attempt + 1));
                 }
             } else {
                 let (operation, task) = (stray.operation.clone(), stray.task.clone());
@@ -142,8 +153,12 @@ impl Service {
             self.clean(node, &[]);
         }
         for ((node, operation), attempt) in &self.strays {
-            if let Some(seat) = self.seats.get(node) {
-                seat.send(self.release(node, operation, *attempt));
+            if let Some(seat) = self.seats.get(node)
+                && !self.slot.knows(operation)
+            {
+                let told = self.history.get(operation);
+                let owed = told.map_or(ATTEMPT, |known| record::owed_attempt(&known.value, node));
+                seat.send(self.release(node, operation, owed.max(*attempt)));
             }
         }
     }
@@ -175,7 +190,10 @@ impl Service {
     pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
         let here = self.seats.iter().filter(|(_, seat)| seat.connected());
         let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
-        let owed = !self.strays.is_empty() || owes.any(|(node, each)| owes_release(&each.value, node));
+        let connected = |node| self.seats.get(node).is_some_and(Seat::connected);
+        let mut strays = self.strays.keys();
+        let owed = strays.any(|(node, operation)| connected(node) && !self.slot.knows(operation))
+            || owes.any(|(node, each)| owes_release(&each.value, node));
         if !self.cleaning && owed {
             self.cleaning = true;
             me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
@@ -191,6 +209,9 @@ impl Service {
     ) {
         let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = self.shared.now().0;
+        if is_released(&report) {
+            self.strays.remove(&(node.to_owned(), report.operation.clone()));
+        }
         // Newer than the last heartbeat.
         if let Some(v1::task_result::Result::Probe(probe)) =
             report.result.as_ref().and_then(|result| result.result.as_ref())
@@ -318,6 +339,10 @@ fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
     if let Some(seat) = seats.get(node) {
         seat.send(message);
     }
+}
+
+fn is_released(report: &v1::TaskReport) -> bool {
+    report.task == Work::Release.name() && report.state() == TaskState::TaskDone
 }
 
 /// Its nodes hold something for it until they are released.
