@@ -241,7 +241,15 @@ impl Process {
         let file = world.directory.path().join(format!("{name}.toml"));
         std::fs::write(&file, toml::to_string(&config).unwrap()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_palinurus-coordinator"));
-        Self(command.arg("--insecure-plaintext").arg("--config").arg(file).stdin(Stdio::null()).spawn().unwrap())
+        Self(
+            command
+                .arg("--insecure-plaintext")
+                .arg("--config")
+                .arg(file)
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap(),
+        )
     }
 
     fn signal(&self, signal: Signal) {
