@@ -69,6 +69,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
                 node: config.node.clone(),
                 state: config.state.clone(),
                 clock: Arc::clone(&seams.clock),
+                entropy: Arc::clone(&seams.entropy),
             },
         )?,
     };

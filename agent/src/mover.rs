@@ -18,6 +18,9 @@ pub trait Mover: Send + Sync + fmt::Debug {
     /// Stores what a lost node had claimed and this one has too.
     async fn take_over(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult>;
 
+    /// Stores what the engine adds when everything else has been read.
+    async fn append(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult>;
+
     /// When all nodes have uploaded: writes this node's manifest.
     async fn manifest(&self, context: Context, cancel: CancellationToken) -> Result<ManifestResult>;
 
@@ -35,6 +38,10 @@ impl Mover for Threads {
 
     async fn take_over(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult> {
         pipeline::take_over(context, cancel).await
+    }
+
+    async fn append(&self, context: Context, cancel: CancellationToken) -> Result<UploadResult> {
+        pipeline::append(context, cancel).await
     }
 
     async fn manifest(&self, context: Context, cancel: CancellationToken) -> Result<ManifestResult> {

@@ -9,16 +9,19 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use palinurus_repository::chunk::SMALL;
 use palinurus_repository::manifest::entry::Meta;
 use palinurus_repository::{Error, Result, Timestamp};
 use prost::Message;
 
 use crate::warning::{Warning, Warnings};
 
+pub(crate) mod judge;
 mod largest;
 mod tree;
 pub(crate) mod wire;
 
+pub use judge::Judge;
 use largest::Largest;
 pub use tree::Tree;
 pub(crate) use tree::{link_name, open_root, resolve_beneath};
@@ -70,6 +73,20 @@ pub enum Class {
     Opaque,
     /// Pages written in place: compared page by page with the last backup.
     Paged(u32),
+    /// Pages that the engine's log makes whole again, whatever is written to them, or cut off, while they are read.
+    /// As paged from [`SMALL`](palinurus_repository::chunk::SMALL) on, and never read twice.
+    Logged(u32),
+}
+
+impl Class {
+    /// Of a file of this size, where it is compared page by page.
+    pub(crate) fn page_size(self, size: u64) -> Option<u32> {
+        match self {
+            Class::Paged(page_size) if size > 0 => Some(page_size),
+            Class::Logged(page_size) if size >= SMALL => Some(page_size),
+            _ => None,
+        }
+    }
 }
 
 /// What the trailer says.

@@ -79,7 +79,10 @@ fn asked(requests: &mut v1::Requests) {
 fn result(result: &mut task_result::Result) -> Result<()> {
     use task_result::Result as R;
     match result {
-        R::Inspect(r) => bytes(&r.facts, BYTES_MAX),
+        R::Inspect(r) => {
+            text(&mut r.no_share);
+            bytes(&r.facts, BYTES_MAX)
+        }
         R::Probe(r) => {
             text(&mut r.told);
             Ok(())

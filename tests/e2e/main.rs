@@ -20,6 +20,7 @@ mod metrics;
 mod odd_tree;
 mod offline;
 mod partial;
+mod postgresql;
 mod quarantine;
 mod refusals;
 mod replicas;

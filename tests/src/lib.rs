@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod netns;
 pub mod oddities;
 pub mod operator;
+pub mod postgres;
 pub mod process;
 pub mod seeded;
 pub mod store;

@@ -25,7 +25,9 @@ pub struct World {
     address: Option<String>,
     coordinator: Option<Process>,
     agents: BTreeMap<String, Process>,
-    /// More lines for an agent's [engine] table.
+    /// The engine.
+    pub kind: String,
+    /// More lines for an agent's [engine] table; `{node}` is the node's directory.
     pub engine: String,
     /// Settings of the service, for when it is applied.
     pub service: BTreeMap<String, String>,
@@ -61,6 +63,7 @@ impl World {
             address: None,
             coordinator: None,
             agents: BTreeMap::new(),
+            kind: "files".into(),
             engine: String::new(),
             service: BTreeMap::new(),
             settings: String::new(),
@@ -164,7 +167,7 @@ impl World {
     pub async fn apply_service(&self) {
         let service = v1::Service {
             name: SERVICE.into(),
-            r#type: "files".into(),
+            r#type: self.kind.clone(),
             repository: self.repository_url(),
             nodes: self
                 .nodes
@@ -186,15 +189,16 @@ impl World {
         format!(
             "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\
              {}\n[session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
-             [engine]\ntype = \"files\"\nroot = {:?}\n{}",
+             [engine]\ntype = {:?}\nroot = {:?}\n{}",
             self.server(),
             self.agent_state(node),
             self.keys,
             self.certs.as_ref().map_or_else(String::new, |certs| {
                 certs.agent(SERVICE, node, self.spares.contains(&node))
             }),
+            self.kind,
             self.data(node),
-            self.engine,
+            self.engine.replace("{node}", &self.path(node).to_string_lossy()),
         )
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use palinurus_repository::{Clock, Error, Result, Timestamp};
+use palinurus_repository::{Clock, Entropy, Error, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Counters;
@@ -14,11 +14,12 @@ use crate::source::{Totals, Tree};
 use crate::warning::Warnings;
 
 pub mod files;
+pub mod postgresql;
 #[cfg(test)]
 mod suite;
 
 /// Every engine there is. A new one is a folder and a line here.
-const ENGINES: &[(&str, Open)] = &[("files", files::open)];
+const ENGINES: &[(&str, Open)] = &[("files", files::open), ("postgresql", postgresql::open)];
 
 type Open = fn(toml::Table, Parts) -> Result<Arc<dyn Engine>>;
 
@@ -51,6 +52,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// To read what the snapshot listed.
     fn tree(&self, operation: &str) -> Result<Tree>;
 
+    /// When all of that has been read, which is not read again: lists what the engine adds, and says whether that is
+    /// anything. An engine that holds something open for the reading closes it here.
+    async fn finish(&self, _operation: &str, _order: FinishOrder) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Lets go of everything that was held for the operation, frozen state included.
     async fn release(&self, operation: &str) -> Result<()>;
 
@@ -67,7 +74,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// After a restore: sees that the data is in use again, or fit to be, and says what it saw.
     async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String>;
 
-    /// Last of all before a clean end: nothing stays frozen.
+    /// Last of all before a clean end: nothing stays frozen, nothing is held.
     async fn close(&self) -> Result<()>;
 }
 
@@ -78,13 +85,37 @@ pub struct Inspection {
     pub free_bytes: u64,
     /// For the engine's own part in the coordinator.
     pub facts: Vec<u8>,
+    pub share: Share,
+}
+
+/// What of the service's data a node brings into a backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// Its own, beside that of others.
+    #[default]
+    Own,
+    /// All of the service's: no other node may say so.
+    Whole,
+    /// None: the node that has the whole brings it. And why it is not this one.
+    Nothing(String),
 }
 
 #[derive(Clone, Debug)]
 pub struct SnapshotOrder {
     /// Where the source list goes.
     pub list: PathBuf,
+    /// A directory of the engine's own, for what it is to add; there is none yet, or one of an attempt before.
+    pub added: PathBuf,
     pub counters: Arc<Counters>,
+    pub cancel: CancellationToken,
+}
+
+#[derive(Clone, Debug)]
+pub struct FinishOrder {
+    /// Where the source list of what is added goes.
+    pub list: PathBuf,
+    /// As it was at the snapshot: what is listed lies below it, under the same paths.
+    pub added: PathBuf,
     pub cancel: CancellationToken,
 }
 
@@ -109,6 +140,7 @@ pub struct Parts {
     /// The agent's state directory, which is never part of the data.
     pub state: PathBuf,
     pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
 }
 
 /// Opens the engine that `table` names in `type`; the rest of the table is its settings.

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 
-use palinurus_repository::SystemClock;
+use palinurus_repository::{SystemClock, SystemEntropy};
 
 use super::*;
 use crate::source::{SourceKind, SourceListReader};
@@ -16,7 +16,13 @@ pub(crate) trait Fixture {
 }
 
 pub(crate) fn parts(state: &Path) -> Parts {
-    Parts { service: "db".into(), node: "n1".into(), state: state.to_owned(), clock: Arc::new(SystemClock) }
+    Parts {
+        service: "db".into(),
+        node: "n1".into(),
+        state: state.to_owned(),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy::new()),
+    }
 }
 
 const DEAD_MAN: Duration = Duration::from_secs(3600);
@@ -24,6 +30,7 @@ const DEAD_MAN: Duration = Duration::from_secs(3600);
 fn order(fixture: &impl Fixture) -> SnapshotOrder {
     SnapshotOrder {
         list: fixture.spool().join("walk"),
+        added: fixture.spool().join("added"),
         counters: Arc::default(),
         cancel: CancellationToken::new(),
     }

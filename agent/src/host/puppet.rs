@@ -47,7 +47,7 @@ impl Engine for Puppet {
 
     async fn inspect(&self) -> Result<Inspection> {
         self.note("inspect");
-        Ok(Inspection { data_empty: true, free_bytes: 7, facts: Vec::new() })
+        Ok(Inspection { data_empty: true, free_bytes: 7, ..Inspection::default() })
     }
 
     async fn freeze(&self, operation: &str, _: Duration, cancel: &CancellationToken) -> Result<()> {

@@ -13,7 +13,7 @@ use super::feed::Written;
 use super::spool;
 use super::unit::{Done, Order, Outcome, Part};
 use crate::progress::Counters;
-use crate::source::{Class, SourceKind};
+use crate::source::SourceKind;
 use crate::warning::Warnings;
 
 /// What the next phase must know of the draft.
@@ -43,7 +43,7 @@ pub(crate) struct Collector {
 impl Collector {
     pub(crate) fn new(
         keys: Keys,
-        spool: &Path,
+        drafts: &Path,
         written: Arc<Written>,
         progress: Arc<Counters>,
         head_begins: Order,
@@ -52,8 +52,8 @@ impl Collector {
             keys,
             written,
             progress,
-            tail: Some(DraftWriter::create(spool.join(spool::DRAFT_TAIL))?),
-            head: DraftWriter::create(spool.join(spool::DRAFT_HEAD))?,
+            tail: Some(DraftWriter::create(drafts.join(spool::DRAFT_TAIL))?),
+            head: DraftWriter::create(drafts.join(spool::DRAFT_HEAD))?,
             head_begins,
             next: 0,
             ready: BTreeMap::new(),
@@ -71,10 +71,14 @@ impl Collector {
                 Outcome::Dropped { path, why } => {
                     // Several parts of one file may say so; one warning is enough.
                     self.parts.remove(&order);
-                    if order >= self.next && self.ready.insert(order, None).is_none() {
+                    if order >= self.next
+                        && self.ready.insert(order, None).is_none()
+                        && let Some(why) = why
+                    {
                         self.collected.warnings.push(&path, why);
                     }
                 }
+                Outcome::Noted { path, what } => self.collected.warnings.push(&path, what),
                 Outcome::Part(part) => self.part(order, part)?,
             }
             self.write_ready()?;
@@ -118,10 +122,7 @@ impl Collector {
             pieces.extend(part.pieces);
             maps.extend(part.map);
         }
-        let page_size = match file.class {
-            Class::Paged(size) => Some(size),
-            _ => None,
-        };
+        let page_size = file.class.page_size(file.size);
         let content = DraftContent { size: file.size, id: hasher.finish(), pieces, page_size, maps };
         Ok(Draft { source: file.entry.clone(), content: (!torn).then_some(content) })
     }

@@ -113,10 +113,10 @@ impl Feeder {
             self.progress.bytes_done.fetch_add(size, Ordering::Relaxed);
             return self.whole(order, Draft::kept(source, content));
         }
-        match class {
-            Class::Paged(page_size) if size > 0 => {
+        match class.page_size(size) {
+            Some(page_size) => {
                 check_page_size(page_size)?;
-                self.pages(order, source, size, page_size, base)
+                self.pages(order, source, class, page_size, base)
             }
             _ if size == 0 => {
                 let id = self.empty_id;
@@ -154,16 +154,17 @@ impl Feeder {
         &mut self,
         order: Order,
         source: SourceEntry,
-        size: u64,
+        class: Class,
         page_size: u32,
         base: Option<Entry>,
     ) -> Result<()> {
+        let Some((size, _)) = file_of(&source) else { return Ok(()) };
         let unit = unit_len(page_size);
         let parts = size.div_ceil(unit) as u32;
         let base = base.as_ref().and_then(Entry::content);
         let maps =
             base.and_then(|content| content.pages.as_ref()).filter(|pages| pages.page_size == page_size);
-        let file = Shared::new(order, source, size, Class::Paged(page_size), parts);
+        let file = Shared::new(order, source, size, class, parts);
         for part in 0..parts {
             let start = u64::from(part) * unit;
             let range = start..(start + unit).min(size);

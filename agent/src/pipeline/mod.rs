@@ -8,7 +8,8 @@
 //! A worker runs to completion, so a frame's bytes stay in its cache; pack buffers are the only queue, and their
 //! number bounds the memory. `upload` ends with a draft; `manifest`, when every node has uploaded, gives the
 //! chunks that others uploaded their places, reads again what changed, and writes the manifest. In between, when
-//! another node is lost, `take_over` uploads what that one had claimed and not stored.
+//! another node is lost, `take_over` uploads what that one had claimed and not stored; and `append` uploads what an
+//! engine adds when all else has been read.
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use tonic::transport::Channel;
 use crate::progress::Counters;
 use crate::source::Tree;
 
+mod append;
 mod base;
 mod claims;
 mod collect;
@@ -48,6 +50,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use append::append;
 pub use claims::{ASK_MAX, ClaimStream, Claims, How, Request, Verdict};
 pub use journal::PackJournal;
 pub(crate) use settle::manifest;

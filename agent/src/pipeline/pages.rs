@@ -73,6 +73,7 @@ pub(crate) fn read_unit(
     unit: Range<u64>,
     page_size: u32,
     base: Option<&BaseUnit>,
+    look: &mut Look<'_>,
 ) -> Result<(Reading, usize), Fault> {
     let rebase = base.map(|base| thin_extents(base, &unit)).unwrap_or_default();
     let mut pass = Pass {
@@ -81,6 +82,7 @@ pub(crate) fn read_unit(
         file,
         page: page_size as usize,
         base,
+        look,
         map: Vec::new(),
         reading: Reading::default(),
         overlay: None,
@@ -95,16 +97,20 @@ pub(crate) fn read_unit(
     pass.finish()
 }
 
-struct Pass<'a> {
+struct Pass<'a, 'b> {
     frames: &'a mut Frames,
     places: &'a Rc<RefCell<Places>>,
     file: &'a File,
     page: usize,
     base: Option<&'a BaseUnit>,
+    look: &'a mut Look<'b>,
     map: Vec<u8>,
     reading: Reading,
     overlay: Option<Overlay>,
 }
+
+/// Looks at what was read, from an offset on; may put something better in its place.
+pub(crate) type Look<'a> = dyn FnMut(u64, &mut [u8]) -> palinurus_repository::Result<()> + 'a;
 
 /// Changed pages on their way into one frame, and the slots that wait for its index.
 struct Overlay {
@@ -113,7 +119,7 @@ struct Overlay {
     slots: Vec<usize>,
 }
 
-impl Pass<'_> {
+impl Pass<'_, '_> {
     /// What the file has lost since it was listed is read as zeros, and `short` says so.
     fn extent(&mut self, extent: Range<u64>, rebase: bool) -> Result<(), Fault> {
         let want = (extent.end - extent.start) as usize;
@@ -131,6 +137,7 @@ impl Pass<'_> {
             buffer[read..want].fill(0);
             self.reading.short = true;
         }
+        (self.look)(extent.start, &mut buffer[..read])?;
         let first = self.map.len();
         self.map_pages(&buffer[..want]);
         let pages = (self.map.len() - first) / ENTRY;

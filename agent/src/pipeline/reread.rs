@@ -11,7 +11,6 @@ use super::frames::{Frames, Places};
 use super::pages::{read_unit, unit_len};
 use super::read::{Fault, chunk_ids, pieces, read_range};
 use super::unit::{Opened, Stat, cut, file_of};
-use super::worker::why_unread;
 use crate::source::{Class, SourceEntry, SourceKind, Tree};
 
 const TRIES: u32 = 3;
@@ -20,7 +19,8 @@ pub(crate) enum Reread {
     Whole(Draft),
     /// It kept changing: each chunk is what was read, together they may be of several versions.
     Torn(Draft),
-    Dropped(String),
+    /// And why, where that is worth a warning.
+    Dropped(Option<String>),
 }
 
 pub(crate) fn read_again(
@@ -34,11 +34,11 @@ pub(crate) fn read_again(
         match attempt(frames, keys, tree, source) {
             Ok((draft, false)) => return Ok(Reread::Whole(draft)),
             Ok((draft, true)) => torn = Some(draft),
-            Err(Fault::File(e)) => return Ok(Reread::Dropped(why_unread(&e))),
+            Err(Fault::File(e)) => return Ok(Reread::Dropped(tree.unread(source, &e)?)),
             Err(Fault::Run(e)) => return Err(e),
         }
     }
-    Ok(torn.map_or_else(|| Reread::Dropped("cannot be read".into()), Reread::Torn))
+    Ok(torn.map_or_else(|| Reread::Dropped(Some("cannot be read".into())), Reread::Torn))
 }
 
 /// The file as it is now, and whether it changed meanwhile.
@@ -61,13 +61,13 @@ fn attempt(
     let mut short = false;
     let mut slots = Vec::new();
     let mut maps = Vec::new();
-    let mut page_size = None;
-    if let Class::Paged(page) = class {
-        page_size = Some(page);
+    let page_size = class.page_size(size);
+    if let Some(page) = page_size {
         let mut at = 0;
         while at < size {
             let end = (at + unit_len(page)).min(size);
-            let (reading, map) = read_unit(frames, &places, &opened.file, at..end, page, None)?;
+            let (reading, map) =
+                read_unit(frames, &places, &opened.file, at..end, page, None, &mut |_, _| Ok(()))?;
             short |= reading.short;
             slots.extend(reading.slots);
             maps.push(map);
@@ -92,7 +92,7 @@ fn attempt(
         size,
         id: hasher.finish(),
         pieces: pieces(&slots, &places)?,
-        page_size: page_size.filter(|_| size > 0),
+        page_size,
         maps: maps.iter().filter_map(|map| places.refs[*map]).collect(),
     };
     Ok((Draft { source: entry, content: Some(content) }, changed || short))

@@ -142,7 +142,9 @@ fn settle_one(
             Ok(Some(draft))
         }
         Reread::Dropped(why) => {
-            warnings.push(&source.path, why);
+            if let Some(why) = why {
+                warnings.push(&source.path, why);
+            }
             Ok(None)
         }
     }

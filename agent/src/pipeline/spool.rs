@@ -1,10 +1,12 @@
 //! What the upload leaves in the operation's spool for the phase that writes the manifest.
 use std::path::Path;
 
+use palinurus_proto::v1::UploadResult;
 use palinurus_repository::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::collect::Collected;
+use super::upload::WARNINGS_TOLD;
 use crate::warning::Warnings;
 
 /// The draft's entries from the middle of the list on, written first, and those before.
@@ -20,6 +22,8 @@ const UPLOADED: &str = "uploaded";
 pub(crate) struct Uploaded {
     /// The base backup's manifest stands for this one too.
     pub(crate) unchanged: bool,
+    /// What the engine adds in the end is part of the draft.
+    pub(crate) appended: bool,
     pub(crate) borrowed: u64,
     pub(crate) torn: u64,
     pub(crate) bytes_read: u64,
@@ -39,12 +43,13 @@ impl Uploaded {
         let warnings = &collected.warnings;
         Self {
             unchanged: false,
+            appended: false,
             borrowed: collected.borrowed,
             torn: collected.torn,
             bytes_read,
             bytes_new,
             drafts: vec![DRAFT_HEAD.to_owned(), DRAFT_TAIL.to_owned()],
-            warnings: warnings.kept().iter().map(|w| (w.path.clone(), w.message.clone())).collect(),
+            warnings: kept(warnings),
             warning_count: warnings.count(),
         }
     }
@@ -58,6 +63,33 @@ impl Uploaded {
     pub(crate) fn taken_over(self, draft: &str, borrowed: u64, bytes_read: u64) -> Self {
         let bytes_read = self.bytes_read + bytes_read;
         Self { drafts: vec![draft.to_owned()], borrowed, bytes_read, ..self }
+    }
+
+    /// With what the engine added, all of it in one draft.
+    pub(crate) fn appended(self, draft: &str, more: &Collected, read: u64, new: u64) -> Self {
+        let mut all = self;
+        let mut warnings = all.warnings();
+        warnings.append(more.warnings.clone());
+        all.warnings = kept(&warnings);
+        Self {
+            appended: true,
+            borrowed: all.borrowed + more.borrowed,
+            torn: all.torn + more.torn,
+            bytes_read: all.bytes_read + read,
+            bytes_new: all.bytes_new + new,
+            drafts: vec![draft.to_owned()],
+            warning_count: warnings.count(),
+            ..all
+        }
+    }
+
+    pub(crate) fn result(&self, node: &str) -> UploadResult {
+        let warnings = self.warnings();
+        UploadResult {
+            borrowed: self.borrowed,
+            warnings: warnings.to_wire(node, WARNINGS_TOLD),
+            warning_count: warnings.count(),
+        }
     }
 
     pub(crate) fn warnings(&self) -> Warnings {
@@ -90,4 +122,8 @@ impl Uploaded {
             _ => Ok(()),
         }
     }
+}
+
+fn kept(warnings: &Warnings) -> Vec<(Vec<u8>, String)> {
+    warnings.kept().iter().map(|warning| (warning.path.clone(), warning.message.clone())).collect()
 }

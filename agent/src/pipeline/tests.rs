@@ -19,6 +19,7 @@ use crate::source::{Class, SourceEntry, SourceKind, SourceListWriter};
 use crate::warning::Warnings;
 
 mod claim_server;
+mod logged;
 use claim_server::ClaimServer;
 
 struct World {

@@ -113,6 +113,7 @@ impl Opened {
             Class::AppendOnly => after.size < size,
             // The engine's backup mode makes them whole again; only lost pages count.
             Class::Paged(_) => after.size < size,
+            Class::Logged(_) => false,
         })
     }
 }
@@ -170,10 +171,15 @@ pub(crate) struct Done {
 pub(crate) enum Outcome {
     Whole(Draft),
     Part(Part),
-    /// Left out of the backup, and why.
+    /// Left out of the backup, and why where that is worth a warning.
     Dropped {
         path: Vec<u8>,
-        why: String,
+        why: Option<String>,
+    },
+    /// Read and kept, with a warning.
+    Noted {
+        path: Vec<u8>,
+        what: String,
     },
 }
 

@@ -1,4 +1,5 @@
 //! The upload phase: everything that this node has and nobody has stored goes into packs.
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
@@ -40,7 +41,8 @@ pub(crate) async fn upload(context: Context, cancel: CancellationToken) -> Resul
         return Ok(UploadResult::default());
     }
     let (spool, progress) = (context.spool.clone(), context.progress.clone());
-    let collected = run(context, cancel, |run| threads(&run)).await?;
+    let drafts = spool.clone();
+    let collected = run(context, cancel, move |run| threads(&run, &drafts)).await?;
     let read = progress.bytes_read.load(Ordering::Relaxed);
     let new = progress.bytes_new.load(Ordering::Relaxed);
     Uploaded::new(&collected, read, new).write(&spool)?;
@@ -82,7 +84,8 @@ fn open_base(
     if_readable(Base::open(runtime.clone(), storage, &context.keys, reference, damaged))
 }
 
-fn threads(run: &Run) -> Result<Collected> {
+/// Everything in the list, by threads, into the two drafts in `drafts`.
+pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
     let context = &run.context;
     let workers = context.limits.workers.max(1);
     let list = SourceListReader::open(&context.source)?;
@@ -108,13 +111,8 @@ fn threads(run: &Run) -> Result<Collected> {
         empty_id: context.keys.file_id(0, []),
         group: Group::default(),
     };
-    let collector = Collector::new(
-        context.keys.clone(),
-        &context.spool,
-        written,
-        context.progress.clone(),
-        entries - begin,
-    )?;
+    let collector =
+        Collector::new(context.keys.clone(), drafts, written, context.progress.clone(), entries - begin)?;
     let stop = &run.stop;
     let ended = thread::scope(|scope| -> Result<Collected> {
         let spawn = |name: &str| thread::Builder::new().name(name.into());

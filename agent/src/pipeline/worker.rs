@@ -18,7 +18,7 @@ use super::read::{Fault, Reading, Slot, chunk_ids, fill, pieces, read_range};
 use super::stop::{Stop, stopped};
 use super::unit::{BasePart, Done, Opened, Outcome, Part, Shared, Unit, cut, file_of};
 use crate::progress::Counters;
-use crate::source::{SourceEntry, Tree};
+use crate::source::{Class, SourceEntry, Tree};
 
 /// Units read whose chunks wait for their places.
 const UNSETTLED: usize = 64;
@@ -76,15 +76,19 @@ impl Worker {
                     self.part(&file, part, read)?;
                 }
                 Unit::Pages { file, part, range, base } => {
-                    let page_size = match file.class {
-                        crate::source::Class::Paged(size) => size,
-                        _ => return Err(Error::internal("pages of a file that has none")),
+                    let Some(page_size) = file.class.page_size(file.size) else {
+                        return Err(Error::internal("pages of a file that has none"));
                     };
                     let base = base.and_then(|base| self.base_unit(base));
                     let read = |worker: &mut Self, places: &_, opened: &Opened| {
-                        let frames = &mut worker.frames;
+                        let (frames, tree, done) = (&mut worker.frames, &worker.tree, &worker.done);
+                        let mut look = |offset: u64, bytes: &mut [u8]| {
+                            let notes = tree.judge(&file.entry, &opened.file, offset, bytes)?;
+                            note(done, file.order, &file.entry.path, notes)
+                        };
+                        let base = base.as_ref();
                         let (reading, map) =
-                            read_unit(frames, places, &opened.file, range, page_size, base.as_ref())?;
+                            read_unit(frames, places, &opened.file, range, page_size, base, &mut look)?;
                         Ok((reading, Some(map)))
                     };
                     self.part(&file, part, read)?;
@@ -117,7 +121,7 @@ impl Worker {
         let mut lengths = Vec::with_capacity(files.len());
         let mut read = Vec::with_capacity(files.len());
         for (order, entry) in files {
-            match self.small_file(&entry, &mut buffer[filled..]) {
+            match self.small_file(order, &entry, &mut buffer[filled..]) {
                 Ok((len, torn)) => {
                     let chunk = (len > 0).then(|| {
                         lengths.push(len as u32);
@@ -126,7 +130,8 @@ impl Worker {
                     filled += len;
                     read.push(SmallFile { order, entry, chunk, len: len as u32, torn });
                 }
-                Err(e) => self.drop_file(order, entry.path, &e)?,
+                Err(Fault::File(e)) => self.drop_file(order, &entry, &e)?,
+                Err(Fault::Run(e)) => return Err(e),
             }
         }
         self.progress.bytes_read.fetch_add(filled as u64, Ordering::Relaxed);
@@ -141,13 +146,20 @@ impl Worker {
     }
 
     /// The file's length and whether it changed. The units are cut so that the listed sizes fit a frame.
-    fn small_file(&self, entry: &SourceEntry, room: &mut [u8]) -> io::Result<(usize, bool)> {
+    fn small_file(&self, order: u64, entry: &SourceEntry, room: &mut [u8]) -> Result<(usize, bool), Fault> {
         let Some((size, class)) = file_of(entry) else {
-            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+            return Err(Fault::File(io::Error::from(io::ErrorKind::InvalidInput)));
         };
         let opened = Opened::open(&self.tree, entry)?;
         let want = usize::try_from(size).unwrap_or(FRAME_MAX).min(room.len());
-        let len = fill(&opened.file, &mut room[..want], 0)?;
+        let mut len = fill(&opened.file, &mut room[..want], 0)?;
+        let notes = self.tree.judge(entry, &opened.file, 0, &mut room[..len])?;
+        note(&self.done, order, &entry.path, notes)?;
+        if matches!(class, Class::Logged(_)) {
+            // What it has lost is zeros, as in a large one.
+            room[len..want].fill(0);
+            len = want;
+        }
         Ok((len, len as u64 != size || opened.changed(entry, size, class)?))
     }
 
@@ -160,8 +172,10 @@ impl Worker {
         let places = Rc::new(RefCell::new(Places::default()));
         let tree = self.tree.clone();
         let result = match file.open(&tree) {
-            Ok(opened) => read(self, &places, opened)
-                .and_then(|(reading, map)| Ok((file.part_was_read(opened)? | reading.short, reading, map))),
+            Ok(opened) => read(self, &places, opened).and_then(|(reading, map)| {
+                let short = reading.short && !matches!(file.class, Class::Logged(_));
+                Ok((file.part_was_read(opened)? | short, reading, map))
+            }),
             Err(e) => Err(Fault::File(e)),
         };
         match result {
@@ -172,7 +186,7 @@ impl Worker {
                 Ok(())
             }
             // What was pushed of it already is stored and unused: a later sweep finds no one who refers to it.
-            Err(Fault::File(e)) => self.drop_file(file.order, file.entry.path.clone(), &e),
+            Err(Fault::File(e)) => self.drop_file(file.order, &file.entry, &e),
             Err(Fault::Run(e)) => Err(e),
         }
     }
@@ -236,8 +250,9 @@ impl Worker {
         Ok(Done { order, outcome: Outcome::Whole(Draft { source: entry, content }) })
     }
 
-    fn drop_file(&self, order: u64, path: Vec<u8>, error: &io::Error) -> Result<()> {
-        self.send(Done { order, outcome: Outcome::Dropped { path, why: why_unread(error) } })
+    fn drop_file(&self, order: u64, entry: &SourceEntry, error: &io::Error) -> Result<()> {
+        let why = self.tree.unread(entry, error)?;
+        self.send(Done { order, outcome: Outcome::Dropped { path: entry.path.clone(), why } })
     }
 
     fn send(&self, done: Done) -> Result<()> {
@@ -245,10 +260,9 @@ impl Worker {
     }
 }
 
-/// What a warning says of a file that could not be read.
-pub(crate) fn why_unread(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "vanished before it was read".into(),
-        _ => format!("cannot be read: {error}"),
-    }
+fn note(done: &SyncSender<Done>, order: u64, path: &[u8], notes: Vec<String>) -> Result<()> {
+    notes.into_iter().try_for_each(|what| {
+        let outcome = Outcome::Noted { path: path.to_vec(), what };
+        done.send(Done { order, outcome }).map_err(|_| stopped())
+    })
 }

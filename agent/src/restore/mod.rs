@@ -39,6 +39,7 @@ mod epilogue;
 mod extras;
 mod fault;
 mod file;
+mod keystone;
 mod marker;
 mod metadata;
 mod paged;
@@ -156,6 +157,7 @@ fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<
         handle,
         sequence: Sequence::default(),
     });
+    keystone::take_away(&context.target.beneath, &context.selection)?;
     let (ahead, blocks) = mpsc::channel(BLOCKS_AHEAD);
     context.handle.spawn(read_blocks(reader, ahead, context.report.stop.clone()));
     let ended =
@@ -175,6 +177,8 @@ fn end(context: &Context, root: Option<&Meta>) -> Result<()> {
         context.target.sync()?;
         return Err(error);
     }
+    context.target.sync()?;
+    keystone::put(&context.target.beneath, &context.selection)?;
     context.target.finish(root, context.attributes, report)
 }
 

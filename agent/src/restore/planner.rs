@@ -18,6 +18,7 @@ use super::content::Plan;
 use super::delta::{self, Likeness, Standing};
 use super::epilogue::Link;
 use super::fault::{Fault, shown};
+use super::keystone;
 use super::marker;
 use super::metadata::Origin;
 use super::queue::Queue;
@@ -152,7 +153,13 @@ impl Planner {
                 done.or_else(|fault| self.skip(path, fault).map(|_| ()))
             }
             Kind::File(content) => {
-                let done = self.file(entry, content, step, standing, goes_on);
+                let done = match keystone::waiting(path) {
+                    Some(path) => {
+                        let entry = Entry { path, ..entry.clone() };
+                        self.file(&entry, content, step, Standing::Other, goes_on)
+                    }
+                    None => self.file(entry, content, step, standing, goes_on),
+                };
                 done.or_else(|fault| self.skip(path, fault).map(|_| ()))
             }
         }

@@ -5,7 +5,12 @@ fn entry(n: u64) -> SourceEntry {
         0 => SourceKind::Directory,
         1 => SourceKind::Symlink { target: vec![0xff, b'/', n as u8] },
         2 => SourceKind::Hardlink { target: format!("f{n}").into_bytes() },
-        3 => SourceKind::File { size: n, class: Class::Paged(8192), snapshot: false, nlink: 1 },
+        3 => SourceKind::File {
+            size: n,
+            class: if n.is_multiple_of(2) { Class::Paged(8192) } else { Class::Logged(8192) },
+            snapshot: false,
+            nlink: 1,
+        },
         _ => SourceKind::File { size: n, class: Class::AppendOnly, snapshot: true, nlink: 3 },
     };
     let meta = Meta {

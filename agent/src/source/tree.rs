@@ -1,29 +1,65 @@
-//! Opens what the list names, never anything outside the data directory.
+//! Opens what the list names, never anything outside the data directory and what the engine joins to it.
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use palinurus_repository::{Error, Result};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{SourceEntry, SourceKind};
+use super::judge::why_unread;
+use super::{Judge, SourceEntry, SourceKind};
 
 /// The data directory and, where the engine made one, the snapshot's directory of hard links.
 #[derive(Debug)]
 pub struct Tree {
-    root: OwnedFd,
+    /// Absent: nothing of it may be read any more.
+    root: Option<OwnedFd>,
     snapshot: Option<OwnedFd>,
+    /// Directories elsewhere whose contents are listed below these paths.
+    joined: Vec<(Vec<u8>, OwnedFd)>,
+    judge: Option<Arc<dyn Judge>>,
 }
 
 impl Tree {
     /// `snapshot` may be absent: then no entry may say that it lies there.
     pub fn open(root: &Path, snapshot: Option<&Path>) -> Result<Self> {
-        let open = |path: &Path| {
-            open_root(path).map_err(|e| Error::io(format!("open directory {}", path.display()), e.into()))
-        };
-        Ok(Self { root: open(root)?, snapshot: snapshot.map(open).transpose()? })
+        let (root, snapshot) = (Some(open_dir(root)?), snapshot.map(open_dir).transpose()?);
+        Ok(Self { root, snapshot, joined: Vec::new(), judge: None })
+    }
+
+    /// Whose files may not be read any more: what that means is the judge's to say.
+    pub fn closed() -> Self {
+        Self { root: None, snapshot: None, joined: Vec::new(), judge: None }
+    }
+
+    /// What is listed below `path` lies in `directory`.
+    pub fn join(mut self, path: &[u8], directory: &Path) -> Result<Self> {
+        self.joined.push(([path, b"/"].concat(), open_dir(directory)?));
+        Ok(self)
+    }
+
+    pub fn judged_by(mut self, judge: Arc<dyn Judge>) -> Self {
+        self.judge = Some(judge);
+        self
+    }
+
+    /// See [`Judge::bytes`].
+    pub(crate) fn judge(
+        &self,
+        entry: &SourceEntry,
+        file: &File,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> Result<Vec<String>> {
+        self.judge.as_ref().map_or(Ok(Vec::new()), |judge| judge.bytes(entry, file, offset, bytes))
+    }
+
+    /// See [`Judge::unread`].
+    pub(crate) fn unread(&self, entry: &SourceEntry, error: &io::Error) -> Result<Option<String>> {
+        self.judge.as_ref().map_or_else(|| Ok(Some(why_unread(error))), |judge| judge.unread(entry, error))
     }
 
     /// For reading. The file behind the name may be another one by now, or have another size: compare `fstat`
@@ -33,7 +69,19 @@ impl Tree {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         };
         let fd = match (snapshot, &self.snapshot) {
-            (false, _) => open_beneath(self.root.as_fd(), &entry.path)?,
+            (false, _) => {
+                let joined = |(path, _): &&(Vec<u8>, OwnedFd)| entry.path.starts_with(path);
+                match (self.joined.iter().find(joined), &self.root) {
+                    (Some((path, dir)), _) => open_beneath(dir.as_fd(), &entry.path[path.len()..])?,
+                    (None, Some(root)) => open_beneath(root.as_fd(), &entry.path)?,
+                    (None, None) => {
+                        return Err(io::Error::new(
+                            io::ErrorKind::PermissionDenied,
+                            "the data is not held any more",
+                        ));
+                    }
+                }
+            }
             (true, Some(links)) => open_beneath(links.as_fd(), link_name(entry.meta.inode).as_bytes())?,
             (true, None) => return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot was released")),
         };
@@ -43,6 +91,10 @@ impl Tree {
         }
         Ok(File::from(fd))
     }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd> {
+    open_root(path).map_err(|e| Error::io(format!("open directory {}", path.display()), e.into()))
 }
 
 /// Where the snapshot's link to an inode lies. A link keeps the inode, so its number stays unique while it is there.

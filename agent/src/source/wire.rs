@@ -111,6 +111,7 @@ impl From<&SourceEntry> for Entry {
                     Class::Mutable => (3, 0),
                     Class::Opaque => (4, 0),
                     Class::Paged(size) => (5, *size),
+                    Class::Logged(size) => (6, *size),
                 };
             }
         }
@@ -134,6 +135,7 @@ impl TryFrom<Entry> for SourceEntry {
                     3 => Class::Mutable,
                     4 => Class::Opaque,
                     5 => Class::Paged(wire.page_size),
+                    6 => Class::Logged(wire.page_size),
                     other => return Err(wrong("class", other)),
                 };
                 SourceKind::File { size: wire.size, class, snapshot: wire.snapshot, nlink: wire.nlink }

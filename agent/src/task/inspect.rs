@@ -1,10 +1,11 @@
 //! Whether a backup could begin here.
 use std::path::Path;
 
-use palinurus_proto::v1::InspectResult;
+use palinurus_proto::v1::{self, InspectResult};
 use palinurus_repository::{Error, Result};
 
 use super::Call;
+use crate::engine::Share;
 
 pub(super) async fn run(call: &Call) -> Result<InspectResult> {
     let engine = &call.host.engine;
@@ -15,9 +16,16 @@ pub(super) async fn run(call: &Call) -> Result<InspectResult> {
             .with_hint("give the service a repository elsewhere"));
     }
     let found = engine.inspect().await?;
+    let (share, why) = match found.share {
+        Share::Own => (v1::Share::Own, String::new()),
+        Share::Whole => (v1::Share::Whole, String::new()),
+        Share::Nothing(why) => (v1::Share::Nothing, why),
+    };
     Ok(InspectResult {
         data_empty: found.data_empty,
         free_bytes: found.free_bytes,
         facts: found.facts.into(),
+        share: share.into(),
+        no_share: why,
     })
 }

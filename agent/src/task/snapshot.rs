@@ -5,17 +5,24 @@ use palinurus_proto::v1::SnapshotResult;
 use palinurus_repository::Result;
 
 use super::{Call, WARNINGS_TOLD};
+use crate::durable;
 use crate::engine::SnapshotOrder;
 use crate::source::SourceListReader;
 
 /// In the operation's spool.
 pub(crate) const LIST: &str = "walk";
+/// A directory of the engine's, for what it adds in the end.
+pub(crate) const ADDED: &str = "added";
+/// The list of that: once it is there, what the snapshot listed is read no more.
+pub(crate) const ADDED_LIST: &str = "walk-added";
 
 pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
     let spool = call.host.state.create_spool(call.operation())?;
     let list = spool.join(LIST);
+    durable::remove(&spool.join(ADDED_LIST))?;
     let order = SnapshotOrder {
         list: list.clone(),
+        added: spool.join(ADDED),
         counters: Arc::clone(&call.counters),
         cancel: call.cancel.clone(),
     };

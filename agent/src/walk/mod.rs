@@ -2,6 +2,7 @@
 //! order. Holds the names of the directories on the way down, never more. Works relative to open directories, so
 //! no path is too long to reach and no symlink is ever followed.
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,11 +23,10 @@ mod rules;
 mod xattrs;
 
 pub(crate) use links::Links;
-pub(crate) use rules::Rules;
+pub(crate) use rules::{Rules, Verdict};
 
 use hardlinks::{Hardlinks, Identity};
 use links::Linked;
-use rules::Verdict;
 use xattrs::Xattrs;
 
 /// Names at the top that are ours begin so; they are in no backup.
@@ -40,6 +40,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) root: &'a Path,
     pub(crate) rules: &'a Rules,
     pub(crate) cross_file_systems: bool,
+    /// What vanishes meanwhile is no loss, and what cannot be read ends the walk.
+    pub(crate) strict: bool,
     /// Where immutable and append-only files are linked; none: they are read in place.
     pub(crate) links: Option<Links>,
     /// Directories never entered, by device and inode: our own, wherever they lie.
@@ -71,6 +73,8 @@ struct Walker<'a> {
     path: Vec<u8>,
     said_unlinkable: bool,
     said_forgotten: bool,
+    /// Of a strict walk.
+    failed: Option<Error>,
 }
 
 impl Walk<'_> {
@@ -94,6 +98,7 @@ impl Walk<'_> {
             path: Vec::new(),
             said_unlinkable: false,
             said_forgotten: false,
+            failed: None,
             walk: self,
         };
         walker.enter_root(&stat)?;
@@ -102,6 +107,9 @@ impl Walk<'_> {
                 return Err(Error::unavailable("the walk was cancelled"));
             }
             walker.step()?;
+            if let Some(error) = walker.failed {
+                return Err(error);
+            }
         }
         if let Some(links) = &walker.walk.links {
             links.sync()?;
@@ -364,6 +372,13 @@ impl Walker<'_> {
     }
 
     fn warn_errno(&mut self, what: &str, errno: Errno) {
+        if self.walk.strict {
+            if errno != Errno::NOENT {
+                let path = self.walk.root.join(std::ffi::OsStr::from_bytes(&self.path));
+                self.failed.get_or_insert(Error::io(format!("{}: {what}", path.display()), errno.into()));
+            }
+            return;
+        }
         let why = match errno {
             Errno::NOENT => "vanished during the walk".to_owned(),
             errno => std::io::Error::from(errno).to_string(),

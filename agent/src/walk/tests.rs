@@ -37,6 +37,7 @@ impl World {
             root: &self.root,
             rules,
             cross_file_systems: false,
+            strict: false,
             links: None,
             skip: Vec::new(),
             counters: Arc::default(),
@@ -316,6 +317,7 @@ fn walker<'a>(world: &'a World, rules: &'a Rules, list: &Path) -> Walker<'a> {
         path: Vec::new(),
         said_unlinkable: false,
         said_forgotten: false,
+        failed: None,
     };
     walker.enter_root(&stat).unwrap();
     walker

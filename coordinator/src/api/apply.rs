@@ -15,7 +15,7 @@ use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1 << 32;
-const TYPES: [&str; 1] = ["files"];
+const TYPES: [&str; 2] = ["files", "postgresql"];
 /// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
 /// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). `scrub`: how much of the data is read again
 /// each day. The others are [`Policy`]'s, and

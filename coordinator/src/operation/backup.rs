@@ -6,10 +6,12 @@
 //! ```
 //! The transaction begins with `inspect`: a repository that cannot be written to is found before anything is
 //! frozen. Until `commit` a backup can be cancelled; from there on the ledger says whether it exists. Until then, too,
-//! a node that is lost fails it or is left behind ([`super::lost`]); a task that failed always fails it.
+//! a node that is lost fails it or is left behind ([`super::lost`]); a task that failed always fails it. A node that
+//! brings nothing, as a standby does, is only inspected ([`super::share`]).
 use super::barrier::{barrier, first_lost};
 use super::lost::{lose, send_home, taking_part, warnings};
 use super::release::release;
+use super::share::refusal;
 use super::{OWN, Phase, Step, View, Work, unknown_phase};
 
 const ORDER: [(Phase, Work); 6] = [
@@ -41,7 +43,13 @@ pub(super) fn decide(view: View<'_>) -> Step {
         return lose(view, node, work);
     }
     let next = ORDER.get(at + 1).map_or(Phase::Commit, |(next, _)| *next);
-    barrier(view, begin.into_iter().chain(nodes())).pass(next)
+    match barrier(view, begin.into_iter().chain(nodes())).pass(next) {
+        Step::Advance(next, None) if phase == Phase::Inspect => match refusal(view.operation) {
+            Some(failure) => Step::Advance(Phase::Release, Some(failure)),
+            None => Step::Advance(next, None),
+        },
+        step => step,
+    }
 }
 
 /// A commit whose answer was lost may have happened: closing the transaction looks, and then the backup stands.

@@ -3,6 +3,7 @@
 use palinurus_proto::v1::{self, TaskState, task_result};
 
 use super::barrier::lost;
+use super::share::brings_nothing;
 use super::{Action, Phase, Presence, Sighting, Step, View, Work, ended, record};
 
 /// Of the paths that a node tells.
@@ -30,9 +31,10 @@ fn allowed(view: View<'_>) -> bool {
     view.operation.backup.as_ref().is_some_and(|backup| backup.allow_partial)
 }
 
-/// The operation's nodes but those that it has lost.
+/// The operation's nodes but those that it has lost, and those that bring nothing.
 pub(crate) fn taking_part(operation: &v1::Operation) -> impl Iterator<Item = &str> {
-    operation.nodes.iter().map(String::as_str).filter(|node| !is_missing(operation, node))
+    let here = |node: &&str| !is_missing(operation, node) && !brings_nothing(operation, node);
+    operation.nodes.iter().map(String::as_str).filter(here)
 }
 
 pub(crate) fn is_missing(operation: &v1::Operation, node: &str) -> bool {

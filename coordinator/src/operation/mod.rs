@@ -20,6 +20,7 @@ pub(crate) mod record;
 mod release;
 mod restore;
 mod retention;
+mod share;
 #[cfg(test)]
 mod sim;
 mod task;

@@ -47,6 +47,8 @@ struct Plan {
     cancel_after: Option<usize>,
     dies: Vec<(&'static str, usize)>,
     allow_partial: bool,
+    /// Brings all of the service's data; the others bring nothing.
+    primary: Option<&'static str>,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +202,8 @@ impl World {
             work == Work::Release || !is_missing(&self.stored, node),
             "{node} has no part in it any more"
         );
+        let later = [Work::Freeze, Work::Snapshot, Work::Thaw, Work::Upload, Work::Manifest].contains(&work);
+        assert!(!later || self.plan.primary.is_none_or(|primary| primary == node), "{node} brings nothing");
         let asked = record::find(&self.stored, node, work).map(|record| record.attempt);
         assert_eq!(asked, Some(attempt), "recorded before it is asked for");
         let borrows = self.stored.verify.is_none();
@@ -228,7 +232,7 @@ impl World {
         let order = [Work::Inspect, Work::Freeze, Work::Snapshot, Work::Thaw, Work::Upload, Work::Manifest];
         let Some(at) = order.iter().position(|each| *each == work).filter(|at| *at > 0) else { return };
         for (node, agent) in &self.agents {
-            let here = !is_missing(&self.stored, node);
+            let here = taking_part(&self.stored).any(|each| each == *node);
             assert!(!here || agent.is_done(order[at - 1]), "before {work:?}");
             let attempts = record::find(&self.stored, node, Work::Upload).map_or(0, |record| record.attempt);
             let taken_over = self.lost_uploading == 0 || attempts > 1;
@@ -350,6 +354,12 @@ impl World {
                 message: "broke".to_owned(),
                 ..Default::default()
             });
+        }
+        if let (Work::Inspect, Some(primary)) = (work, self.plan.primary) {
+            let share = if node == primary { v1::Share::Whole } else { v1::Share::Nothing };
+            let inspected = v1::InspectResult { share: share.into(), ..Default::default() };
+            report.result =
+                Some(v1::TaskResult { result: Some(v1::task_result::Result::Inspect(inspected)) });
         }
         if work == Work::Upload {
             let uploaded = v1::UploadResult { borrowed: 1, ..Default::default() };
@@ -509,7 +519,10 @@ impl World {
         }
         let others_work =
             self.plan.fails.is_none() && self.plan.flaky.is_none() && self.plan.cancel_after.is_none();
-        if self.plan.allow_partial && others_work && !self.slept && self.plan.dies.len() < NODES.len() {
+        let whole_lives =
+            self.plan.primary.is_none_or(|primary| self.plan.dies.iter().all(|(node, _)| *node != primary));
+        let others_live = whole_lives && self.plan.dies.len() < NODES.len();
+        if self.plan.allow_partial && others_work && !self.slept && others_live {
             assert!(self.ledger.committed, "the others could go on: {:?}", self.stored);
         }
         if let (false, Some(failure)) = (self.plan.allow_partial, &self.stored.failure)
@@ -577,17 +590,19 @@ fn plan() -> impl Strategy<Value = Plan> {
     ];
     (
         proptest::option::weighted(0.2, works),
-        proptest::option::weighted(0.2, (node, moves, 1u32..5)),
+        proptest::option::weighted(0.2, (node.clone(), moves, 1u32..5)),
         proptest::option::weighted(0.2, 0usize..200),
         dies,
         any::<bool>(),
+        proptest::option::weighted(0.3, node),
     )
-        .prop_map(|(fails, flaky, cancel_after, dies, allow_partial)| Plan {
+        .prop_map(|(fails, flaky, cancel_after, dies, allow_partial, primary)| Plan {
             fails,
             flaky,
             cancel_after,
             dies,
             allow_partial,
+            primary,
         })
 }
 

@@ -50,6 +50,10 @@ impl Mover for SimMover {
         until(&cancel, self.taken_over(&context)).await
     }
 
+    async fn append(&self, _: Context, _: CancellationToken) -> Result<v1::UploadResult> {
+        Err(Error::internal("a simulated engine adds nothing"))
+    }
+
     async fn manifest(&self, context: Context, cancel: CancellationToken) -> Result<v1::ManifestResult> {
         until(&cancel, self.written(&context)).await
     }

@@ -93,7 +93,7 @@ impl Engine for FilesEngine {
         blocking(move || {
             let free_bytes = place.free_bytes()?;
             place.check_whole()?;
-            Ok(Inspection { data_empty: place.is_empty()?, free_bytes, facts: Vec::new() })
+            Ok(Inspection { data_empty: place.is_empty()?, free_bytes, ..Inspection::default() })
         })
         .await
     }
@@ -115,7 +115,8 @@ impl Engine for FilesEngine {
             let skip = place.links_identity().into_iter().collect();
             let SnapshotOrder { counters, cancel, .. } = order;
             let root = &place.root;
-            Walk { root, rules: &rules, cross_file_systems, links, skip, counters, cancel }.run(list)
+            Walk { root, rules: &rules, cross_file_systems, strict: false, links, skip, counters, cancel }
+                .run(list)
         })
         .await?;
         self.freezer.check(operation).await?;

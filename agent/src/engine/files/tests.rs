@@ -40,6 +40,7 @@ impl World {
 
     fn order(&self) -> SnapshotOrder {
         SnapshotOrder {
+            added: self.path("added"),
             list: self.path("spool/walk"),
             counters: Arc::default(),
             cancel: CancellationToken::new(),

@@ -110,6 +110,11 @@ impl Service {
                 seat.send(acknowledge(stray));
                 if stray.task == Work::Release.name() {
                     attempt = attempt.map(|attempt| attempt.max(stray.attempt + 1));
+                } else if let Some(operation) = self.history.get(&stray.operation)
+                    && borrows(&operation.value)
+                {
+                    // Whoever says so was not released, though another agent in its place may have been.
+                    attempt = Some(record::owed_attempt(&operation.value, node));
                 }
             } else {
                 let (operation, task) = (stray.operation.clone(), stray.task.clone());
@@ -156,7 +161,7 @@ impl Service {
         })
     }
 
-    /// How the release of an operation ended that nobody here knows.
+    /// How a release ended that no record asks for.
     fn stray_released(&mut self, node: &str, report: &v1::TaskReport) {
         let stray = (node.to_owned(), report.operation.clone());
         if report.state() == TaskState::TaskDone {
@@ -217,9 +222,12 @@ impl Service {
         if report.task != Work::Release.name() {
             return true;
         }
-        let Some(operation) = self.history.get(&report.operation).cloned() else {
-            self.stray_released(node, report);
-            return true;
+        let operation = match self.history.get(&report.operation) {
+            Some(operation) if owes_release(&operation.value, node) => operation.clone(),
+            _ => {
+                self.stray_released(node, report);
+                return true;
+            }
         };
         let mut next = operation.value.clone();
         let now = self.shared.now();
@@ -312,10 +320,15 @@ fn seat_send(seats: &BTreeMap<String, Seat>, node: &str, message: Message) {
     }
 }
 
+/// Its nodes hold something for it until they are released.
+fn borrows(operation: &v1::Operation) -> bool {
+    matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore | OperationKind::Failover)
+}
+
 /// The operation ended without that node, which may still hold something of it.
 pub(super) fn owes_release(operation: &v1::Operation, node: &str) -> bool {
-    let borrows =
-        matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore | OperationKind::Failover);
     let released = |record: &v1::TaskRecord| record.state() == TaskState::TaskDone;
-    borrows && touched(operation, node) && !record::find(operation, node, Work::Release).is_some_and(released)
+    borrows(operation)
+        && touched(operation, node)
+        && !record::find(operation, node, Work::Release).is_some_and(released)
 }

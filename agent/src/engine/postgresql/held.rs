@@ -1,0 +1,126 @@
+//! A backup that is open in the server: the session that keeps it so, and the WAL that flows meanwhile.
+use std::path::Path;
+use std::sync::Arc;
+
+use palinurus_repository::{Error, Result, Timestamp};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::added::{self, WAL};
+use super::blocking;
+use super::broken::Broken;
+use super::config::Access;
+use super::control::Control;
+use super::identity::Identity;
+use super::judge::{Pages, Reading};
+use super::list::Tablespace;
+use super::lsn::{Lsn, Segment};
+use super::receiver::{Receiver, Take, reserve};
+use super::server::{Ready, ready};
+use super::session::{Session, begin};
+use crate::engine::FinishOrder;
+use crate::source::Tree;
+
+#[derive(Debug)]
+pub(super) struct Held {
+    session: Session,
+    receiver: Receiver,
+    judge: Arc<Reading>,
+    tablespaces: Vec<Tablespace>,
+    first: Segment,
+    /// Dropped, it ends both.
+    _cancel: DropGuard,
+}
+
+impl Held {
+    /// With the size of the cluster's pages.
+    pub(super) async fn begin(
+        access: &Access,
+        identity: &Identity,
+        operation: &str,
+        added: &Path,
+    ) -> Result<(Self, u32)> {
+        let directory = added.to_owned();
+        blocking(move || added::prepare(&directory)).await?;
+        let Ready { server, system_identifier, timeline, mut sql, mut replication } = ready(access).await?;
+        if server.in_recovery {
+            return Err(Error::conflict("the server became a standby").with_hint("start the backup again"));
+        }
+        identity.check(system_identifier)?;
+        // Unique while it lasts, and it lasts no longer than this session.
+        let slot = format!("palinurus_{}", replication.backend);
+        reserve(&mut replication, &slot).await?;
+        let start = begin(&mut sql, server.major, operation).await?;
+        let root = access.config.root.clone();
+        let control = blocking(move || Control::read(&root)).await?;
+        check_directory(access, &control, start, timeline)?;
+        let cancel = CancellationToken::new();
+        let broken = Arc::new(Broken::new(cancel.clone()));
+        let first = Segment::of(timeline, start, server.segment_size);
+        let take = Take {
+            directory: added.join(WAL),
+            first,
+            system_identifier,
+            slot,
+            tells: !server.synchronous,
+            limit: access.config.wal_spool_mib << 20,
+        };
+        let receiver = Receiver::start(replication, take, Arc::clone(&broken), cancel.clone()).await?;
+        let session = Session::hold(sql, server.major, Arc::clone(&broken), cancel.clone());
+        identity.keep(system_identifier)?;
+        let (size, in_a_file) = (server.page_size, server.relation_pages);
+        let pages = server.checksums.then_some(Pages { size, in_a_file, start });
+        let judge = Arc::new(Reading { broken, pages });
+        let held =
+            Self { session, receiver, judge, tablespaces: Vec::new(), first, _cancel: cancel.drop_guard() };
+        Ok((held, server.page_size))
+    }
+
+    pub(super) fn with(self, tablespaces: Vec<Tablespace>) -> Self {
+        Self { tablespaces, ..self }
+    }
+
+    pub(super) fn tree(&self, root: &Path) -> Result<Tree> {
+        let tree = Tree::open(root, None)?.judged_by(self.judge.clone());
+        self.tablespaces.iter().try_fold(tree, |tree, space| tree.join(&space.path, &space.target))
+    }
+
+    /// All has been read: the backup ends in the server, and what belongs to it is listed.
+    pub(super) async fn finish(mut self, access: &Access, order: FinishOrder, now: Timestamp) -> Result<()> {
+        let FinishOrder { list, added, .. } = order;
+        self.judge.broken.check()?;
+        let (root, directory) = (access.config.root.clone(), added.clone());
+        blocking(move || added::keep_control(&root, &directory)).await?;
+        let ended = self.session.stop().await?;
+        self.judge.broken.check()?;
+        let waited = tokio::time::timeout(access.config.wal_timeout, self.receiver.until(ended.stop)).await;
+        let wal = waited.unwrap_or_else(|_| {
+            Err(Error::unavailable(format!("the server has not sent its WAL up to {}", ended.stop))
+                .with_hint("see what keeps its WAL sender, or raise engine.wal_timeout"))
+        })?;
+        // The end lies before `stop`, which may be the first byte of a segment that nobody needs.
+        let last = Segment::of(self.first.timeline, Lsn(ended.stop.0.saturating_sub(1)), self.first.size);
+        added::check_whole(&wal, self.first, last)?;
+        let root = access.config.root.clone();
+        blocking(move || added::finish(&root, &added, &list, &ended, &wal, now)).await
+    }
+
+    /// Ends whatever is open; the server aborts a backup that was not ended.
+    pub(super) async fn close(self) {
+        drop(self._cancel);
+        self.session.closed().await;
+        self.receiver.closed().await;
+    }
+}
+
+/// The checkpoint that began the backup is in the control file of the server's own directory, and of no other.
+fn check_directory(access: &Access, control: &Control, start: Lsn, timeline: u32) -> Result<()> {
+    if control.checkpoint >= start && control.timeline == timeline {
+        return Ok(());
+    }
+    let root = access.config.root.display();
+    Err(Error::conflict(format!(
+        "{root} is not the directory of the server at {}: the checkpoint at {start} that began the backup is not in it",
+        access.config.place()
+    ))
+    .with_hint("a copy, a standby, or another mount: engine.root must be what `show data_directory` says"))
+}
