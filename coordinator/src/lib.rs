@@ -22,6 +22,7 @@ mod metrics;
 mod operation;
 mod plan;
 mod retention;
+mod scrub;
 mod segment;
 mod server;
 mod shared;

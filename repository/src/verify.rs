@@ -2,7 +2,8 @@
 //!
 //! Without reading the data, everything else is read: the header, the ledger, every manifest, index segment and pack
 //! trailer; and everything that these say of each other is compared, down to the ids of the files. With it, every
-//! frame is opened and every chunk's id computed anew: what then finds nothing is restored as it was, byte for byte.
+//! frame is opened and every chunk's id computed anew, and the pages of each node's newest backup are held against their
+//! maps: what then finds nothing is restored as it was, byte for byte.
 //!
 //! Nothing found ends the search. Objects of open transactions and leftovers of ended ones are no damage.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +20,7 @@ mod extent;
 mod manifests;
 mod masters;
 mod packs;
+mod pages;
 mod spoiled;
 mod trailers;
 

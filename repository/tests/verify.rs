@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use palinurus_repository::clock::{ManualClock, Timestamp};
 use palinurus_repository::entropy::{Entropy, SeededEntropy};
+use palinurus_repository::index::IndexSegment;
 use palinurus_repository::ledger::{Body, NodeCommit, PackSet, Purpose};
 use palinurus_repository::manifest::entry::{Content, Entry, Kind, Piece};
 use palinurus_repository::manifest::{ManifestWriter, Warnings};
-use palinurus_repository::pack::ChunkAt;
-use palinurus_repository::storage::{MemoryStorage, list_all};
+use palinurus_repository::pack::{ChunkAt, PackWriter};
+use palinurus_repository::storage::{Counted, MemoryStorage, list_all};
 use palinurus_repository::verify::{DamageKind, Progress, Report, check};
-use palinurus_repository::{KeyFile, Repository, Storage, TransactionId, WriterId};
+use palinurus_repository::{ChunkId, KeyFile, Repository, Storage, TransactionId, WriterId};
 
 mod backup;
 
@@ -306,6 +307,24 @@ async fn what_contradicts_itself_is_found() {
         repository.forget(EPOCH, transaction).await.unwrap();
     }
 
+    // The other version's maps, with the id that they make: only the pages themselves tell.
+    let newer = restore(&repository, &backups[1].nodes[0]).await;
+    let (newer, _) = newer.iter().find(|(entry, _)| entry.path == b"table").unwrap();
+    let wrong = change("table", &|content| {
+        (content.pages, content.id) = (newer.content().unwrap().pages.clone(), newer.content().unwrap().id);
+    });
+    let transaction = TransactionId([0x5f; 16]);
+    repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
+    let (commit, packs) = commit_of(&repository, transaction, &wrong).await;
+    repository.commit(EPOCH, transaction, vec![commit], Vec::new(), packs).await.unwrap();
+    assert_eq!(verify(&repository, false).await.damages, []);
+    let report = verify(&repository, true).await;
+    let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };
+    assert_eq!((damage.kind, &damage.backups), (DamageKind::Inconsistent, &vec![transaction]));
+    let page = format!("the page at byte {} is another one", 9 * 8192);
+    assert!(damage.what.contains("table") && damage.what.contains(&page), "{damage:?}");
+    repository.forget(EPOCH, transaction).await.unwrap();
+
     let transaction = TransactionId([0x60; 16]);
     repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
     let (mut commit, _) = commit_of(&repository, transaction, &entries).await;
@@ -336,4 +355,92 @@ async fn commit_of(
     let commit =
         NodeCommit { manifest: finished.reference, files: finished.files, bytes: finished.bytes, ..like };
     (commit, finished.packs)
+}
+
+/// One backup of `packs` packs, each a file of 32 chunks with a frame for each.
+async fn wide(repository: &Repository, number: u8, packs: u32, buffer: &mut Vec<u8>) {
+    let transaction = TransactionId([number; 16]);
+    let writer = WriterId([number; 8]);
+    let (keys, storage) = (repository.keys().clone(), repository.storage().clone());
+    repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
+    let derived = keys.transaction(transaction).unwrap();
+    let (mut summaries, mut used) = (Vec::new(), PackSet::new());
+    let mut manifest =
+        ManifestWriter::new(&keys, transaction, "n1", writer, Timestamp(1_700_000_000_000)).unwrap();
+    let root = many(0).remove(0);
+    let directory = Entry { path: root.path, meta: root.meta.clone(), kind: Kind::Directory };
+    manifest.push(&directory).unwrap();
+    for counter in 0..packs {
+        let taken = std::mem::take(buffer);
+        let mut pack = PackWriter::new(&keys, &derived, writer, counter, 1, taken).unwrap();
+        for chunk in 0..32u32 {
+            let mut plain = [0u8; 1024];
+            plain[..9].copy_from_slice(
+                &[&[number][..], &counter.to_be_bytes()[..], &chunk.to_be_bytes()[..]].concat(),
+            );
+            pack.append(&plain, vec![(keys.chunk_id(&plain), 1024)]).unwrap();
+        }
+        let sealed = pack.finish().unwrap();
+        let body = Bytes::copy_from_slice(&sealed.buffer[..sealed.len]);
+        storage.put_new(&sealed.summary.pack.key(), body).await.unwrap();
+        *buffer = sealed.buffer;
+        let places: Vec<(ChunkId, ChunkAt)> = sealed.summary.chunks().collect();
+        let id = keys.file_id(32 * 1024, places.iter().map(|(id, _)| *id));
+        let pieces = places.iter().map(|(_, at)| Piece::Data(*at)).collect();
+        let kind = Kind::File(Content { size: 32 * 1024, id, pieces, pages: None });
+        let path = format!("{counter:08}").into_bytes();
+        manifest.push(&Entry { path, meta: root.meta.clone(), kind }).unwrap();
+        used.insert(sealed.summary.pack);
+        summaries.push(sealed.summary);
+    }
+    let (key, body) = IndexSegment::seal(&keys, transaction, writer, 0, &summaries).unwrap();
+    storage.put_new(&key, body).await.unwrap();
+    let finished = manifest.finish(Warnings::default()).unwrap();
+    for (key, body) in finished.parts {
+        storage.put_new(&key, body).await.unwrap();
+    }
+    let node = NodeCommit {
+        node: "n1".to_owned(),
+        manifest: finished.reference,
+        files: finished.files,
+        bytes: finished.bytes,
+        bytes_read: finished.bytes,
+        bytes_new: finished.bytes,
+        bytes_stored: finished.bytes,
+        warnings: 0,
+        unchanged: false,
+    };
+    repository.commit(EPOCH, transaction, vec![node], Vec::new(), used).await.unwrap();
+}
+
+/// `cargo test -p palinurus-repository --test verify measure -- --ignored --nocapture`
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout, clippy::disallowed_methods, reason = "a measurement")]
+async fn measure_a_million_chunks() {
+    let counted = Arc::new(Counted::new(Arc::new(MemoryStorage::default())));
+    let entropy = SeededEntropy::new(11);
+    let key = KeyFile::generate(&entropy).unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let repository = Repository::create(counted.clone(), &key, &entropy, clock).await.unwrap();
+    repository.lead(EPOCH, "c1").await.unwrap();
+    let mut buffer = Vec::new();
+    for number in 1..=250 {
+        wide(&repository, number, 125, &mut buffer).await;
+    }
+    drop(buffer);
+    let status = |name: &str| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    for read_data in [false, true] {
+        std::fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak begins anew
+        let (before, asked) = (status("VmRSS"), counted.requests());
+        let began = std::time::Instant::now();
+        let report = check(&repository, read_data, &|_| {}).await.unwrap();
+        assert_eq!((report.damages.len(), report.packs_checked), (0, 31_250));
+        println!("read data {read_data}: {:?}, {:?}", began.elapsed(), counted.requests().since(&asked));
+        println!("resident: {before} KiB before, {} KiB at most", status("VmHWM"));
+    }
 }

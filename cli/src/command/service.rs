@@ -83,6 +83,15 @@ struct ServiceView {
     created: Option<String>,
     nodes: Vec<NodeSpecView>,
     settings: HashMap<String, String>,
+    /// Only of one that is shown alone, and while its repository can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backups: Option<BackupsView>,
+}
+
+#[derive(Serialize)]
+struct BackupsView {
+    total: usize,
+    spoiled: usize,
 }
 
 #[derive(Serialize)]
@@ -112,8 +121,12 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
         Verb::Show { service } => {
             let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
-            let found = client.get_service(v1::GetServiceRequest { service }).await.map_err(from_status)?;
-            output.data(&view(found.into_inner()), show);
+            let request = v1::GetServiceRequest { service: service.clone() };
+            let found = client.get_service(request).await.map_err(from_status)?;
+            // A repository that cannot be read must not hide the service.
+            let backups = client.list_backups(v1::ListBackupsRequest { service }).await.ok();
+            let backups = backups.map(|reply| known_of(&reply.into_inner().backups));
+            output.data(&ServiceView { backups, ..view(found.into_inner()) }, show);
         }
     }
     Ok(Outcome::Done)
@@ -167,7 +180,12 @@ fn view(service: v1::Service) -> ServiceView {
         created: human::rfc3339(service.created_ms),
         nodes: nodes.collect(),
         settings: service.settings,
+        backups: None,
     }
+}
+
+fn known_of(backups: &[v1::Backup]) -> BackupsView {
+    BackupsView { total: backups.len(), spoiled: backups.iter().filter(|backup| backup.spoiled).count() }
 }
 
 fn show(service: &ServiceView) -> String {
@@ -175,14 +193,26 @@ fn show(service: &ServiceView) -> String {
     let mut settings: Vec<String> =
         service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
     settings.sort();
-    fields(&[
+    let mut pairs = vec![
         ("service", service.name.clone()),
         ("type", service.r#type.clone()),
         ("repository", service.repository.clone()),
         ("id", service.repository_id.clone()),
         ("nodes", nodes.join(", ")),
         ("settings", settings.join(", ")),
-    ])
+    ];
+    pairs.extend(service.backups.as_ref().map(|backups| ("backups", show_backups(backups))));
+    fields(&pairs)
+}
+
+fn show_backups(backups: &BackupsView) -> String {
+    match backups.spoiled {
+        0 => backups.total.to_string(),
+        spoiled => format!(
+            "{}, {spoiled} of them spoiled: `palinurus backup list` says which, `palinurus repository check` why",
+            backups.total
+        ),
+    }
 }
 
 fn show_node(node: &NodeSpecView) -> String {
@@ -221,5 +251,17 @@ mod tests {
         assert!(shown.contains("n1 (z), s1 (spare)"), "{shown}");
         let error = parse(Path::new("s.toml"), &format!("nodse = 1\n{text}")).unwrap_err();
         assert!(error.chain().contains("nodse"), "{}", error.chain());
+    }
+
+    #[test]
+    fn spoiled_backups_are_told() {
+        let spoiled = v1::Backup { spoiled: true, ..Default::default() };
+        let shown = |backups: &[v1::Backup]| {
+            let backups = Some(known_of(backups));
+            show(&ServiceView { backups, ..view(v1::Service::default()) })
+        };
+        assert!(shown(&[spoiled, v1::Backup::default()]).contains("2, 1 of them spoiled"));
+        assert!(!shown(&[v1::Backup::default()]).contains("spoiled"));
+        assert!(!show(&view(v1::Service::default())).contains("backups"));
     }
 }

@@ -10,15 +10,18 @@ use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
 use crate::failover::Policy;
+use crate::scrub;
 use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1 << 32;
 const TYPES: [&str; 2] = ["files", "postgresql"];
 /// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
-/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). The others are [`Policy`]'s, and
+/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). `scrub`: how much of the data is read again
+/// each day. The others are [`Policy`]'s, and
 /// retention has its own.
-const SETTINGS: [&str; 5] = ["patience", "partial", "failover", "failover_patience", "failover_from"];
+const SETTINGS: [&str; 6] =
+    ["patience", "partial", "failover", "failover_patience", "failover_from", scrub::SETTING];
 
 impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
@@ -141,7 +144,7 @@ fn validate(service: &v1::Service) -> Result<()> {
                         .with_hint("such as 60s or 5m")
                 })?;
             }
-            "failover" | "failover_patience" | "failover_from" => {}
+            "failover" | "failover_patience" | "failover_from" | scrub::SETTING => {}
             "partial" if !matches!(value.as_str(), "allow" | "refuse") => {
                 return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
             }
@@ -155,6 +158,7 @@ fn validate(service: &v1::Service) -> Result<()> {
             }
         }
     }
+    scrub::percent(&service.settings)?;
     palinurus_repository::retention::Policy::read(&service.settings)?;
     Policy::read(&service.r#type, &service.settings).map(drop)
 }
@@ -197,7 +201,7 @@ mod tests {
             validate(&v1::Service { settings, ..service() }).unwrap();
         }
         type Change = fn(&mut v1::Service);
-        let wrong: [(Change, &str); 14] = [
+        let wrong: [(Change, &str); 15] = [
             (|s| s.name = "Shop".to_owned(), "Shop"),
             (|s| s.name = "a.b".to_owned(), "a.b"),
             (|s| s.name.clear(), "service name"),
@@ -212,6 +216,7 @@ mod tests {
             (|s| drop(s.settings.insert("partial".to_owned(), "maybe".to_owned())), "maybe"),
             (|s| drop(s.settings.insert("retention".to_owned(), "1".to_owned())), "retention"),
             (|s| drop(s.settings.insert("keep_last".to_owned(), "few".to_owned())), "few"),
+            (|s| drop(s.settings.insert("scrub".to_owned(), "5".to_owned())), "scrub"),
         ];
         for (change, told) in wrong {
             let mut service = service();

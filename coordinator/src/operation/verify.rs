@@ -18,7 +18,9 @@ pub(super) fn decide(view: View<'_>) -> Step {
     }
     let detail = view.operation.verify.as_ref();
     let reader = detail.map(|detail| detail.node.as_str()).filter(|node| !node.is_empty());
-    let work = std::iter::once((OWN, Work::Check)).chain(reader.map(|node| (node, Work::Verify)));
+    // A scrub's reader looks at the structure as well: once is enough.
+    let own = Some((OWN, Work::Check)).filter(|_| !detail.is_some_and(|detail| detail.automatic));
+    let work = own.into_iter().chain(reader.map(|node| (node, Work::Verify)));
     match barrier(view, work) {
         Barrier::Not(step) => step,
         Barrier::Broken(failure) => stop(view, &[]).unwrap_or(Step::Finish(failed(failure))),

@@ -15,6 +15,7 @@ mod peer;
 mod recovery;
 mod restore;
 mod retention;
+mod scrub;
 mod session;
 mod standby;
 mod takeover;

@@ -1,6 +1,7 @@
 //! Manifests: every entry, and that the packs have what each names.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::pages::Pages;
 use super::{Check, DamageKind};
 use crate::error::{Error, ErrorKind};
 use crate::id::BackupId;
@@ -16,6 +17,8 @@ type Uses<'a> = (ManifestRef, Vec<(&'a BackupRecord, &'a NodeCommit)>);
 /// The id of a file, computed while its entries pass by; unknown where a pack's trailer is.
 struct FileCheck {
     hasher: Option<FileHasher>,
+    /// Where its pages are read as well.
+    pages: Option<Pages>,
 }
 
 impl Check<'_> {
@@ -32,15 +35,22 @@ impl Check<'_> {
         }
         let total = manifests.len() as u64;
         self.tell("manifests", 0, total);
+        let newest = self.newest();
         for (reference, uses) in manifests.into_values() {
-            self.manifest(&reference, &uses).await;
+            self.manifest(&reference, &uses, &newest).await;
             self.report.manifests_checked += 1;
             self.tell("manifests", self.report.manifests_checked, total);
         }
     }
 
-    async fn manifest(&mut self, reference: &ManifestRef, uses: &[(&BackupRecord, &NodeCommit)]) {
+    async fn manifest(
+        &mut self,
+        reference: &ManifestRef,
+        uses: &[(&BackupRecord, &NodeCommit)],
+        newest: &BTreeSet<String>,
+    ) {
         let stem = manifest_stem(reference);
+        let read_pages = newest.contains(&stem);
         if self.doubted.manifests.contains(&stem) {
             // Unless something is found now.
             self.report.whole.manifests.insert(stem);
@@ -68,7 +78,7 @@ impl Check<'_> {
             match reader.next_block().await {
                 Ok(None) => return,
                 Ok(Some(block)) => {
-                    self.block(&object, &block, &mut file, &users).await;
+                    self.block(&object, &block, &mut file, &users, read_pages).await;
                     self.spoiled(&reference.node, &block, &users);
                 }
                 Err(error) => {
@@ -129,7 +139,14 @@ impl Check<'_> {
         }
     }
 
-    async fn block(&mut self, object: &str, block: &Block, file: &mut Option<FileCheck>, users: &[BackupId]) {
+    async fn block(
+        &mut self,
+        object: &str,
+        block: &Block,
+        file: &mut Option<FileCheck>,
+        users: &[BackupId],
+        read_pages: bool,
+    ) {
         let last = block.entries.len().saturating_sub(1);
         for (index, entry) in block.entries.iter().enumerate() {
             let begun = index == 0 && block.continued_from_previous;
@@ -140,12 +157,21 @@ impl Check<'_> {
             let mut check = match file.take().filter(|_| begun) {
                 Some(check) => check,
                 // Of a file whose beginning was lost, the id is not to be had.
-                None if begun => FileCheck { hasher: None },
-                None => FileCheck { hasher: Some(FileHasher::new(self.repository.keys(), content.size)) },
+                None if begun => FileCheck { hasher: None, pages: None },
+                None => FileCheck {
+                    hasher: Some(FileHasher::new(self.repository.keys(), content.size)),
+                    pages: Pages::of(content).filter(|_| read_pages),
+                },
             };
             if let Err(error) = self.content(content, &mut check).await {
                 self.found.add(object, DamageKind::Inconsistent, named(entry, &error), users.iter().copied());
-                check.hasher = None;
+                (check.hasher, check.pages) = (None, None);
+            }
+            if let Some(pages) = &mut check.pages
+                && let Err(error) = Box::pin(self.pages(content, pages)).await
+            {
+                self.found.add(object, DamageKind::Inconsistent, named(entry, &error), users.iter().copied());
+                check.pages = None;
             }
             if index == last && block.continues {
                 *file = Some(check);

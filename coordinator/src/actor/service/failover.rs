@@ -126,7 +126,7 @@ impl Service {
         notes: &[String],
     ) -> Result<v1::Operation> {
         let vault = self.vault()?;
-        self.retention_gives_way(); // and is looked at again when it has ended
+        self.automatic_gives_way(); // and is looked at again when it has ended
         self.slot_free()?;
         let nodes = vec![detail.node.clone()];
         self.begin_new(me, vault, nodes, Detail::Failover(detail), notes).await
@@ -147,7 +147,7 @@ impl Service {
             places: &places,
             sources,
             past: &past,
-            running: self.slot.current().map(|current| current.id),
+            running: self.slot.current().filter(|_| !self.automatic_runs()).map(|current| current.id),
             now: self.shared.now(),
         })
     }

@@ -25,6 +25,7 @@ mod failover;
 mod fence;
 mod operations;
 mod retention;
+mod scrub;
 mod seat;
 mod sessions;
 
@@ -80,6 +81,8 @@ pub(crate) enum ServiceMsg {
     /// The clock says that retention should look.
     RetentionDue,
     RetentionSurveyed(Box<Surveyed>),
+    /// Look whether data is to be read again.
+    Scrub,
     Open,
     Opened(Result<Arc<Vault>>),
     /// Give out the releases that connected nodes are owed.
@@ -131,6 +134,7 @@ pub(crate) struct Service {
     departed: BTreeMap<String, v1::Node>,
     failovers: Failovers,
     retentions: Retentions,
+    scrubbing: scrub::Timer,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
@@ -184,6 +188,7 @@ impl Actor for ServiceActor {
             departed: known,
             failovers: Failovers::default(),
             retentions: Retentions::default(),
+            scrubbing: None,
             history,
             slot,
             cleaning: false,
@@ -198,13 +203,14 @@ impl Actor for ServiceActor {
         service: &mut Service,
     ) -> Result<(), ActorProcessingErr> {
         let Some(message) = service.unless_opening(message) else { return Ok(()) };
-        let Some(message) = service.unless_retention(message) else { return Ok(()) };
+        let Some(message) = service.unless_automatic(message) else { return Ok(()) };
         match message {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => {
                 reply(to, service.apply(*wanted).await);
                 service.reconsider(&me);
                 service.schedule_retention(&me);
+                service.scrub(&me).await;
             }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
@@ -231,6 +237,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
             ServiceMsg::RetentionDue => service.retention_due(&me),
             ServiceMsg::RetentionSurveyed(found) => service.retention_surveyed(&me, *found).await,
+            ServiceMsg::Scrub => service.scrub(&me).await,
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Clean => {
@@ -377,6 +384,7 @@ impl Service {
         }
         self.vault = vault;
         self.schedule_retention(me);
+        self.scrub_soon(me);
         for message in self.deferred.drain(..) {
             let _ = me.cast(message);
         }

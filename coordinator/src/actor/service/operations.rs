@@ -152,7 +152,7 @@ impl Service {
     }
 
     /// The node whose agent reads the data for a check.
-    fn reader(&self) -> Result<String> {
+    pub(super) fn reader(&self) -> Result<String> {
         let mut members = self.record.value.nodes.iter().filter(|node| !node.spare);
         let spec = members.find(|node| self.seats.get(&node.name).is_some_and(|seat| seat.connected()));
         spec.map(|node| node.name.clone()).ok_or_else(|| {
@@ -317,6 +317,7 @@ impl Service {
     async fn retire(&mut self, operation: Versioned<v1::Operation>) {
         self.slot.failures = 0;
         self.history.insert(operation.value.id.clone(), operation);
+        self.drop_old_scrubs().await;
         while self.history.len() > self.shared.config.history.max(1) {
             let owes =
                 |operation: &v1::Operation| self.seats.keys().any(|node| owes_release(operation, node));

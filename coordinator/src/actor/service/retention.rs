@@ -50,7 +50,7 @@ impl Service {
     }
 
     /// In 0..1. Services must not all look at one moment.
-    fn chance(&self) -> f64 {
+    pub(super) fn chance(&self) -> f64 {
         let drawn: u32 = self.shared.world.entropy.array().map_or(0, u32::from_be_bytes);
         f64::from(drawn) / (f64::from(u32::MAX) + 1.0)
     }
@@ -92,12 +92,20 @@ impl Service {
         }
     }
 
+    /// Retention or a scrub is in the slot, and nobody asked for it.
+    pub(super) fn automatic_runs(&self) -> bool {
+        let current = self.slot.current().and_then(|current| self.shared.board.find(current.id).ok());
+        current.is_some_and(|operation| {
+            let operation = operation.borrow();
+            operation.retention.as_ref().is_some_and(|retention| retention.automatic)
+                || operation.verify.as_ref().is_some_and(|verify| verify.automatic)
+        })
+    }
+
     /// An automatic run in the slot is asked to end.
-    pub(super) fn retention_gives_way(&self) -> bool {
-        let Some((id, actor)) = self.slot.running() else { return false };
-        let automatic = self.shared.board.find(id).is_ok_and(|operation| {
-            operation.borrow().retention.as_ref().is_some_and(|retention| retention.automatic)
-        });
+    pub(super) fn automatic_gives_way(&self) -> bool {
+        let Some((_, actor)) = self.slot.running() else { return false };
+        let automatic = self.automatic_runs();
         if automatic {
             let (to, _) = ractor::concurrency::oneshot();
             let _ = actor.cast(OperationMsg::Cancel(to.into()));
@@ -106,9 +114,9 @@ impl Service {
     }
 
     /// What would be refused for an automatic run waits for its end instead.
-    pub(super) fn unless_retention(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
+    pub(super) fn unless_automatic(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
         let starts = matches!(message, ServiceMsg::Start { .. } | ServiceMsg::ApplyFailover(..));
-        if !starts || self.retentions.waiting.len() >= WAITING_MAX || !self.retention_gives_way() {
+        if !starts || self.retentions.waiting.len() >= WAITING_MAX || !self.automatic_gives_way() {
             return Some(message);
         }
         self.retentions.waiting.push(message);
