@@ -9,7 +9,6 @@
 //! one key and nonce would then have sealed two different texts (docs/decisions/012-repair.md).
 mod put_back;
 mod rewrite;
-mod salvage;
 mod sources;
 
 pub use put_back::{PutBack, put_back, put_back_base, put_back_ledger};

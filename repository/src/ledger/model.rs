@@ -3,7 +3,7 @@
 //! that a backup or an open transaction needs. Each mutant leaves a rule out, and must be caught.
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::fixture::{begin, record};
+use super::fixture::{begin_as, record};
 use super::state::Rules;
 use super::*;
 use crate::id::{Epoch, TransactionId, WriterId};
@@ -25,6 +25,8 @@ struct Mutant {
     old_views: bool,
     /// Deletes what its own SWEEP says before that is in the ledger.
     hasty_delete: bool,
+    /// Who has rewritten a backup deletes its old packs there and then.
+    hasty_rewrite: bool,
 }
 
 /// What must never be seen.
@@ -50,6 +52,7 @@ struct Seen {
     refused: u32,
     leaders: u32,
     foreign: u32,
+    rewrites: u32,
 }
 
 /// splitmix64: schedules are told by their seed.
@@ -81,7 +84,7 @@ impl Random {
     }
 }
 
-/// A backup being made: by an agent and by whichever coordinator drives it.
+/// A backup being made, by an agent and by whichever coordinator drives it; or one that is rewritten.
 struct Session {
     number: u32,
     id: TransactionId,
@@ -94,6 +97,14 @@ struct Session {
     /// The manifest of an unchanged node.
     base: Option<ManifestRef>,
     manifest_put: bool,
+    rewrites: Option<Rewriting>,
+}
+
+/// Chosen after its BEGIN. Chunks of the packs in `moves` go into new ones.
+#[derive(Default)]
+struct Rewriting {
+    backup: Option<TransactionId>,
+    moves: PackSet,
 }
 
 #[derive(Default)]
@@ -206,8 +217,16 @@ impl World {
             self.violation(Violation::Pinned);
         }
         *view = self.log.len();
-        if counts && let Body::Commit { nodes, packs, .. } = &record.body {
-            self.seen.commits += 1;
+        let named = match &record.body {
+            Body::Commit { nodes, packs, .. } => Some((nodes, packs)),
+            Body::Rewrite { backups, .. } => backups.first().map(|to| (&to.nodes, &to.packs)),
+            _ => None,
+        };
+        if counts && let Some((nodes, packs)) = named {
+            match record.body {
+                Body::Rewrite { .. } => self.seen.rewrites += 1,
+                _ => self.seen.commits += 1,
+            }
             let there = packs.iter().all(|pack| self.store.contains(&pack.key()))
                 && nodes.iter().all(|node| self.store.contains(&node.manifest.key(0)));
             if !there {
@@ -286,13 +305,15 @@ impl World {
             refs: PackSet::new(),
             base: None,
             manifest_put: false,
+            rewrites: self.random.chance(25).then(Rewriting::default),
         });
     }
 
     /// True while the session has something left to do.
     fn session_step(&mut self, session: &mut Session) -> bool {
         let Some(begun) = session.begun else {
-            return match self.append(&mut session.view, session.epoch, begin(session.number)) {
+            let purpose = if session.rewrites.is_some() { Purpose::Rewrite } else { Purpose::Backup };
+            return match self.append(&mut session.view, session.epoch, begin_as(session.number, purpose)) {
                 Outcome::Done => {
                     session.begun = Some(session.view);
                     true
@@ -301,6 +322,9 @@ impl World {
                 Outcome::Refused(kind) => self.next_leader(session, kind),
             };
         };
+        if session.rewrites.is_some() {
+            return self.rewrite_step(session, begun);
+        }
         match self.random.below(100) {
             0..30 => {
                 let pack =
@@ -317,6 +341,54 @@ impl World {
             _ => {}
         }
         true
+    }
+
+    /// Chooses a backup and which of its packs it moves from, moves, and says so.
+    fn rewrite_step(&mut self, session: &mut Session, begun: usize) -> bool {
+        let Some(rewriting) = &mut session.rewrites else { return false };
+        let Some(backup) = rewriting.backup else {
+            let seen =
+                if self.mutant.old_views { self.random.between(0, begun) } else { session.view.max(begun) };
+            let backups: Vec<_> = self.states[seen].backups().cloned().collect();
+            let Some(backup) = self.random.pick(&backups) else { return self.random.chance(80) };
+            rewriting.backup = Some(backup.id);
+            rewriting.moves = backup.packs.iter().filter(|_| self.random.chance(50)).collect();
+            session.refs = backup.packs.clone();
+            return true;
+        };
+        let moves = rewriting.moves.clone();
+        if session.own.is_empty() {
+            // What it moves it reads.
+            if !moves.iter().all(|pack| self.store.contains(&pack.key())) {
+                return false;
+            }
+            let pack = PackId { transaction: session.id, writer: WriterId([7; 8]), counter: self.next_pack };
+            self.next_pack += 1;
+            self.store.insert(pack.key());
+            session.own.insert(pack);
+            return true;
+        }
+        let manifest = manifest(session);
+        if !session.manifest_put {
+            self.store.insert(manifest.key(0));
+            session.manifest_put = true;
+            return true;
+        }
+        let node = NodeCommit { manifest, ..super::fixture::node(0, "n1") };
+        let packs = session.refs.difference(&moves).union(&session.own);
+        let backups = vec![Rewritten { backup, nodes: vec![node], packs }];
+        let body = Body::Rewrite { transaction: session.id, backups };
+        match self.append(&mut session.view, session.epoch, body) {
+            Outcome::Done => {
+                if self.mutant.hasty_rewrite {
+                    moves.iter().for_each(|pack| self.delete(&pack.key()));
+                }
+                false
+            }
+            Outcome::Lost => true,
+            // Forgotten meanwhile, or fenced: whoever leads ends it.
+            Outcome::Refused(kind) => self.next_leader(session, kind),
+        }
     }
 
     fn reuse(&mut self, session: &mut Session, begun: usize) {
@@ -506,11 +578,13 @@ fn explore(schedules: u64, mutant: Mutant) -> Seen {
         all.refused += seen.refused;
         all.leaders += seen.leaders;
         all.foreign += seen.foreign;
+        all.rewrites += seen.rewrites;
     }
     println!(
-        "{schedules} schedules: {:?}; {} commits, {} foreign packs, {} swept, {} deleted, {} leaders, {} fenced, {} commits refused",
+        "{schedules} schedules: {:?}; {} commits, {} rewrites, {} foreign packs, {} swept, {} deleted, {} leaders, {} fenced, {} commits refused",
         all.violations,
         all.commits,
+        all.rewrites,
         all.foreign,
         all.swept,
         all.deleted,
@@ -536,6 +610,7 @@ fn no_schedule_loses_anything() {
         seen.commits > 4000 && seen.foreign > 4000 && seen.swept > 1000 && seen.deleted > 4000,
         "too tame"
     );
+    assert!(seen.rewrites > 500, "too tame");
     assert!(seen.fenced > 500 && seen.leaders > 2000, "too tame");
     assert_eq!(seen.refused, 0, "whoever keeps the rules is never refused its COMMIT");
 }
@@ -557,6 +632,11 @@ fn a_missing_rule_is_noticed() {
         (
             "deletion before the SWEEP is in the ledger",
             Mutant { hasty_delete: true, ..Mutant::default() },
+            Backup,
+        ),
+        (
+            "packs that were rewritten are deleted at once",
+            Mutant { hasty_rewrite: true, ..Mutant::default() },
             Backup,
         ),
         ("manifests deleted at once", rules(|rules| rules.manifests = false), Backup),

@@ -384,7 +384,7 @@ fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
-fn source(path: impl Into<Vec<u8>>, what: What) -> Source {
+pub(crate) fn source(path: impl Into<Vec<u8>>, what: What) -> Source {
     let path = path.into();
     let length = path.len() as u64;
     let mode = if what == What::Directory { 0o750 } else { 0o640 };

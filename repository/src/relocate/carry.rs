@@ -1,9 +1,9 @@
-//! Moves what still opens out of damaged packs.
+//! Moves chunks out of packs, as far as their frames open.
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 
-use super::sources::{Contents, open};
+use super::{Contents, Pausing, open};
 use crate::commit::Repository;
 use crate::error::Result;
 use crate::id::{ChunkId, TransactionId, WriterId};
@@ -13,16 +13,17 @@ use crate::pack::{ChunkAt, PackSummary, PackWriter};
 /// As the pipeline's.
 const LEVEL: i32 = 1;
 
-/// Stores the chunks that are `missing` elsewhere and whose frames still open in new packs of the transaction, with an index
-/// segment. One pack in memory at a time.
-pub(super) async fn salvage(
+/// Stores the chunks that are `wanted` and whose frames open in new packs of the transaction, with an index segment. Each is
+/// held to its id on the way. One pack in memory at a time.
+pub(crate) async fn carry(
     repository: &Repository,
     transaction: TransactionId,
     writer: WriterId,
     contents: &Contents,
-    missing: &BTreeSet<ChunkId>,
+    wanted: &BTreeSet<ChunkId>,
+    pausing: Pausing<'_>,
 ) -> Result<HashMap<ChunkId, ChunkAt>> {
-    let mut salvage = Salvage {
+    let mut carrying = Carrying {
         repository,
         transaction,
         writer,
@@ -33,17 +34,18 @@ pub(super) async fn salvage(
     };
     for summary in contents.0.values() {
         for (ordinal, frame) in (0u32..).zip(&summary.frames) {
-            let wanted = frame.chunks.iter().any(|(id, _)| salvage.wants(missing, id));
-            let Some(at) = summary.frame(ordinal).filter(|_| wanted) else { continue };
+            let any = frame.chunks.iter().any(|(id, _)| carrying.wants(wanted, id));
+            let Some(at) = summary.frame(ordinal).filter(|_| any) else { continue };
+            pausing.check()?;
             if let Some(plain) = open(repository, &at).await? {
-                salvage.frame(&plain, &frame.chunks, missing).await?;
+                carrying.frame(&plain, &frame.chunks, wanted).await?;
             }
         }
     }
-    salvage.finish().await
+    carrying.finish().await
 }
 
-struct Salvage<'a> {
+struct Carrying<'a> {
     repository: &'a Repository,
     transaction: TransactionId,
     writer: WriterId,
@@ -53,16 +55,16 @@ struct Salvage<'a> {
     places: HashMap<ChunkId, ChunkAt>,
 }
 
-impl Salvage<'_> {
-    fn wants(&self, missing: &BTreeSet<ChunkId>, id: &ChunkId) -> bool {
-        missing.contains(id) && !self.places.contains_key(id)
+impl Carrying<'_> {
+    fn wants(&self, wanted: &BTreeSet<ChunkId>, id: &ChunkId) -> bool {
+        wanted.contains(id) && !self.places.contains_key(id)
     }
 
     async fn frame(
         &mut self,
         plain: &[u8],
         chunks: &[(ChunkId, u32)],
-        missing: &BTreeSet<ChunkId>,
+        wanted: &BTreeSet<ChunkId>,
     ) -> Result<()> {
         let mut kept = Vec::new();
         let mut ids: Vec<(ChunkId, u32)> = Vec::new();
@@ -71,7 +73,7 @@ impl Salvage<'_> {
             let Some((chunk, after)) = rest.split_at_checked(*len as usize) else { break };
             rest = after;
             let own = self.repository.keys().chunk_id(chunk) == *id;
-            if own && self.wants(missing, id) && !ids.iter().any(|(known, _)| known == id) {
+            if own && self.wants(wanted, id) && !ids.iter().any(|(known, _)| known == id) {
                 kept.extend_from_slice(chunk);
                 ids.push((*id, *len));
             }
