@@ -148,12 +148,14 @@ impl Runner {
     /// to release, the operation is forgotten.
     pub(crate) fn acknowledge(&self, key: &TaskKey) {
         let mut entries = self.0.entries();
+        let alone = !entries.keys().any(|other| other.operation == key.operation && other != key);
         let Some(entry) = entries.get_mut(key) else { return };
         let Status::Ended { report, acknowledged } = &mut entry.status else { return };
         *acknowledged = true;
         let over = match &entry.task.work {
             Some(Work::Release(_)) => report.state() == TaskState::TaskDone,
-            Some(Work::Verify(_)) => true,
+            // A release may run even so: who told of a verify that was cut short is released as well.
+            Some(Work::Verify(_)) => alone,
             _ => false,
         };
         let record = entry.record();

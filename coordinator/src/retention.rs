@@ -1,9 +1,11 @@
 //! Retention of one service: the policy in its settings, asked of what the ledger holds.
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use palinurus_proto::v1;
 use palinurus_repository::ledger::BackupRecord;
 use palinurus_repository::retention::{Candidate, Chores, Policy, Verdict, chores, decide, freed};
+use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +33,7 @@ pub(crate) fn told(verdict: &Verdict) -> Vec<String> {
 
 /// As of the last refresh.
 pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Result<v1::RetentionPlan> {
+    let partial = rewrite::partial(repository).await?;
     let backups = repository.backups().await;
     let verdicts = verdicts(&backups, &service.settings, repository.now());
     let choices = backups.iter().zip(&verdicts).map(|(backup, verdict)| v1::RetentionChoice {
@@ -54,6 +57,8 @@ pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Resu
         packs_waiting: freed.waiting,
         waits_for: freed.waits_for.iter().map(ToString::to_string).collect(),
         automatic,
+        packs_partial: partial.packs,
+        bytes_partial: partial.bytes,
     })
 }
 
@@ -138,4 +143,56 @@ pub(crate) async fn forget(
         }
     }
     Ok(Patch::Forgot { gone, kept })
+}
+
+/// Counting reads manifests: nobody asked for it, so once a day will do.
+const COUNTED_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Moves what is used out of packs of which little is used. The sweep after it goes ahead whatever comes of this.
+pub(crate) async fn rewrite(
+    operation: &v1::Operation,
+    vault: &Vault,
+    stop: &CancellationToken,
+) -> Result<Patch> {
+    let detail = operation.retention.clone().unwrap_or_default();
+    let limits = Limits::read(&detail.settings).unwrap_or(Limits { pack: None, ..Limits::default() });
+    let now = vault.repository.now();
+    let recently = vault.counted().is_some_and(|last| now.since(last) < COUNTED_EVERY);
+    if limits.pack.is_none() || (detail.automatic && recently) {
+        return Ok(Patch::Rewrote(None));
+    }
+    rewrite::abandon(&vault.repository, vault.epoch).await?;
+    let give_way = || stop.is_cancelled();
+    let moved = rewrite::rewrite(&vault.repository, vault.epoch, &*vault.entropy, &limits, &give_way).await;
+    let moved = match moved {
+        Err(e) if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Fenced) => return Err(e),
+        Err(e) => {
+            tracing::warn!(error = e.chain(), "packs that are hardly used stay for now");
+            vault.set_counted(now);
+            return Ok(Patch::Rewrote(None));
+        }
+        Ok(moved) => moved,
+    };
+    if !moved.unfinished {
+        vault.set_counted(now);
+    }
+    // The next backup's convenience; before the sweep, as that takes the old places out.
+    if moved.packs > 0
+        && let Err(e) = vault.fold().await
+    {
+        tracing::warn!(error = e.chain(), "the index does not know the new packs yet");
+    }
+    Ok(Patch::Rewrote(Some(rewrite_detail(&moved))))
+}
+
+fn rewrite_detail(moved: &Moved) -> v1::RewriteDetail {
+    v1::RewriteDetail {
+        packs_measured: moved.measured,
+        bytes_wasted: moved.wasted,
+        packs: moved.packs,
+        bytes_moved: moved.bytes_moved,
+        bytes_freed: moved.bytes_freed,
+        backups: moved.backups,
+        unfinished: moved.unfinished,
+    }
 }

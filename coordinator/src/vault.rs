@@ -2,6 +2,7 @@
 //! transaction.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::try_join_all;
 use palinurus_proto::v1;
@@ -9,7 +10,9 @@ use palinurus_repository::index::IndexSegment;
 use palinurus_repository::pack::PackId;
 use palinurus_repository::storage::{Requests, list_all};
 use palinurus_repository::verify::read_trailer;
-use palinurus_repository::{Blocking, Entropy, Epoch, Error, ErrorKind, Repository, Result, TransactionId};
+use palinurus_repository::{
+    Blocking, Entropy, Epoch, Error, ErrorKind, Repository, Result, Timestamp, TransactionId,
+};
 use tokio::sync::Mutex;
 
 use crate::claim::Claims;
@@ -27,6 +30,8 @@ pub(crate) struct Vault {
     pub(crate) blocking: Blocking,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
+    /// When it was last counted, under this leader, how much of the packs is used; 0: not yet.
+    counted: AtomicU64,
 }
 
 impl Vault {
@@ -46,12 +51,21 @@ impl Vault {
             blocking,
             index: Arc::new(index),
             claims: Mutex::default(),
+            counted: AtomicU64::default(),
         })
     }
 
     /// What this coordinator has asked of the store since it opened it.
     pub(crate) fn requests(&self) -> Requests {
         self.repository.storage().sent().unwrap_or_default()
+    }
+
+    pub(crate) fn counted(&self) -> Option<Timestamp> {
+        Some(self.counted.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Timestamp)
+    }
+
+    pub(crate) fn set_counted(&self, at: Timestamp) {
+        self.counted.store(at.0, Ordering::Relaxed);
     }
 
     /// The claims of that transaction while it is open, and what could not be read of the index on the way.
@@ -150,21 +164,21 @@ impl Vault {
 
     async fn fold_one(&self, transaction: TransactionId, warnings: &mut Vec<v1::Warning>) -> Result<()> {
         let storage = self.repository.storage();
-        let damaged = self.repository.read(|state| Arc::new(state.damaged().packs)).await;
+        let state = self.repository.read(|state| Arc::new(state.clone())).await;
         for segment in list_all(&**storage, &format!("t/{transaction}/x/")).await? {
             let object = match storage.get(&segment.key, None).await {
                 Ok(object) => object,
                 Err(e) if e.kind() == ErrorKind::NotFound => continue, // swept since it was listed
                 Err(e) => return Err(e),
             };
-            let damaged = damaged.clone();
+            let state = state.clone();
             let (index, keys, key) =
                 (self.index.clone(), self.repository.keys().clone(), segment.key.clone());
             let folded = self.blocking.run(move || {
                 let mut packs = IndexSegment::open(&keys, &key, &object)?;
                 drop(object);
-                // A sound copy's place must not give way to a damaged one's.
-                packs.retain(|summary| !damaged.contains(&summary.pack));
+                // A chunk's good place must not give way to one that is damaged, or condemned and soon gone.
+                packs.retain(|summary| state.usable(&summary.pack));
                 index.fold(&packs)
             });
             match folded.await {

@@ -123,6 +123,50 @@ async fn what_the_policy_does_not_keep_goes_and_the_rest_restores() {
     }
 }
 
+/// A few files never change, and each backup's packs stay for their sake: what is used moves out of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_of_which_little_is_used_are_rewritten() {
+    let mut world = World::new(&["n1"]);
+    for (key, value) in [("keep_last", "1"), ("retention_interval", "off"), ("rewrite", "40%")] {
+        world.service.insert(key.into(), value.into());
+    }
+    world.start().await;
+    let mut random = Random::new(13);
+    let mut last = None;
+    for n in 0..3 {
+        for file in 0..40 {
+            if n == 0 || file % 8 != 0 {
+                fs::write(world.data("n1").join(format!("file-{file:02}")), random.bytes(50_000)).unwrap();
+            }
+        }
+        last = Some(backup(&world, &mut random, n).await);
+    }
+    let applied = world.run(&["retention", "apply", "--yes"]).await.expect(0).json();
+    let (retention, before) = (&applied["retention"], stored(&world));
+    assert_eq!(retention["backups_forgotten"], 2, "{applied}");
+    let rewrite = |name: &str| retention["rewrite"][name].as_u64().unwrap();
+    assert!(rewrite("packs") >= 1 && rewrite("backups") == 1, "{applied}");
+    assert!(rewrite("bytes_freed") > 2 * rewrite("bytes_moved"), "{applied}");
+    assert!(
+        retention["packs_swept"].as_u64().unwrap() > rewrite("packs"),
+        "old ones too, at once: {applied}"
+    );
+    assert!(before < 8 << 20, "{before}");
+    let plan = world.run(&["retention", "plan"]).await.expect(0).json();
+    assert!(plan["bytes_partial"].as_u64().unwrap() < rewrite("bytes_moved") + (1 << 20), "{plan}");
+
+    // Nothing is stored again: the index knows the new places, and the base is the new manifest.
+    let next = world.backup().await;
+    assert_eq!(next.progress.unwrap().bytes_new, 0);
+    let again = world.run(&["retention", "apply", "--yes"]).await.expect(0).json();
+    assert_eq!(again["retention"]["rewrite"]["packs"], 0, "{again}");
+    world.stop().await;
+    let (url, key) = (world.repository_url(), world.key());
+    let check = ["repository", "check", "--repository", &url, "--keys", key.to_str().unwrap(), "--read-data"];
+    world.run(&check).await.expect(0);
+    restores(&world, &next.backup.unwrap().backup_id, &last.unwrap().1).await;
+}
+
 /// Nobody asks: the leader runs it, a leader that is killed has a successor that does, what is started meanwhile is
 /// not refused, and when there is nothing to do nothing is recorded.
 #[tokio::test(flavor = "multi_thread")]

@@ -47,6 +47,9 @@ struct PlanView {
     /// Condemned, while a transaction is open that may use them.
     packs_waiting: u64,
     waits_for: Vec<String>,
+    /// In use, while the backup that wrote them is gone: a run counts how much of them is.
+    packs_partial: u64,
+    bytes_partial: u64,
     automatic: String,
 }
 
@@ -84,6 +87,39 @@ pub(crate) struct RetentionView {
     temporaries: u64,
     packs_waiting: u64,
     waits_for: Vec<String>,
+    rewrite: Option<RewriteView>,
+}
+
+/// Packs of which little was used any more.
+#[derive(Serialize)]
+struct RewriteView {
+    packs_measured: u64,
+    bytes_wasted: u64,
+    packs: u64,
+    bytes_moved: u64,
+    bytes_freed: u64,
+    backups: u64,
+    unfinished: bool,
+}
+
+impl RewriteView {
+    fn of(detail: &v1::RewriteDetail) -> Self {
+        Self {
+            packs_measured: detail.packs_measured,
+            bytes_wasted: detail.bytes_wasted,
+            packs: detail.packs,
+            bytes_moved: detail.bytes_moved,
+            bytes_freed: detail.bytes_freed,
+            backups: detail.backups,
+            unfinished: detail.unfinished,
+        }
+    }
+
+    fn row(&self) -> String {
+        let (moved, freed) = (human::size(self.bytes_moved), human::size(self.bytes_freed));
+        let more = if self.unfinished { ", the rest another time" } else { "" };
+        format!("{} of {} packs: {moved} moved, {freed} freed{more}", self.packs, self.packs_measured)
+    }
 }
 
 impl RetentionView {
@@ -99,6 +135,7 @@ impl RetentionView {
             temporaries: detail.temporaries,
             packs_waiting: detail.packs_waiting,
             waits_for: detail.waits_for.clone(),
+            rewrite: detail.rewrite.as_ref().map(RewriteView::of),
         }
     }
 
@@ -116,6 +153,9 @@ impl RetentionView {
                 ),
             ),
         ];
+        if let Some(rewrite) = &self.rewrite {
+            rows.push(("rewritten", rewrite.row()));
+        }
         if self.temporaries > 0 {
             rows.push(("leftovers", self.temporaries.to_string()));
         }
@@ -170,7 +210,10 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             let plan = plan(&mut client, service).await?;
             let mut policy: Vec<String> = settings
                 .iter()
-                .filter(|(key, _)| palinurus_repository::retention::SETTINGS.contains(&key.as_str()))
+                .filter(|(key, _)| {
+                    palinurus_repository::retention::SETTINGS.contains(&key.as_str())
+                        || palinurus_repository::rewrite::SETTINGS.contains(&key.as_str())
+                })
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
             policy.sort();
@@ -209,6 +252,8 @@ fn view(plan: &v1::RetentionPlan) -> PlanView {
         bytes_freed: plan.bytes_freed,
         packs_waiting: plan.packs_waiting,
         waits_for: plan.waits_for.clone(),
+        packs_partial: plan.packs_partial,
+        bytes_partial: plan.bytes_partial,
         automatic: plan.automatic.clone(),
     }
 }
@@ -229,6 +274,10 @@ fn show(plan: &PlanView) -> String {
         ("frees", format!("{} in {} packs", human::size(plan.bytes_freed), human::count(plan.packs_freed))),
         ("by itself", plan.automatic.clone()),
     ];
+    if plan.packs_partial > 0 {
+        let (packs, size) = (human::count(plan.packs_partial), human::size(plan.bytes_partial));
+        pairs.push(("partly used", format!("{size} in {packs} packs at most")));
+    }
     if plan.packs_waiting > 0 {
         pairs.push(("waiting", format!("{} packs, for {}", plan.packs_waiting, plan.waits_for.join(", "))));
     }

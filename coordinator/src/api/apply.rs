@@ -22,6 +22,9 @@ const TYPES: [&str; 2] = ["files", "postgresql"];
 /// retention has its own.
 const SETTINGS: [&str; 6] =
     ["patience", "partial", "failover", "failover_patience", "failover_from", scrub::SETTING];
+/// Of the repository's own: what stays, and what is rewritten.
+const KEEPING: [&[&str]; 2] =
+    [&palinurus_repository::retention::SETTINGS, &palinurus_repository::rewrite::SETTINGS];
 
 impl Lead {
     pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
@@ -149,9 +152,9 @@ fn validate(service: &v1::Service) -> Result<()> {
                 return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
             }
             "partial" => {}
-            known if palinurus_repository::retention::SETTINGS.contains(&known) => {}
+            known if KEEPING.iter().any(|settings| settings.contains(&known)) => {}
             _ => {
-                let known = SETTINGS.iter().chain(&palinurus_repository::retention::SETTINGS);
+                let known = SETTINGS.iter().chain(KEEPING.into_iter().flatten());
                 let known: Vec<&str> = known.copied().collect();
                 return Err(Error::invalid(format!("setting {key:?} is not known"))
                     .with_hint(format!("known settings: {}", known.join(", "))));
@@ -160,6 +163,7 @@ fn validate(service: &v1::Service) -> Result<()> {
     }
     scrub::percent(&service.settings)?;
     palinurus_repository::retention::Policy::read(&service.settings)?;
+    palinurus_repository::rewrite::Limits::read(&service.settings)?;
     Policy::read(&service.r#type, &service.settings).map(drop)
 }
 

@@ -57,7 +57,7 @@ named! {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Commit = "commit", Restore = "restore", Release = "release", Verify = "verify",
         Forget = "forget", Sweep = "sweep", Fence = "fence", Probe = "probe", Mark = "mark", Mend = "mend",
-        Done = "done",
+        Rewrite = "rewrite", Done = "done",
     }
 }
 
@@ -68,7 +68,7 @@ named! {
         Manifest = "manifest", Release = "release", Restore = "restore", Verify = "verify",
         Probe = "probe",
         Begin = "begin", Commit = "commit", Abort = "abort", Forget = "forget", Sweep = "sweep", Check = "check",
-        Fence = "fence", Mark = "mark", Mend = "mend",
+        Fence = "fence", Mark = "mark", Mend = "mend", Rewrite = "rewrite",
     }
 }
 

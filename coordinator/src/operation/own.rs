@@ -11,7 +11,9 @@ use palinurus_repository::ledger::{MissingNode, NodeCommit, Objects, PackSet, Pu
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::{delete_unlocked, list_all};
-use palinurus_repository::{Error, ErrorKind, Result, TransactionId, quarantine, repair, sweep, verify};
+use palinurus_repository::{
+    Error, ErrorKind, Result, TransactionId, quarantine, repair, rewrite, sweep, verify,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +75,7 @@ async fn perform(
         Work::Abort => abort(operation, vault).await,
         Work::Forget if operation.retention.is_some() => retention::forget(operation, vault, stop).await,
         Work::Forget => forget(operation, vault).await,
+        Work::Rewrite => retention::rewrite(operation, vault, stop).await,
         Work::Sweep => swept(operation, vault, stop).await,
         Work::Check => check(vault, progress).await,
         Work::Fence => fence(operation, places).await,
@@ -147,8 +150,8 @@ fn damaged(state: &State, bases: &[v1::NodeManifest]) -> Bytes {
     if packs.is_empty() { Bytes::new() } else { packs.encode().into() }
 }
 
-/// A service has one exclusive operation, so any other backup's transaction was left behind by one that could not
-/// end it, and would hold up every sweep.
+/// A service has one exclusive operation, so any other backup's or rewrite's transaction was left behind by one that
+/// could not end it, and would hold up every sweep.
 async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> {
     vault.repository.refresh().await?;
     let others = |state: &State| -> Vec<TransactionId> {
@@ -161,6 +164,7 @@ async fn close_others(vault: &Vault, ours: Option<TransactionId>) -> Result<()> 
         tracing::warn!(transaction = %other, "ending a transaction that was left behind");
         vault.repository.abort(vault.epoch, other).await?;
     }
+    rewrite::abandon(&vault.repository, vault.epoch).await?;
     Ok(())
 }
 
@@ -318,14 +322,6 @@ async fn mark(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
 async fn mend(vault: &Vault) -> Result<Patch> {
     let repository = &vault.repository;
     close_others(vault, None).await?;
-    let left = |state: &State| -> Vec<TransactionId> {
-        let open = state.open_transactions().iter();
-        open.filter(|(_, open)| open.purpose == Purpose::Rewrite).map(|(id, _)| *id).collect()
-    };
-    // Of a repair that was cut short: this service has one exclusive operation.
-    for transaction in repository.read(left).await {
-        repository.abort(vault.epoch, transaction).await?;
-    }
     let done = repair::rewrite(repository, vault.epoch, &*vault.entropy).await?;
     Ok(Patch::Mended(v1::MendDetail {
         backups: done.backups,

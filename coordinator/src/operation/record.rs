@@ -50,6 +50,8 @@ pub(crate) enum Patch {
         gone: u64,
         kept: Vec<String>,
     },
+    /// None: it was not the time to look.
+    Rewrote(Option<v1::RewriteDetail>),
     Swept(Swept),
     Checked(v1::VerifyDetail),
     /// The ledger knows of the damage.
@@ -385,6 +387,11 @@ pub(crate) fn own(
             }
             for text in kept {
                 note(operation, now, text);
+            }
+        }
+        Patch::Rewrote(rewrite) => {
+            if let Some(retention) = &mut operation.retention {
+                retention.rewrite = rewrite;
             }
         }
         Patch::Swept(swept) => self::swept(operation, &swept, now),

@@ -1,4 +1,4 @@
-//! What retention does: forget what the policy gives up, then sweep. It may stop anywhere: what is left is garbage that
+//! What retention does: forget what the policy gives up, move what is used out of packs that are hardly used, then sweep. It may stop anywhere: what is left is garbage that
 //! the next run finds, so it gives way to whatever else is asked of the service.
 use super::barrier::{Barrier, barrier};
 use super::release::stop;
@@ -6,7 +6,8 @@ use super::{OWN, Phase, Step, View, Work, cancelled, failed, succeeded, unknown_
 
 pub(super) fn decide(view: View<'_>) -> Step {
     let (work, next) = match view.phase() {
-        Some(Phase::Forget) => (Work::Forget, Some(Phase::Sweep)),
+        Some(Phase::Forget) => (Work::Forget, Some(Phase::Rewrite)),
+        Some(Phase::Rewrite) => (Work::Rewrite, Some(Phase::Sweep)),
         Some(Phase::Sweep) => (Work::Sweep, None),
         _ => return unknown_phase(view),
     };

@@ -313,6 +313,10 @@ impl World {
                 self.ledger.forgotten = true;
                 Ok(Patch::Nothing)
             }
+            Work::Rewrite => {
+                assert!(self.ledger.forgotten && !self.ledger.swept);
+                Ok(Patch::Rewrote(None))
+            }
             Work::Sweep => {
                 assert!(self.ledger.forgotten);
                 self.ledger.swept = true;
@@ -578,6 +582,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         (OWN, Work::Begin),
         (OWN, Work::Commit),
         (OWN, Work::Abort),
+        (OWN, Work::Rewrite),
         (OWN, Work::Sweep),
         (OWN, Work::Check),
         (OWN, Work::Fence),

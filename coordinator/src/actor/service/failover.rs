@@ -85,7 +85,7 @@ impl Service {
         let Candidate { detail, reasons, .. } = *candidate;
         let (lost, onto) = (detail.lost.clone(), detail.node.clone());
         tracing::warn!(service = self.name(), lost, onto, ?reasons, "failover by itself");
-        if let Err(e) = self.fail_over(me, detail, &reasons).await {
+        if let Err(e) = Box::pin(self.fail_over(me, detail, &reasons)).await {
             tracing::error!(
                 service = self.name(),
                 lost,
@@ -116,7 +116,7 @@ impl Service {
         let mut notes = vec![format!("asked for by an operator: {} onto {}", detail.lost, detail.node)];
         notes.extend(plan.reasons);
         notes.extend(plan.warnings);
-        self.fail_over(me, detail, &notes).await
+        Box::pin(self.fail_over(me, detail, &notes)).await
     }
 
     async fn fail_over(

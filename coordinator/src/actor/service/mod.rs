@@ -223,7 +223,9 @@ impl Actor for ServiceActor {
             }
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
-            ServiceMsg::Start { detail, nodes, to } => reply(to, service.start(&me, *detail, nodes).await),
+            ServiceMsg::Start { detail, nodes, to } => {
+                reply(to, Box::pin(service.start(&me, *detail, nodes)).await)
+            }
             ServiceMsg::Cancel(id, to) => service.cancel(&id, to).await,
             ServiceMsg::Vault(to) => reply(to, service.vault()),
             ServiceMsg::PlanFailover(wanted, to) => reply(to, service.plan_failover(*wanted)),
@@ -236,8 +238,8 @@ impl Actor for ServiceActor {
             ServiceMsg::Surveyed(sources) => Box::pin(service.surveyed(&me, sources)).await,
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
             ServiceMsg::RetentionDue => service.retention_due(&me),
-            ServiceMsg::RetentionSurveyed(found) => service.retention_surveyed(&me, *found).await,
-            ServiceMsg::Scrub => service.scrub(&me).await,
+            ServiceMsg::RetentionSurveyed(found) => Box::pin(service.retention_surveyed(&me, *found)).await,
+            ServiceMsg::Scrub => Box::pin(service.scrub(&me)).await,
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Clean => {
