@@ -267,7 +267,7 @@ mod tests {
             SMALL,
             &[
                 ("PALINURUS_NODE", "7"),
-                ("PALINURUS_COORDINATOR", "https://a:1, https://b:2"),
+                ("PALINURUS_COORDINATOR", "http://127.0.0.1:1, http://[::1]:2"),
                 ("PALINURUS_LIMITS__WORKERS", "2"),
                 ("PALINURUS_SESSION__RETRY_MAX", "1min"),
                 ("PALINURUS_ENGINE__ROOT", "/other"),
@@ -278,7 +278,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.node.as_str(), config.limits.workers), ("7", 2));
-        assert_eq!(config.coordinator, ["https://a:1", "https://b:2"]);
+        assert_eq!(config.coordinator, ["http://127.0.0.1:1", "http://[::1]:2"]);
         assert_eq!(config.session.retry_max, Duration::from_secs(60));
         assert_eq!(config.engine["root"].as_str(), Some("/other"));
         assert_eq!(config.engine["exclude"].as_array().unwrap().len(), 1);
