@@ -42,7 +42,8 @@ impl Lead {
 
     pub(super) async fn start_backup(&self, request: v1::StartBackupRequest) -> Result<v1::Operation> {
         let service = self.service(&request.service).await?;
-        let sources = Self::vault(&service).await?.repository.read(Sources::of).await;
+        // As the leader knows it: nothing is asked of the store before the operation stands.
+        let sources = ask(&service, ServiceMsg::Vault).await?.repository.read(Sources::of).await;
         let nodes = ask(&service, ServiceMsg::Describe).await?.nodes;
         let first = nodes.into_iter().filter(|node| sources.newest(node).is_none()).map(|node| node.name);
         let detail = v1::BackupDetail { full: request.full, first: first.collect(), ..Default::default() };
