@@ -14,9 +14,12 @@ use crate::source::{Totals, Tree};
 use crate::warning::Warnings;
 
 pub mod files;
+mod logs;
 pub mod postgresql;
 #[cfg(test)]
 mod suite;
+
+pub use logs::{History, LogStream, Logs, Mark, Marked, Next, ServerEnd};
 
 /// Every engine there is. A new one is a folder and a line here.
 const ENGINES: &[(&str, Open)] = &[("files", files::open), ("postgresql", postgresql::open)];
@@ -73,6 +76,11 @@ pub trait Engine: Send + Sync + fmt::Debug {
 
     /// After a restore: sees that the data is in use again, or fit to be, and says what it saw.
     async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String>;
+
+    /// The stream of logs, where the engine has one and its settings ask for it.
+    fn logs(&self) -> Option<Arc<dyn Logs>> {
+        None
+    }
 
     /// Last of all before a clean end: nothing stays frozen, nothing is held.
     async fn close(&self) -> Result<()>;

@@ -38,6 +38,12 @@ pub struct Config {
     /// What the WAL written during a backup may take of the state directory's disk.
     #[serde(default = "wal_spool_mib")]
     pub wal_spool_mib: u64,
+    /// Store the WAL as it is written. The server keeps in a replication slot what is not stored yet.
+    #[serde(default)]
+    pub archive: bool,
+    /// The longest that a commit waits until it is stored.
+    #[serde(default = "archive_interval", with = "human")]
+    pub archive_interval: Duration,
     /// Where a restore puts tablespaces, by oid; those not named go where they were.
     #[serde(default)]
     pub tablespaces: BTreeMap<String, PathBuf>,
@@ -69,6 +75,10 @@ fn wal_timeout() -> Duration {
 
 fn wal_spool_mib() -> u64 {
     65_536
+}
+
+fn archive_interval() -> Duration {
+    Duration::from_secs(1)
 }
 
 /// Where the server listens.
@@ -125,6 +135,10 @@ impl Config {
                 "engine.tablespaces: {name:?} is not the oid of a tablespace"
             ))
             .with_hint("select oid, spcname from pg_tablespace"));
+        }
+        if config.archive_interval < Duration::from_millis(100) {
+            return Err(Error::invalid("engine.archive_interval is below 100 ms")
+                .with_hint("an object of the store is written each time: 1s is usual"));
         }
         config.address()?;
         Ok(config)

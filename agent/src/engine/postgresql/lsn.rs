@@ -2,6 +2,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bytes::Buf;
 use palinurus_repository::{Error, Result};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +49,23 @@ impl Segment {
 
     pub(super) fn next(self) -> Self {
         Self { number: self.number + 1, ..self }
+    }
+
+    /// A segment of another cluster, or of another place, must never be taken for this one.
+    pub(super) fn check_header(self, mut data: &[u8], system_identifier: u64) -> Result<()> {
+        if data.len() < 32 {
+            return Err(Error::corrupt("a WAL segment without a header"));
+        }
+        data.advance(4);
+        let timeline = data.get_u32_le();
+        let at = data.get_u64_le();
+        data.advance(8);
+        // The first page after a promotion still names the timeline before.
+        let right = timeline <= self.timeline && at == self.start().0;
+        if right && data.get_u64_le() == system_identifier {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!("what the server sends as {} is another segment", self.name())))
     }
 
     /// As PostgreSQL names it.

@@ -16,7 +16,7 @@ use palinurus_repository::id::check_name;
 use palinurus_repository::{Clock, Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, FinishOrder, Health, Inspection, Parts, Share, Snapshot, SnapshotOrder};
+use super::{Engine, FinishOrder, Health, Inspection, Logs, Parts, Share, Snapshot, SnapshotOrder};
 use crate::restore::{self, target};
 use crate::source::Tree;
 
@@ -29,13 +29,16 @@ mod held;
 mod identity;
 mod judge;
 mod list;
+mod logs;
 mod lsn;
 mod names;
 mod page;
 mod receiver;
+mod records;
 mod restored;
 mod server;
 mod session;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -45,6 +48,7 @@ use config::Access;
 use held::Held;
 use identity::Identity;
 use judge::Over;
+use logs::{Wal, slot_name};
 
 /// For a session to be closed; the server ends it by itself when the connection is gone.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -52,7 +56,8 @@ const CLOSE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct PostgresEngine {
     access: Access,
-    identity: Identity,
+    identity: Arc<Identity>,
+    wal: Option<Arc<Wal>>,
     clock: Arc<dyn Clock>,
     /// The backup that each operation holds open.
     held: Mutex<HashMap<String, Held>>,
@@ -66,9 +71,14 @@ pub(super) fn open(table: toml::Table, parts: Parts) -> Result<Arc<dyn Engine>> 
         return Err(Error::invalid(format!("state {state} lies in the data directory {root}"))
             .with_hint("the agent's own files cannot be part of the backup: move them elsewhere"));
     }
+    let slot = slot_name(&parts.service, &parts.node);
+    let identity = Arc::new(Identity::new(&parts.state));
+    let access = Access { config, entropy: parts.entropy };
+    let wal = Wal { access: access.clone(), identity: Arc::clone(&identity), slot };
     Ok(Arc::new(PostgresEngine {
-        identity: Identity::new(&parts.state),
-        access: Access { config, entropy: parts.entropy },
+        wal: access.config.archive.then(|| Arc::new(wal)),
+        identity,
+        access,
         clock: parts.clock,
         held: Mutex::default(),
     }))
@@ -225,6 +235,10 @@ impl Engine for PostgresEngine {
             }
             Err(_) => format!("{cluster}; its server is not started yet: that is the operator's"),
         })
+    }
+
+    fn logs(&self) -> Option<Arc<dyn Logs>> {
+        self.wal.clone().map(|wal| wal as Arc<dyn Logs>)
     }
 
     async fn close(&self) -> Result<()> {

@@ -55,7 +55,11 @@ impl Receiver {
     ) -> Result<Self> {
         let (slot, at, timeline) = (&take.slot, take.first.start(), take.first.timeline);
         let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {at} TIMELINE {timeline}");
-        replication.start_copy(&command).await?;
+        if !replication.start_copy(&command).await? {
+            return Err(
+                Error::conflict(format!("timeline {timeline} is over")).with_hint("start the backup again")
+            );
+        }
         let (until, asked) = watch::channel(None);
         let task = tokio::spawn(async move {
             let mut stream = Stream {
@@ -156,7 +160,7 @@ impl Stream {
     async fn write(&mut self, mut data: Bytes) -> Result<()> {
         while !data.is_empty() {
             if self.file.is_none() {
-                self.check_header(&data)?;
+                self.segment.check_header(&data, self.take.system_identifier)?;
                 self.file = Some(self.create().await?);
             }
             let room = (self.segment.end().0 - self.received.0) as usize;
@@ -170,27 +174,6 @@ impl Stream {
             }
         }
         Ok(())
-    }
-
-    /// A segment of another cluster, or of another place, must never be taken for this one.
-    fn check_header(&self, data: &Bytes) -> Result<()> {
-        let mut header = data.clone();
-        if header.len() < 32 {
-            return Err(Error::corrupt("a WAL segment without a header"));
-        }
-        header.advance(4);
-        let timeline = header.get_u32_le();
-        let at = header.get_u64_le();
-        header.advance(8);
-        let system_identifier = header.get_u64_le();
-        // The first page after a promotion still names the timeline before.
-        if timeline <= self.segment.timeline
-            && at == self.received.0
-            && system_identifier == self.take.system_identifier
-        {
-            return Ok(());
-        }
-        Err(Error::corrupt(format!("what the server sends as {} is another segment", self.segment.name())))
     }
 
     async fn create(&self) -> Result<File> {

@@ -3,8 +3,10 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, Command, Stdio};
 
+use super::lsn::{Lsn, Segment};
 use super::*;
 use crate::engine::suite::{Fixture, keeps_to_the_contract, parts};
+use crate::engine::{Marked, Next};
 
 /// A server on a socket, ended with the test.
 struct World {
@@ -74,14 +76,18 @@ impl World {
 }
 
 impl World {
-    fn sessions(&self) -> Vec<PathBuf> {
-        let sql = "select slot_name from pg_replication_slots \
-                   union all select pid::text from pg_stat_activity where application_name = 'palinurus'";
+    fn sql(&self, sql: &str) -> String {
         let mut psql = Command::new(bin().join("psql"));
         psql.args(["-XAtq", "-U", "postgres", "-c", sql, "-h"]).arg(self.dir.path().join("socket"));
         let output = psql.output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect()
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn sessions(&self) -> Vec<PathBuf> {
+        let sql = "select slot_name from pg_replication_slots \
+                   union all select pid::text from pg_stat_activity where application_name = 'palinurus'";
+        self.sql(sql).lines().map(PathBuf::from).collect()
     }
 }
 
@@ -124,4 +130,97 @@ async fn it_keeps_to_the_contract() {
     let world = World::new();
     world.answers().await;
     keeps_to_the_contract(&world).await;
+}
+
+/// What flows is what lies in `pg_wal`, and the ends of transactions are those that PostgreSQL's own reader finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_is_the_wal_and_its_marks_are_right() {
+    let world = World::new();
+    world.answers().await;
+    let mut access = world.access();
+    access.config.archive = true;
+    let engine =
+        super::open(toml::Table::try_from(access.config).unwrap(), parts(&world.dir.path().join("state")))
+            .unwrap();
+    let logs = engine.logs().expect("it archives");
+    let history = logs.look().await.unwrap().expect("a primary");
+    assert_eq!(history, logs.look().await.unwrap().unwrap());
+    assert_eq!((history.segment, history.account.len()), (16 << 20, 0));
+    world.sql("create table t (a int, b text)");
+    for number in 0..50 {
+        world.sql(&format!("insert into t select {number}, repeat('x', g) from generate_series(1, 200) g"));
+    }
+    world.sql("select pg_create_restore_point('before the end')");
+    world.sql("select pg_switch_wal()");
+    world.sql("begin; insert into t values (1); rollback");
+    world.sql("begin; savepoint a; insert into t values (2); release a; insert into t values (3); commit");
+    let until: Lsn = world.sql("select pg_current_wal_flush_lsn()").parse().unwrap();
+
+    let mut stream = logs.open(&history.identity, history.position).await.unwrap();
+    let (mut wal, mut marks) = (Vec::new(), Vec::new());
+    while history.position + (wal.len() as u64) < until.0 {
+        match stream.next().await.unwrap() {
+            Next::Bytes { bytes, marks: found, .. } => {
+                wal.extend_from_slice(&bytes);
+                marks.extend(found);
+            }
+            Next::Quiet { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    stream.release(until.0).await.unwrap();
+    let kept = || world.sql("select restart_lsn from pg_replication_slots").parse::<Lsn>().unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while kept() < until {
+        assert!(tokio::time::Instant::now() < deadline, "the server may let go of it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    for (number, segment) in wal.chunks(16 << 20).enumerate() {
+        let start = Lsn(history.position + ((number as u64) << 24));
+        let file = world.dir.path().join("data/pg_wal").join(Segment::of(1, start, 16 << 20).name());
+        assert!(fs::read(&file).unwrap().starts_with(segment), "{}", file.display());
+    }
+    let mut waldump = Command::new(bin().join("pg_waldump"));
+    waldump.args(["-p"]).arg(world.dir.path().join("data/pg_wal"));
+    waldump.args(["-s", &Lsn(history.position).to_string(), "-e", &until.to_string()]);
+    let output = waldump.env("TZ", "UTC").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            ["COMMIT", "ABORT", "RESTORE_POINT"].iter().any(|word| line.contains(&format!("desc: {word} ")))
+        })
+        .collect();
+    assert!(expected.len() > 50);
+    assert_eq!(expected.len(), marks.len(), "{marks:#?}");
+    for (line, mark) in expected.iter().zip(&marks) {
+        match &mark.what {
+            Marked::Name(name) => assert!(line.contains(name.as_str()), "{line}"),
+            Marked::End(at) => {
+                assert!(line.contains(&format!(".{:06} UTC", at.rem_euclid(1_000_000))), "{line}: {at}")
+            }
+        }
+        let start: Lsn = line.split("lsn: ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+        assert!(start.0 < mark.end && mark.end < start.0 + (64 << 10), "{start}: {}", mark.end);
+    }
+    assert!(marks.iter().any(|mark| mark.what == Marked::Name("before the end".into())));
+
+    // Let go of, gone; and a slot that is lost is made anew.
+    drop(stream);
+    world.sql("select pg_switch_wal(); checkpoint");
+    world.sql("insert into t values (4)");
+    world.sql("select pg_switch_wal(); checkpoint");
+    let mut gone = logs.open(&history.identity, history.position).await.unwrap();
+    let said = gone.next().await.unwrap();
+    assert!(matches!(&said, Next::Gone(why) if why.contains("already been removed")), "{said:?}");
+    drop(gone);
+    let mut slots = world.sessions();
+    while slots.len() > 1 {
+        assert!(tokio::time::Instant::now() < deadline, "{slots:?}");
+        slots = world.sessions();
+    }
+    world.sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots");
+    let anew = logs.look().await.unwrap().unwrap();
+    assert!(anew.position > history.position && anew.identity == history.identity, "{anew:?}");
 }

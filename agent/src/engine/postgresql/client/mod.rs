@@ -121,13 +121,15 @@ impl Client {
         }
     }
 
-    /// `START_REPLICATION`: from here on both sides send [`copy`](Self::copy) data.
-    pub(super) async fn start_copy(&mut self, command: &str) -> Result<()> {
+    /// `START_REPLICATION`: from here on both sides send [`copy`](Self::copy) data. False: there is nothing to send,
+    /// and the session is of no more use.
+    pub(super) async fn start_copy(&mut self, command: &str) -> Result<bool> {
         self.send_query(command).await?;
         loop {
             let message = self.read().await?;
             match message.tag {
-                b'W' => return Ok(()),
+                b'W' => return Ok(true),
+                b'T' => return Ok(false),
                 b'E' => return Err(error_of(&message.body)),
                 b'N' | b'S' => {}
                 _ => return Err(unexpected(&message)),
@@ -142,6 +144,7 @@ impl Client {
             match message.tag {
                 b'd' => return Ok(Some(message.body)),
                 b'c' => return Ok(None),
+                b'C' => return Err(Error::unavailable("the server shuts down")),
                 b'E' => return Err(error_of(&message.body)),
                 b'N' | b'S' => {}
                 _ => return Err(unexpected(&message)),

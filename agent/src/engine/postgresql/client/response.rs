@@ -50,6 +50,7 @@ pub(super) fn error_of(body: &Bytes) -> Error {
     let kind = match code.as_bytes() {
         b"42501" | [b'2', b'8', ..] => ErrorKind::Denied,
         b"42704" | b"42883" | [b'2', b'2', ..] => ErrorKind::Invalid,
+        b"58P01" => ErrorKind::NotFound,
         [b'5', b'5', ..] => ErrorKind::Conflict,
         [b'X', b'X', ..] => ErrorKind::Corrupt,
         _ => ErrorKind::Unavailable,
