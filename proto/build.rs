@@ -5,6 +5,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "palinurus/v1/retention.proto",
         "palinurus/v1/keys.proto",
+        "palinurus/v1/failure.proto",
+        "palinurus/v1/log.proto",
         "palinurus/v1/types.proto",
         "palinurus/v1/requests.proto",
         "palinurus/v1/coordinator.proto",

@@ -51,9 +51,11 @@ const TABLE: &[(&str, Needs)] = &[
     ("/palinurus.v1.Coordinator/GetOperation", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/WatchOperation", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/CancelOperation", Needs::Role(Role::Operator)),
+    ("/palinurus.v1.Coordinator/ShowLogs", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Coordinator/GetCluster", Needs::Role(Role::Viewer)),
     ("/palinurus.v1.Fleet/Session", Needs::Agent),
     ("/palinurus.v1.Fleet/Claim", Needs::Agent),
+    ("/palinurus.v1.Fleet/Log", Needs::Agent),
     // What a load balancer asks, which is nobody.
     ("/grpc.health.v1.Health/Check", Needs::Nothing),
     ("/grpc.health.v1.Health/List", Needs::Nothing),

@@ -36,6 +36,7 @@ pub(crate) struct FleetService {
 impl Fleet for FleetService {
     type SessionStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
     type ClaimStream = ReceiverStream<Result<v1::ClaimReply, Status>>;
+    type LogStream = ReceiverStream<Result<v1::LogReply, Status>>;
 
     async fn session(
         &self,
@@ -66,6 +67,14 @@ impl Fleet for FleetService {
             }
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn log(
+        &self,
+        request: Request<Streaming<v1::LogRequest>>,
+    ) -> Result<Response<Self::LogStream>, Status> {
+        let _ = caller(&request)?;
+        Err(to_status(&Error::unavailable("this coordinator grants no logs yet")))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod v1 {
 
 mod damage;
 mod key_epochs;
+pub mod logs;
 pub mod metrics;
 mod requests;
 mod status;

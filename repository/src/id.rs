@@ -75,6 +75,10 @@ bytes_id!(
     FileId, 16
 );
 bytes_id!(
+    /// One history of a log that only grows at its end. Random, drawn by the leader.
+    LineageId, 16
+);
+bytes_id!(
     /// Names an operator key; says nothing of the key.
     KeyId, 8
 );

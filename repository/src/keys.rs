@@ -4,6 +4,7 @@
 //! operator key ─wraps─► root ─► chunk id, file id, header, label      (for the repository's life)
 //!              └seals─► root or master of a key epoch ─┬► metadata ─► manifest, index segment
 //!                                                      ├► ledger
+//!                                                      ├► log ─► piece
 //!                                                      └► data ─► transaction ─► pack
 //! ```
 use std::fmt;
@@ -13,7 +14,7 @@ use crate::crypto::{Aead, Key, RingSuite, Suite};
 use crate::entropy::Entropy;
 use crate::epochs::{Epochs, Given, KeyEpoch, Operators, Sealed};
 use crate::error::{Error, Result};
-use crate::id::{ChunkId, FileId, RepositoryId, TransactionId, WriterId};
+use crate::id::{ChunkId, FileId, LineageId, RepositoryId, TransactionId, WriterId};
 use crate::masters::Master;
 use crate::storage::Storage;
 
@@ -46,6 +47,8 @@ pub(crate) struct Branch {
     ledger: Key,
     ledger_salt: [u8; 32],
     data: Key,
+    log: Key,
+    log_salt: [u8; 32],
 }
 
 impl Branch {
@@ -57,6 +60,8 @@ impl Branch {
             ledger_salt: branch(b"ledger salt")?.0,
             // So it is called under every master.
             data: branch(b"data epoch 0")?,
+            log: branch(b"log")?,
+            log_salt: branch(b"log salt")?.0,
         })
     }
 }
@@ -120,6 +125,30 @@ impl Keys {
         let branch = self.epochs.branch(epoch.draw);
         self.ledger = branch.ok_or_else(|| Error::internal("a key epoch without its master"))?;
         Ok(())
+    }
+
+    /// For one piece of a log, under the master of its grant's key epoch: none is the root.
+    pub(crate) fn log_aead(
+        &self,
+        epoch: Option<KeyEpoch>,
+        lineage: LineageId,
+        salt: &[u8; 16],
+    ) -> Result<Box<dyn Aead>> {
+        let branch = self.branch_at(epoch)?;
+        self.suite.aead(&self.suite.derive(&branch.log, &[lineage.as_bytes(), salt])?)
+    }
+
+    /// Makes the salt that goes with a piece of a log and into its key: over all that is sealed under it, so that no
+    /// two contents share a key, whoever puts what under one name.
+    pub(crate) fn log_salt(&self, epoch: Option<KeyEpoch>) -> Result<blake3::Hasher> {
+        Ok(blake3::Hasher::new_keyed(&self.branch_at(epoch)?.log_salt))
+    }
+
+    fn branch_at(&self, epoch: Option<KeyEpoch>) -> Result<Arc<Branch>> {
+        let Some(epoch) = epoch else { return Ok(self.root.clone()) };
+        let branch = self.epochs.branch(epoch.draw);
+        branch
+            .ok_or_else(|| Error::internal(format!("the master of key epoch {} is not known", epoch.number)))
     }
 
     fn branch_of(&self, transaction: TransactionId) -> Result<Arc<Branch>> {

@@ -21,6 +21,7 @@ pub mod keys;
 pub mod keysource;
 pub mod label;
 pub mod ledger;
+pub mod log;
 pub mod manifest;
 mod masters;
 pub mod mutant;
@@ -42,7 +43,9 @@ pub use commit::Repository;
 pub use entropy::{Entropy, SystemEntropy};
 pub use epochs::{KeyEpoch, Sealed};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{BackupId, ChunkId, Draw, Epoch, FileId, KeyId, RepositoryId, TransactionId, WriterId};
+pub use id::{
+    BackupId, ChunkId, Draw, Epoch, FileId, KeyId, LineageId, RepositoryId, TransactionId, WriterId,
+};
 pub use keyfile::KeyFile;
 pub use keyring::Keyring;
 pub use keys::{Keys, RootKey};

@@ -133,7 +133,8 @@ impl Operator {
         delta: bool,
     ) -> Result<v1::Operation, Status> {
         let nodes = vec![node.to_owned()];
-        let request = v1::RestoreRequest { service: SERVICE.into(), backup: backup.into(), nodes, delta };
+        let request =
+            v1::RestoreRequest { service: SERVICE.into(), backup: backup.into(), nodes, delta, target: None };
         self.start("a restore starts", async |mut client| {
             Ok(client.apply_restore(request.clone()).await?.into_inner())
         })

@@ -347,6 +347,7 @@ impl World {
             backup: "latest".into(),
             nodes: vec![node.to_owned()],
             delta,
+            target: None,
         };
         let operation = self.client().await.apply_restore(request).await.unwrap().into_inner();
         let ended = self.ended(&operation.id).await;

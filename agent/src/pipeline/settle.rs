@@ -217,6 +217,7 @@ fn write(
         warnings: all.to_wire(&context.node, WARNINGS_TOLD),
         warning_count: all.count(),
         segments: segments.keys.into_iter().map(|key| key.into_bytes().into()).collect(),
+        log: None,
     })
 }
 

@@ -32,6 +32,7 @@ struct Service(mpsc::Sender<Far>);
 impl Fleet for Service {
     type SessionStream = Outgoing;
     type ClaimStream = Pin<Box<dyn futures::Stream<Item = Result<v1::ClaimReply, Status>> + Send>>;
+    type LogStream = Pin<Box<dyn futures::Stream<Item = Result<v1::LogReply, Status>> + Send>>;
 
     async fn session(&self, request: Request<Streaming<AgentMessage>>) -> Result<Response<Outgoing>, Status> {
         let mut incoming = request.into_inner();
@@ -51,6 +52,10 @@ impl Fleet for Service {
         _: Request<Streaming<v1::ClaimRequest>>,
     ) -> Result<Response<Self::ClaimStream>, Status> {
         Err(Status::unimplemented("no claims here"))
+    }
+
+    async fn log(&self, _: Request<Streaming<v1::LogRequest>>) -> Result<Response<Self::LogStream>, Status> {
+        Err(Status::unimplemented("no logs here"))
     }
 }
 

@@ -112,16 +112,26 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
     }
     // Exactly what was shown: `latest` may be another one by now.
     let nodes = plan.nodes.iter().map(|node| format!("{}={}", node.node, node.source)).collect();
-    let request =
-        v1::RestoreRequest { service: plan.service, backup: plan.backup_id, nodes, delta: plan.delta };
+    let request = v1::RestoreRequest {
+        service: plan.service,
+        backup: plan.backup_id,
+        nodes,
+        delta: plan.delta,
+        target: None,
+    };
     let started = client.apply_restore(request).await.map_err(from_status)?.into_inner();
     follow_or_detach(global, output, &started, detach).await
 }
 
 async fn ask(client: &mut client::Client, wanted: Wanted) -> Result<v1::RestorePlan> {
     let service = client::service(client, wanted.service).await?;
-    let request =
-        v1::RestoreRequest { service, backup: wanted.backup, nodes: wanted.nodes, delta: wanted.delta };
+    let request = v1::RestoreRequest {
+        service,
+        backup: wanted.backup,
+        nodes: wanted.nodes,
+        delta: wanted.delta,
+        target: None,
+    };
     Ok(client.plan_restore(request).await.map_err(from_status)?.into_inner())
 }
 

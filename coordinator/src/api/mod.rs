@@ -235,6 +235,11 @@ impl Coordinator for Api {
         answer(self.lead()?.apply_failover(request.into_inner()).await)
     }
 
+    async fn show_logs(&self, request: Request<v1::ShowLogsRequest>) -> Result<Response<v1::Logs>, Status> {
+        let _ = self.lead()?.service(&request.get_ref().service).await;
+        Ok(Response::new(v1::Logs { service: request.into_inner().service, ..Default::default() }))
+    }
+
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
         Ok(Response::new(self.door.cluster()))
     }

@@ -86,15 +86,18 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
             manifest: manifest.manifest.clone(),
             backup_id: manifest.backup_id.clone(),
             delta: false,
+            logs: None,
         });
     }
     let detail = operation.restore.as_ref();
     let manifest = detail.and_then(|detail| detail.manifests.iter().find(|each| each.node == node));
     let manifest = manifest
         .ok_or_else(|| Error::internal(format!("operation {} names no manifest for {node}", operation.id)))?;
+    let plan = detail.and_then(|detail| detail.plan.as_ref());
     Ok(v1::RestoreTask {
         manifest: manifest.manifest.clone(),
         backup_id: manifest.backup_id.clone(),
-        delta: detail.and_then(|detail| detail.plan.as_ref()).is_some_and(|plan| plan.delta),
+        delta: plan.is_some_and(|plan| plan.delta),
+        logs: plan.and_then(|plan| plan.logs.clone()),
     })
 }

@@ -11,6 +11,7 @@ fn request(nodes: &[&str]) -> v1::RestoreRequest {
         backup: "latest".to_owned(),
         nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
         delta: false,
+        target: None,
     }
 }
 

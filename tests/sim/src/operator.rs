@@ -226,6 +226,7 @@ impl Operator {
             backup: backup.id,
             nodes: vec![node.to_owned()],
             delta,
+            target: None,
         };
         self.ask(async |mut c| c.apply_restore(request.clone()).await).await.map(drop)
     }

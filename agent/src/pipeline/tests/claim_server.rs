@@ -104,11 +104,20 @@ impl ClaimServer {
 impl Fleet for ClaimServer {
     type SessionStream = Pin<Box<dyn futures::Stream<Item = Result<CoordinatorMessage, Status>> + Send>>;
     type ClaimStream = ReceiverStream<Result<ClaimReply, Status>>;
+    type LogStream =
+        Pin<Box<dyn futures::Stream<Item = Result<palinurus_proto::v1::LogReply, Status>> + Send>>;
 
     async fn session(
         &self,
         _: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("only claims"))
+    }
+
+    async fn log(
+        &self,
+        _: Request<Streaming<palinurus_proto::v1::LogRequest>>,
+    ) -> Result<Response<Self::LogStream>, Status> {
         Err(Status::unimplemented("only claims"))
     }
 

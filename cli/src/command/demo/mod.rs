@@ -267,6 +267,7 @@ impl<'a> Stage<'a> {
             backup: "latest".into(),
             nodes: vec![node.into()],
             delta: false,
+            target: None,
         };
         let plan = self.client.plan_restore(request.clone()).await.map_err(from_status)?.into_inner();
         if !plan.refusals.is_empty() {

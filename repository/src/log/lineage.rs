@@ -1,0 +1,105 @@
+//! Lineages and grants, as the ledger has them and as an agent is told.
+use super::{Coverage, Piece, Position};
+use crate::epochs::KeyEpoch;
+use crate::error::{Error, Result};
+use crate::id::{LineageId, check_name};
+
+/// Of the bytes by which an engine names a lineage.
+pub const IDENTITY_MAX: usize = 256;
+const SEGMENT_MAX: u32 = 1 << 30;
+
+/// One history that only grows at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lineage {
+    pub id: LineageId,
+    pub parent: Option<LineageId>,
+    /// Where it begins: a position of its parent.
+    pub from: Position,
+    /// Of the engine, such as "postgresql".
+    pub kind: String,
+    /// What the engine calls it: in PostgreSQL the system identifier and the timeline.
+    pub identity: Vec<u8>,
+    /// How long the engine's log files are.
+    pub segment: u32,
+    /// Oldest first: their epochs rise, their `from` never falls.
+    pub grants: Vec<Grant>,
+    /// What ends at or before it may be deleted at any time.
+    pub floor: Position,
+}
+
+/// Who may append to a lineage, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The writer's epoch: rises within the lineage, from 1.
+    pub epoch: u32,
+    pub node: String,
+    pub from: Position,
+    /// In which its record stands in the ledger: its pieces are sealed under that master. None is the root.
+    pub key_epoch: Option<KeyEpoch>,
+}
+
+impl Lineage {
+    pub fn grant(&self, epoch: u32) -> Option<&Grant> {
+        self.grants.iter().find(|grant| grant.epoch == epoch)
+    }
+
+    pub fn last_grant(&self) -> Option<&Grant> {
+        self.grants.last()
+    }
+
+    /// What is covered, of the objects that there are.
+    pub fn coverage(&self, pieces: impl IntoIterator<Item = Piece>) -> Coverage {
+        Coverage::of(self, pieces)
+    }
+
+    /// Bounds and order: what every reader of one relies on.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |why: &str| Err(Error::invalid(format!("lineage {}: {why}", self.id)));
+        check_name("engine", &self.kind)?;
+        if self.identity.is_empty() || self.identity.len() > IDENTITY_MAX {
+            return wrong("its identity is empty or too long");
+        }
+        if self.segment == 0 || self.segment > SEGMENT_MAX {
+            return wrong("its log files have an impossible length");
+        }
+        if self.parent == Some(self.id) {
+            return wrong("it is its own parent");
+        }
+        let mut before = (0, self.from);
+        for grant in &self.grants {
+            check_name("node", &grant.node)?;
+            if grant.epoch <= before.0 || grant.from < before.1 {
+                return wrong("its grants are in disorder");
+            }
+            before = (grant.epoch, grant.from);
+        }
+        Ok(())
+    }
+}
+
+/// A lineage as far as a restore goes along it: up to where the next one begins, or without end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    pub lineage: Lineage,
+    pub to: Option<Position>,
+}
+
+impl Section {
+    /// Ancestors first, each up to where the next begins.
+    pub fn check_chain(chain: &[Section]) -> Result<()> {
+        let broken = || Err(Error::invalid("the lineages named do not follow each other"));
+        let Some(last) = chain.last() else { return broken() };
+        for section in chain {
+            section.lineage.check()?;
+        }
+        for two in chain.windows(2) {
+            let follows = two[1].lineage.parent == Some(two[0].lineage.id)
+                && two[0].to == Some(two[1].lineage.from)
+                && two[0].lineage.from <= two[1].lineage.from;
+            if !follows {
+                return broken();
+            }
+        }
+        if last.to.is_some_and(|to| to < last.lineage.from) { broken() } else { Ok(()) }
+    }
+}
