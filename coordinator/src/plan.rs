@@ -175,6 +175,7 @@ mod tests {
             bytes_stored: 0,
             warnings: 0,
             unchanged: false,
+            log: None,
         };
         BackupRecord {
             id: TransactionId([1; 16]),

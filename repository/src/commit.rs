@@ -56,6 +56,7 @@ mod check;
 mod header;
 mod keep;
 mod key_epoch;
+mod logs;
 mod open;
 mod operators;
 
@@ -179,7 +180,10 @@ impl Repository {
         if open.is_some_and(|open| open.purpose == purpose && open.epoch == epoch) {
             return Ok(());
         }
-        ledger.append_next(self.record(epoch, Body::Begin { transaction, purpose })).await.map(|_| ())
+        ledger
+            .append_next(self.record(epoch, Body::Begin { transaction, purpose, log: None }))
+            .await
+            .map(|_| ())
     }
 
     /// Step 5. `packs` are all that the manifests name, of whichever transaction. With nodes `missing` the backup is

@@ -19,7 +19,7 @@ mod wire;
 
 pub use coverage::{Counted, Coverage};
 pub use history::HISTORY_MAX;
-pub use lineage::{Grant, IDENTITY_MAX, Lineage, Section};
+pub use lineage::{At, Grant, IDENTITY_MAX, Lineage, Section, Span};
 pub use name::{Piece, history_key, prefix};
 pub use piece::{PIECE_MAX, WHOLE_MAX, open, open_trail, seal};
 pub use reader::{LogReader, READ_MAX};

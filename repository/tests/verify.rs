@@ -409,6 +409,7 @@ async fn wide(repository: &Repository, number: u8, packs: u32, buffer: &mut Vec<
         bytes_stored: finished.bytes,
         warnings: 0,
         unchanged: false,
+        log: None,
     };
     repository.commit(EPOCH, transaction, vec![node], Vec::new(), used).await.unwrap();
 }

@@ -8,11 +8,12 @@ use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::to_wire;
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, Objects, PackSet, Purpose, State};
+use palinurus_repository::log::Span;
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::{delete_unlocked, list_all};
 use palinurus_repository::{
-    Error, ErrorKind, Result, TransactionId, quarantine, repair, rewrite, sweep, verify,
+    Error, ErrorKind, LineageId, Result, TransactionId, quarantine, repair, rewrite, sweep, verify,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -242,7 +243,17 @@ fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str
         bytes_stored: summary.bytes_stored,
         warnings: summary.warnings,
         unchanged,
+        log: result.log.as_ref().filter(|_| !unchanged).map(span).transpose()?,
     })
+}
+
+/// Of a node that writes a log: an unchanged manifest is of another moment than the log's.
+fn span(told: &v1::LogSpan) -> Result<Span> {
+    let v1::LogSpan { lineage, start, stop } = told;
+    if start > stop {
+        return Err(Error::invalid("a backup that ends in the log before it begins"));
+    }
+    Ok(Span { lineage: LineageId::from_slice(lineage)?, start: *start, stop: *stop })
 }
 
 /// Ends the transaction unless the ledger says that it was committed.

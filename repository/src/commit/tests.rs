@@ -94,6 +94,7 @@ fn commit_of(node: &str, manifest: ManifestRef) -> NodeCommit {
         bytes_stored: 5,
         warnings: 0,
         unchanged: false,
+        log: None,
     }
 }
 

@@ -23,6 +23,9 @@ const HEADER_LEN: usize = 28;
 /// Raised when the state has something that older readers would leave out: they read the records then, and those say
 /// what is needed.
 const LEVEL: u32 = 1;
+/// With logs.
+const LEVEL_LOGS: u32 = 2;
+const LEVEL_KNOWN: u32 = LEVEL_LOGS;
 const PLAIN_MAX: usize = 256 << 20;
 /// How many records are folded into the next one.
 pub(super) const EVERY: u64 = 64;
@@ -92,7 +95,7 @@ async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<Loaded> {
 fn seal(keys: &Keys, ledger: &Ledger) -> Result<Option<Bytes>> {
     let Some(link) = ledger.link else { return Ok(None) };
     let checkpoint = Checkpoint {
-        level: LEVEL,
+        level: if ledger.state.lineages().is_empty() { LEVEL } else { LEVEL_LOGS },
         link: link.to_vec(),
         state: Some(ledger.state.to_wire()),
         voids: ledger.voids.clone(),
@@ -134,7 +137,7 @@ fn open(keys: &Keys, next: u64, object: &[u8]) -> Result<Loaded> {
         .map_err(|e| Error::corrupt("it does not decompress").with_source(e))?;
     let decoded = Checkpoint::decode(plain.as_slice())
         .map_err(|e| Error::corrupt("it does not decode").with_source(e))?;
-    if decoded.level > LEVEL {
+    if decoded.level > LEVEL_KNOWN {
         return Err(Error::invalid(format!("it needs level {}", decoded.level)));
     }
     let link = decoded.link.as_slice().try_into().map_err(|_| Error::corrupt("it names no record"))?;

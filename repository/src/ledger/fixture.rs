@@ -10,8 +10,9 @@ use super::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::entropy::SeededEntropy;
 use crate::error::{Error, Result};
-use crate::id::{Epoch, RepositoryId, TransactionId, WriterId};
+use crate::id::{Epoch, LineageId, RepositoryId, TransactionId, WriterId};
 use crate::keys::{Keys, RootKey};
+use crate::log::{Lineage, Span};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 use crate::storage::{Object, Storage};
@@ -55,6 +56,7 @@ pub(crate) fn node(transaction: u32, name: &str) -> NodeCommit {
         bytes_stored: 5,
         warnings: 6,
         unchanged: false,
+        log: None,
     }
 }
 
@@ -67,11 +69,11 @@ pub(crate) fn leader(name: &str) -> Body {
 }
 
 pub(crate) fn begin(transaction: u32) -> Body {
-    Body::Begin { transaction: txn(transaction), purpose: Purpose::Backup }
+    Body::Begin { transaction: txn(transaction), purpose: Purpose::Backup, log: None }
 }
 
 pub(crate) fn begin_as(transaction: u32, purpose: Purpose) -> Body {
-    Body::Begin { transaction: txn(transaction), purpose }
+    Body::Begin { transaction: txn(transaction), purpose, log: None }
 }
 
 pub(crate) fn commit(transaction: u32, of: &[(u32, u32)]) -> Body {
@@ -81,6 +83,11 @@ pub(crate) fn commit(transaction: u32, of: &[(u32, u32)]) -> Body {
         missing: Vec::new(),
         packs: packs(of),
     }
+}
+
+pub(crate) fn commit_with_log(transaction: u32, log: Span) -> Body {
+    let nodes = vec![NodeCommit { log: Some(log), ..node(transaction, "n1") }];
+    Body::Commit { transaction: txn(transaction), nodes, missing: Vec::new(), packs: packs(&[]) }
 }
 
 pub(crate) fn absent(name: &str) -> MissingNode {
@@ -183,4 +190,21 @@ impl Storage for Faulty {
     async fn delete(&self, keys: &[String]) -> Result<()> {
         self.inner.delete(keys).await
     }
+}
+
+pub(crate) fn line(n: u8) -> LineageId {
+    LineageId([n; 16])
+}
+
+pub(crate) fn lineage(n: u8, parent: Option<u8>, from: u64) -> Body {
+    Body::Lineage(Box::new(Lineage {
+        id: line(n),
+        parent: parent.map(line),
+        from,
+        kind: "postgresql".to_owned(),
+        identity: vec![n],
+        segment: 16 << 20,
+        grants: Vec::new(),
+        floor: 0,
+    }))
 }

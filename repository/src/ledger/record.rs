@@ -17,6 +17,7 @@ use crate::keys::Keys;
 
 mod body;
 mod convert;
+pub(super) mod logs;
 pub(super) mod wire;
 
 pub use body::{Body, MissingNode, NodeCommit, Purpose, Rewritten};
@@ -30,7 +31,9 @@ const LEVEL: u32 = 1;
 const LEVEL_PARTIAL: u32 = 2;
 /// Of a KEYEPOCH: who does not know of it cannot open what comes behind it. And of an OPERATORKEY.
 const LEVEL_KEYS: u32 = 3;
-const LEVEL_KNOWN: u32 = LEVEL_KEYS;
+/// Of what is said of logs: who does not know of that would delete what of them is needed.
+const LEVEL_LOGS: u32 = 4;
+const LEVEL_KNOWN: u32 = LEVEL_LOGS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -97,6 +100,9 @@ impl Record {
     fn level(&self) -> u32 {
         match &self.body {
             Body::Commit { missing, .. } if !missing.is_empty() => LEVEL_PARTIAL,
+            Body::Lineage(_) | Body::Grant { .. } | Body::Floor(_) | Body::Begin { log: Some(_), .. } => {
+                LEVEL_LOGS
+            }
             Body::KeyEpoch(_) | Body::OperatorKey { .. } => LEVEL_KEYS,
             _ => LEVEL,
         }

@@ -17,6 +17,7 @@
 //! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
 //!    deduplication would spoil every later backup.
 //! 9. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
+//! 10. Lineages, grants and floors of logs: see `state/logs.rs`.
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -29,13 +30,15 @@ use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
 use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
-use crate::id::{BackupId, Draw, Epoch, KeyId, TransactionId, WriterId};
+use crate::id::{BackupId, Draw, Epoch, KeyId, LineageId, TransactionId, WriterId};
+use crate::log::{At, Lineage};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 
 mod check;
 mod folded;
 mod keep;
+mod logs;
 
 pub(super) use folded::Folded;
 pub use keep::{Hold, Pin};
@@ -73,6 +76,8 @@ pub struct OpenTransaction {
     pub began: Timestamp,
     pub epoch: Epoch,
     pub writer: String,
+    /// What of a log it keeps, from there on.
+    pub log: Option<At>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,6 +102,7 @@ pub struct State {
     sealed: BTreeMap<TransactionId, u32>,
     removed: BTreeSet<KeyId>,
     damage: Known,
+    logs: BTreeMap<LineageId, Arc<Lineage>>,
     rules: Rules,
 }
 
@@ -111,11 +117,21 @@ pub(super) struct Rules {
     pub(super) manifests: bool,
     pub(super) fencing: bool,
     pub(super) pins: bool,
+    pub(super) grants: bool,
+    pub(super) floors: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true }
+        Self {
+            swept: true,
+            barrier: true,
+            manifests: true,
+            fencing: true,
+            pins: true,
+            grants: true,
+            floors: true,
+        }
     }
 }
 
@@ -247,13 +263,14 @@ impl State {
                 self.epoch = record.epoch;
                 self.leader.clone_from(name);
             }
-            Body::Begin { transaction, purpose } => {
+            Body::Begin { transaction, purpose, log } => {
                 let open = OpenTransaction {
                     purpose: *purpose,
                     number,
                     began: record.at,
                     epoch: record.epoch,
                     writer: record.writer.clone(),
+                    log: *log,
                 };
                 self.open.insert(*transaction, open);
                 if let Some(epoch) = self.key_epoch() {
@@ -318,6 +335,7 @@ impl State {
             Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
                 self.keep(&record.body, record.at);
             }
+            Body::Lineage(_) | Body::Grant { .. } | Body::Floor(_) => self.apply_log(&record.body),
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

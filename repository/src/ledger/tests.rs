@@ -1,3 +1,4 @@
+use crate::log::{At, Span};
 use std::collections::BTreeSet;
 
 use super::fixture::*;
@@ -38,6 +39,18 @@ fn history() -> Vec<Record> {
         Body::Unhold { backup: txn(5) },
         pin(5, ""),
         hold(2, 8_000),
+        lineage(1, None, 5),
+        lineage(2, Some(1), 9),
+        Body::Grant { lineage: line(2), epoch: 3, node: "n1".to_owned(), from: 10 },
+        Body::Begin {
+            transaction: txn(6),
+            purpose: Purpose::Pin,
+            log: Some(At { lineage: line(2), position: 30 }),
+        },
+        Body::Floor(At { lineage: line(2), position: 20 }),
+        abort(6),
+        begin(7),
+        commit_with_log(7, Span { lineage: line(2), start: 40, stop: 50 }),
     ]
     .into_iter()
     .map(|body| record(1, body))
@@ -115,11 +128,14 @@ async fn what_one_appends_the_other_reads() {
     assert_eq!(ledger.next(), history().len() as u64);
     let state = ledger.state();
     assert_eq!(state.leader(), (Epoch(1), "c1"));
-    assert_eq!(state.backups().map(|backup| backup.id).collect::<Vec<_>>(), [txn(2), txn(5)]);
+    assert_eq!(state.backups().map(|backup| backup.id).collect::<Vec<_>>(), [txn(2), txn(5), txn(7)]);
     assert_eq!(state.backup(txn(5)).unwrap().missing, [absent("n2"), absent("n3")]);
     assert_eq!(state.backup(txn(2)).unwrap().packs, packs(&[(3, 0)]), "rewritten");
     assert_eq!(*state.swept(), packs(&[(1, 0)]));
+    assert_eq!(state.backup(txn(7)).unwrap().nodes[0].log.unwrap().stop, 50);
     assert!(state.open_transactions().is_empty());
+    let log = state.lineage(line(2)).unwrap();
+    assert_eq!((log.parent, log.floor, log.grants[0].epoch), (Some(line(1)), 20, 3));
     assert!(ledger.voids().is_empty());
 
     let mut other = open(&storage).await;
@@ -347,7 +363,8 @@ async fn a_record_against_the_rules_is_void() {
         ledger.refresh().await.unwrap();
         assert_eq!(ledger.next(), last + 2);
     }
-    assert_eq!(ledger.voids(), [22, 23, 24]);
+    let first = history().len() as u64 + 2;
+    assert_eq!(ledger.voids(), [first, first + 1, first + 2]);
     assert!(ledger.state().backup(txn(20)).is_none());
     assert!(ledger.state().backup(txn(2)).is_some());
     assert!(ledger.state().usable(&pack(3, 0)));

@@ -77,6 +77,22 @@ impl Lineage {
     }
 }
 
+/// A place in a lineage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    pub lineage: LineageId,
+    pub position: Position,
+}
+
+/// Where a recovery from a backup's part begins, and where the backup itself ends: from there on any moment can be
+/// chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub lineage: LineageId,
+    pub start: Position,
+    pub stop: Position,
+}
+
 /// A lineage as far as a restore goes along it: up to where the next one begins, or without end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {

@@ -109,6 +109,7 @@ impl Writing<'_> {
             bytes_stored: packs.iter().map(|pack| pack.size).sum(),
             warnings: 1,
             unchanged: false,
+            log: None,
         };
         (commit, finished.packs)
     }

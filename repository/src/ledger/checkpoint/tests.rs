@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::super::fixture::*;
 use super::super::*;
 use super::*;
+use crate::log::At;
 use crate::storage::{Counted, MemoryStorage};
 
 fn store() -> Arc<dyn Storage> {
@@ -26,6 +27,12 @@ async fn write(storage: &Arc<dyn Storage>, records: u64) -> Ledger {
             round.extend([Body::Unpin { backup: txn(before) }, begin(100_000 + n), forget(before)]);
             round.extend([condemn(&[(before, 0), (before, 1)]), abort(100_000 + n), sweep(&[(before, 0)])]);
         }
+        if n == 1 {
+            round.push(lineage(1, None, 0));
+        }
+        let grant = Body::Grant { lineage: line(1), epoch: n, node: "n1".to_owned(), from: u64::from(n) };
+        let floor = Body::Floor(At { lineage: line(1), position: u64::from(n) });
+        round.extend([grant, floor]);
         for body in round {
             ledger.append(record(1, body)).await.unwrap();
         }

@@ -3,9 +3,10 @@ use std::fmt;
 
 use crate::clock::Timestamp;
 use crate::epochs::KeyEpoch;
-use crate::id::{BackupId, KeyId, TransactionId};
+use crate::id::{BackupId, KeyId, LineageId, TransactionId};
 use crate::ledger::damage::Objects;
 use crate::ledger::pack_set::PackSet;
+use crate::log::{At, Lineage, Position, Span};
 use crate::manifest::ManifestRef;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Body {
     Begin {
         transaction: TransactionId,
         purpose: Purpose,
+        /// A reader's: what of a log is to stay, from there on.
+        log: Option<At>,
     },
     /// The backup exists.
     Commit {
@@ -79,6 +82,17 @@ pub enum Body {
         found: Objects,
         whole: Objects,
     },
+    /// A log's history begins.
+    Lineage(Box<Lineage>),
+    /// Who may append to it from now on: what counts of it is put by that node, from that position on.
+    Grant {
+        lineage: LineageId,
+        epoch: u32,
+        node: String,
+        from: Position,
+    },
+    /// What of the log ends there or before is given up.
+    Floor(At),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +142,8 @@ pub struct NodeCommit {
     pub warnings: u64,
     /// Nothing had changed: the manifest is an earlier backup's.
     pub unchanged: bool,
+    /// Where a recovery from it may begin, of a node that writes a log.
+    pub log: Option<Span>,
 }
 
 /// A node that a backup goes without, and what of it there would have been.

@@ -1,10 +1,13 @@
 //! Records to their protobuf and back.
+use super::logs::{
+    at_from_wire, lineage_from_wire, span_from_wire, wire as log_wire, wire_at, wire_lineage, wire_span,
+};
 use super::wire;
 use super::{Body, Link, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 use crate::clock::Timestamp;
 use crate::epochs::KeyEpoch;
 use crate::error::Result;
-use crate::id::{Draw, Epoch, KeyId, TransactionId, check_name};
+use crate::id::{Draw, Epoch, KeyId, LineageId, TransactionId, check_name};
 use crate::ledger::damage::{Objects, wire as damage_wire};
 use crate::ledger::pack_set::{PackSet, wire as pack_wire};
 use crate::manifest::ManifestRef;
@@ -14,9 +17,11 @@ impl Record {
         use wire::record::Body as W;
         let body = match &self.body {
             Body::Leader { name } => W::Leader(wire::Leader { name: name.clone() }),
-            Body::Begin { transaction, purpose } => {
-                W::Begin(wire::Begin { transaction: transaction.0.to_vec(), purpose: *purpose as u32 })
-            }
+            Body::Begin { transaction, purpose, log } => W::Begin(wire::Begin {
+                transaction: transaction.0.to_vec(),
+                purpose: *purpose as u32,
+                log: log.as_ref().map(wire_at),
+            }),
             Body::Commit { transaction, nodes, missing, packs } => W::Commit(wire::Backup {
                 missing: missing.iter().map(wire_missing).collect(),
                 ..wire_backup(*transaction, nodes, packs)
@@ -48,6 +53,14 @@ impl Record {
                 W::Hold(wire::Hold { backup: backup.0.to_vec(), reason: reason.clone(), until: until.0 })
             }
             Body::Unhold { backup } => W::Unhold(wire::Forget { backup: backup.0.to_vec() }),
+            Body::Lineage(lineage) => W::Lineage(wire_lineage(lineage)),
+            Body::Grant { lineage, epoch, node, from } => W::Grant(log_wire::Grant {
+                lineage: lineage.0.to_vec(),
+                epoch: *epoch,
+                node: node.clone(),
+                from: *from,
+            }),
+            Body::Floor(floor) => W::Floor(wire_at(floor)),
         };
         wire::Record {
             level: self.level(),
@@ -69,7 +82,8 @@ impl Record {
             W::Leader(w) => Body::Leader { name: w.name },
             W::Begin(w) => {
                 let Some(purpose) = Purpose::from_wire(w.purpose) else { return Ok(None) };
-                Body::Begin { transaction: transaction(&w.transaction)?, purpose }
+                let log = w.log.map(at_from_wire).transpose()?;
+                Body::Begin { transaction: transaction(&w.transaction)?, purpose, log }
             }
             W::Commit(mut w) => {
                 let missing = std::mem::take(&mut w.missing).into_iter().map(missing_from_wire).collect();
@@ -100,6 +114,14 @@ impl Record {
                 Body::Hold { backup: transaction(&w.backup)?, until: Timestamp(w.until), reason: w.reason }
             }
             W::Unhold(w) => Body::Unhold { backup: transaction(&w.backup)? },
+            W::Lineage(w) => Body::Lineage(Box::new(lineage_from_wire(w)?)),
+            W::Grant(w) => Body::Grant {
+                lineage: LineageId::from_slice(&w.lineage)?,
+                epoch: w.epoch,
+                node: w.node,
+                from: w.from,
+            },
+            W::Floor(w) => Body::Floor(at_from_wire(w)?),
         };
         Ok(Some(Record { epoch: Epoch(w.epoch), at: Timestamp(w.at), writer: w.writer, body }))
     }
@@ -120,6 +142,7 @@ pub(in crate::ledger) fn wire_backup(
         bytes_stored: node.bytes_stored,
         warnings: node.warnings,
         unchanged: node.unchanged,
+        log: node.log.as_ref().map(wire_span),
     });
     wire::Backup {
         id: id.0.to_vec(),
@@ -156,6 +179,7 @@ pub(in crate::ledger) fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> 
             bytes_stored: node.bytes_stored,
             warnings: node.warnings,
             unchanged: node.unchanged,
+            log: node.log.map(span_from_wire).transpose()?,
         })
     });
     Ok(Rewritten {

@@ -1,4 +1,5 @@
 //! The record's protobuf.
+use super::logs::wire as logs;
 use crate::ledger::damage::wire::Damage;
 use crate::ledger::pack_set::wire::PackSet;
 
@@ -14,7 +15,10 @@ pub(super) struct Record {
     pub(super) at: u64,
     #[prost(string, tag = "5")]
     pub(super) writer: String,
-    #[prost(oneof = "record::Body", tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30")]
+    #[prost(
+        oneof = "record::Body",
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+    )]
     pub(super) body: Option<record::Body>,
 }
 
@@ -51,6 +55,12 @@ pub(super) mod record {
         Hold(super::Hold),
         #[prost(message, tag = "28")]
         Unhold(super::Forget),
+        #[prost(message, tag = "31")]
+        Lineage(super::logs::Lineage),
+        #[prost(message, tag = "32")]
+        Grant(super::logs::Grant),
+        #[prost(message, tag = "33")]
+        Floor(super::logs::At),
     }
 }
 
@@ -66,6 +76,8 @@ pub(super) struct Begin {
     pub(super) transaction: Vec<u8>,
     #[prost(uint32, tag = "2")]
     pub(super) purpose: u32,
+    #[prost(message, optional, tag = "3")]
+    pub(super) log: Option<logs::At>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -176,4 +188,6 @@ pub(in crate::ledger) struct Node {
     pub(super) warnings: u64,
     #[prost(bool, tag = "9")]
     pub(super) unchanged: bool,
+    #[prost(message, optional, tag = "10")]
+    pub(super) log: Option<logs::Span>,
 }

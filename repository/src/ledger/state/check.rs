@@ -46,6 +46,7 @@ impl State {
             Body::Unhold { backup } => self.check_unhold(*backup),
             Body::Condemn { packs } => self.check_condemn(packs),
             Body::Sweep { packs } => self.check_sweep(packs),
+            Body::Lineage(_) | Body::Grant { .. } | Body::Floor(_) => self.check_log(&record.body),
             Body::KeyEpoch(epoch) => self.check_key_epoch(*epoch),
             Body::OperatorKey { key, by, .. } => self.check_key(*key, *by),
             Body::Rewrite { transaction, backups } => {

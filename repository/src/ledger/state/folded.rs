@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::{BackupRecord, Hold, OpenTransaction, Pin, Rules, State};
 use crate::clock::Timestamp;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::{Epoch, KeyId, TransactionId, WriterId};
+use crate::id::{Draw, Epoch, KeyId, TransactionId, WriterId};
 use crate::ledger::damage::{Known, wire as damage};
 use crate::ledger::pack_set::{PackSet, wire as packs};
+use crate::ledger::record::logs::{at_from_wire, lineage_from_wire, wire as logs, wire_at, wire_lineage};
 use crate::ledger::record::{Purpose, backup_from_wire, missing_from_wire, wire, wire_backup, wire_missing};
+use crate::log::{Grant, Lineage};
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(in crate::ledger) struct Folded {
@@ -36,6 +39,33 @@ pub(in crate::ledger) struct Folded {
     removed: Vec<Vec<u8>>,
     #[prost(message, optional, tag = "11")]
     damage: Option<damage::Known>,
+    #[prost(message, repeated, tag = "12")]
+    logs: Vec<Log>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Log {
+    #[prost(message, optional, tag = "1")]
+    lineage: Option<logs::Lineage>,
+    #[prost(message, repeated, tag = "2")]
+    grants: Vec<Granted>,
+    #[prost(uint64, tag = "3")]
+    floor: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Granted {
+    #[prost(uint32, tag = "1")]
+    epoch: u32,
+    #[prost(string, tag = "2")]
+    node: String,
+    #[prost(uint64, tag = "3")]
+    from: u64,
+    /// Of its key epoch; 0 is the root's, without a draw.
+    #[prost(uint32, tag = "4")]
+    key_epoch: u32,
+    #[prost(bytes = "vec", tag = "5")]
+    draw: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -52,6 +82,8 @@ struct Open {
     epoch: u64,
     #[prost(string, tag = "6")]
     writer: String,
+    #[prost(message, optional, tag = "7")]
+    log: Option<logs::At>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -110,6 +142,7 @@ impl State {
             began: open.began.0,
             epoch: open.epoch.0,
             writer: open.writer.clone(),
+            log: open.log.as_ref().map(wire_at),
         });
         let condemned = self.condemned.iter();
         let released = self.released.iter().map(|((transaction, node, writer), since)| Released {
@@ -132,6 +165,7 @@ impl State {
             released: released.collect(),
             removed: self.removed.iter().map(|key| key.0.to_vec()).collect(),
             damage: Some(self.damage.to_wire()),
+            logs: self.logs.values().map(|lineage| log(lineage)).collect(),
         }
     }
 
@@ -151,6 +185,7 @@ impl State {
                 began: Timestamp(w.began),
                 epoch: Epoch(w.epoch),
                 writer: w.writer,
+                log: w.log.map(at_from_wire).transpose()?,
             };
             open.insert(TransactionId::from_slice(&w.transaction)?, state);
         }
@@ -177,10 +212,41 @@ impl State {
             removed: w.removed.iter().map(|key| KeyId::from_slice(key)).collect::<Result<_>>()?,
             damage: Known::from_wire(w.damage.unwrap_or_default())?,
             rules: Rules::default(),
+            logs: w
+                .logs
+                .into_iter()
+                .map(|w| lineage(w).map(|it| (it.id, Arc::new(it))))
+                .collect::<Result<_>>()?,
             draws: Vec::new(),
             sealed: BTreeMap::new(),
         })
     }
+}
+
+fn log(lineage: &Lineage) -> Log {
+    let granted = |grant: &Grant| Granted {
+        epoch: grant.epoch,
+        node: grant.node.clone(),
+        from: grant.from,
+        key_epoch: grant.key_epoch.map_or(0, |epoch| epoch.number),
+        draw: grant.key_epoch.map(|epoch| epoch.draw.0.to_vec()).unwrap_or_default(),
+    };
+    Log {
+        lineage: Some(wire_lineage(lineage)),
+        grants: lineage.grants.iter().map(granted).collect(),
+        floor: lineage.floor,
+    }
+}
+
+fn lineage(w: Log) -> Result<Lineage> {
+    let known = w.lineage.ok_or_else(|| Error::corrupt("a log without a lineage"))?;
+    let grant = |w: Granted| {
+        let key_epoch = (w.key_epoch > 0)
+            .then(|| Ok::<_, Error>(KeyEpoch { number: w.key_epoch, draw: Draw::from_slice(&w.draw)? }));
+        Ok(Grant { epoch: w.epoch, node: w.node, from: w.from, key_epoch: key_epoch.transpose()? })
+    };
+    let grants = w.grants.into_iter().map(grant).collect::<Result<_>>()?;
+    Ok(Lineage { grants, floor: w.floor, ..lineage_from_wire(known)? })
 }
 
 fn kept(number: u64, backup: &BackupRecord) -> Kept {
