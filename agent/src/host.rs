@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use palinurus_identity::Dialer;
 use palinurus_repository::storage::AllStores;
-use palinurus_repository::{Blocking, Clock, Entropy, Keyring, Stores, SystemClock, SystemEntropy};
+use palinurus_repository::{
+    Blocking, Clock, Entropy, Keyring, LineageId, Stores, SystemClock, SystemEntropy,
+};
 use tokio::sync::watch;
 use tonic::transport::{Channel, Endpoint};
 
@@ -27,6 +29,8 @@ pub struct Seams {
     /// None: what the settings say.
     pub engine: Option<Arc<dyn Engine>>,
     pub mover: Arc<dyn Mover>,
+    /// How a database beside this process runs the agent's commands.
+    pub program: Vec<String>,
 }
 
 /// How a coordinator is reached.
@@ -55,6 +59,9 @@ impl Default for Seams {
             dial: Arc::new(Tcp),
             engine: None,
             mover: Arc::new(Threads),
+            program: std::env::current_exe()
+                .map(|path| vec![path.to_string_lossy().into_owned()])
+                .unwrap_or_default(),
         }
     }
 }
@@ -74,6 +81,8 @@ pub(crate) struct Host {
     pub(crate) tls: Option<Dialer>,
     /// The connection to the leader while there is a session.
     pub(crate) leader: watch::Sender<Option<Channel>>,
+    /// The identity and the lineage of the log that is stored from here.
+    pub(crate) writes: watch::Sender<Option<(Vec<u8>, LineageId)>>,
 }
 
 impl Host {

@@ -1,10 +1,11 @@
 //! Runs beside the database: takes orders from the coordinator, moves the bytes itself.
 //!
-//! `session` keeps in touch, `runner` runs what it is told, `task` has a handler for each kind of it, `engine` knows
+//! `session` keeps in touch, `log` stores what the database writes meanwhile, `runner` runs what it is told, `task` has a handler for each kind of it, `engine` knows
 //! the database, `walk` lists the files, `pipeline` moves them, `restore` brings them back.
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use palinurus_identity::Dialer;
 use palinurus_repository::{Keyring, Result};
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ mod host;
 mod identity;
 mod journal;
 mod key_epochs;
+mod log;
 mod metrics;
 pub mod mover;
 mod node_epoch;
@@ -36,11 +38,13 @@ pub mod warning;
 
 pub use config::Config;
 pub use host::{Dial, Seams};
+pub use log::command as log_command;
 
 use epoch::Epochs;
 use host::Host;
 use journal::Journal;
 use key_epochs::KeyEpochs;
+use log::LogTask;
 use node_epoch::NodeEpoch;
 use repositories::Repositories;
 use runner::Runner;
@@ -88,7 +92,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         Some(instance) => instance,
         None => identity::instance(state.path(), &*seams.entropy)?,
     };
-    let node_epoch = NodeEpoch::open(state.path(), &config.service, &config.node)?;
+    let node_epoch = Arc::new(NodeEpoch::open(state.path(), &config.service, &config.node)?);
     let keys = Keyring::load(config.keys.clone()).await?;
     let tls = config.tls.in_use().then(|| Dialer::new(&config.tls, Arc::clone(&seams.clock))).transpose()?;
     tracing::info!(
@@ -99,7 +103,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         "agent begins"
     );
 
-    let leader = watch::Sender::new(None);
+    let (leader, writes) = (watch::Sender::new(None), watch::Sender::new(None));
     let host = Arc::new(Host {
         config,
         seams,
@@ -111,11 +115,16 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         instance,
         tls,
         leader,
+        writes,
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
     metrics::serve(&host, &runner, cancel.clone()).await?;
+    let log =
+        LogTask { host: Arc::clone(&host), epochs: Arc::clone(&epochs), node_epoch: Arc::clone(&node_epoch) };
     let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
-    let ended = session.run(cancel).await;
+    let storing: BoxFuture<'static, ()> = Box::pin(log.run(cancel.clone()));
+    let giving: BoxFuture<'static, ()> = Box::pin(log::serve(Arc::clone(&host), cancel.clone()));
+    let (ended, (), ()) = tokio::join!(session.run(cancel), storing, giving);
     if tokio::time::timeout(END, runner.end()).await.is_err() {
         tracing::warn!("tasks did not stop in time: they will be done again");
     }

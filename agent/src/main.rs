@@ -11,7 +11,10 @@ use tracing_subscriber::EnvFilter;
 
 /// Runs beside a database and does what the coordinator asks: snapshots, uploads, restores.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "wal-get --state DIR NAME PATH: run by a database that recovers, see docs/engines/postgresql.md"
+)]
 struct Arguments {
     /// The configuration, over which `PALINURUS_SECTION__KEY` of the environment lies.
     #[arg(long, default_value = "/etc/palinurus/agent.toml")]
@@ -19,6 +22,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // Before all else: what it ends with is read by a database.
+    if let Some(code) = palinurus_agent::log_command(std::env::args_os()) {
+        return ExitCode::from(code);
+    }
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("PALINURUS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

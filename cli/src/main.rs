@@ -61,6 +61,10 @@ struct Global {
 }
 
 fn main() -> ExitCode {
+    // Before all else: what it ends with is read by a database.
+    if let Some(code) = palinurus_agent::log_command(std::env::args_os()) {
+        return ExitCode::from(code);
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(&error),

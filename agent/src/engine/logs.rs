@@ -6,11 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use palinurus_repository::Result;
+use palinurus_repository::log::Section;
+use serde::{Deserialize, Serialize};
 
 #[async_trait]
 pub trait Logs: Send + Sync + fmt::Debug {
     /// What a lineage of these says it holds.
     fn kind(&self) -> &'static str;
+
+    /// The settings ask for it.
+    fn is_stored(&self) -> bool;
 
     /// The longest that what was written waits to be stored.
     fn interval(&self) -> Duration;
@@ -22,18 +27,41 @@ pub trait Logs: Send + Sync + fmt::Debug {
     /// The bytes of the history `identity`, the present one or a parent of it, from `position` on, which is a multiple
     /// of [`History::segment`]. `Gone` when the database no longer has them.
     async fn open(&self, identity: &[u8], position: u64) -> Result<Box<dyn LogStream>>;
+
+    /// What a database that recovers means by the name of a log file. Pure.
+    fn wanted(&self, name: &str, plan: &Plan) -> Wanted;
+
+    /// The names that it will ask for after that one, the next first.
+    fn following(&self, name: &str) -> Vec<String>;
+
+    /// Makes the data that was restored here, and is not in use yet, recover along `plan` when the database is started.
+    /// `command` with the name and the path of a log file behind it puts that file there.
+    async fn prepare(&self, plan: &Plan, command: &[String]) -> Result<()>;
+
+    /// Whose process the database is, by user and group: it may ask for log files.
+    fn user(&self) -> Option<(u32, u32)>;
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     /// Equal for two histories only if one is the other.
     pub identity: Vec<u8>,
-    /// The engine's own account of the parents, as the database keeps it; empty: there are none.
+    /// The oldest first.
+    pub parents: Vec<Fork>,
+    /// The engine's own account of them, as the database keeps it; empty: there are none.
     pub account: Vec<u8>,
     /// Positions of whole log files are multiples of it.
     pub segment: u64,
     /// From where the database has it: a multiple of `segment`.
     pub position: u64,
+    pub end: u64,
+}
+
+/// A parent, and where the next one begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fork {
+    pub identity: Vec<u8>,
+    pub until: u64,
 }
 
 #[async_trait]
@@ -56,6 +84,53 @@ pub enum Next {
     Ended,
     /// The database has let go of the bytes that follow, and what it says of that.
     Gone(String),
+}
+
+/// Along which histories a restored database goes, and how far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Ancestors first; none: no log is needed.
+    pub chain: Vec<Section>,
+    /// The identities of all histories that there are: the one that begins here is to be none of them.
+    pub known: Vec<Vec<u8>>,
+    /// What lies before it is in the backup.
+    pub first: u64,
+    /// Nothing is given beyond it.
+    pub end: u64,
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The end of the plan.
+    End,
+    /// All that was committed up to then, in µs since 1970.
+    Time(i64),
+    /// All that lies before it.
+    Position(u64),
+    Name(String),
+    /// The backup alone.
+    Immediate,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Those bytes, and zeros behind them up to a length.
+    Bytes { from: u64, to: u64, len: u64 },
+    /// The account of that one of the chain.
+    Account(usize),
+    /// This text.
+    Text(String),
+    /// It is known not to exist.
+    Absent,
+}
+
+/// Which part of a log belongs to a backup: a recovery may begin where it stops.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub identity: Vec<u8>,
+    pub start: u64,
+    pub stop: u64,
 }
 
 /// How far the database had written, by its clock in ms since 1970.

@@ -19,7 +19,7 @@ pub mod postgresql;
 #[cfg(test)]
 mod suite;
 
-pub use logs::{History, LogStream, Logs, Mark, Marked, Next, ServerEnd};
+pub use logs::{Fork, History, LogStream, Logs, Mark, Marked, Next, Plan, ServerEnd, Span, Target, Wanted};
 
 /// Every engine there is. A new one is a folder and a line here.
 const ENGINES: &[(&str, Open)] = &[("files", files::open), ("postgresql", postgresql::open)];
@@ -77,7 +77,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// After a restore: sees that the data is in use again, or fit to be, and says what it saw.
     async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String>;
 
-    /// The stream of logs, where the engine has one and its settings ask for it.
+    /// Where the engine has one.
     fn logs(&self) -> Option<Arc<dyn Logs>> {
         None
     }
@@ -122,6 +122,8 @@ pub struct SnapshotOrder {
 pub struct FinishOrder {
     /// Where the source list of what is added goes.
     pub list: PathBuf,
+    /// Where it is written, as JSON, which [`Span`] of its log the backup has.
+    pub span: PathBuf,
     /// As it was at the snapshot: what is listed lies below it, under the same paths.
     pub added: PathBuf,
     pub cancel: CancellationToken,

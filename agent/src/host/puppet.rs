@@ -121,6 +121,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         instance: "instance".into(),
         tls: None,
         leader: watch::Sender::new(None),
+        writes: watch::Sender::new(None),
     };
     (Arc::new(host), puppet)
 }

@@ -4,18 +4,18 @@ use std::time::Duration;
 use palinurus_repository::{Entropy, Result};
 
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     next: Duration,
     max: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(min: Duration, max: Duration) -> Self {
+    pub(crate) fn new(min: Duration, max: Duration) -> Self {
         Self { next: min, max }
     }
 
     /// Between a tenth of the pause that is due and all of it.
-    pub(super) fn next(&mut self, entropy: &dyn Entropy) -> Result<Duration> {
+    pub(crate) fn next(&mut self, entropy: &dyn Entropy) -> Result<Duration> {
         let due = self.next;
         self.next = due.saturating_mul(2).min(self.max);
         let chance = f64::from(u16::from_le_bytes(entropy.array()?)) / f64::from(u16::MAX);

@@ -22,7 +22,7 @@ use crate::stand_down::StandDown;
 mod backoff;
 mod stream;
 
-use backoff::Backoff;
+pub(crate) use backoff::Backoff;
 
 /// Refusals that name a leader are followed at once this often; then they wait like any other.
 const FOLLOWED_AT_ONCE: u32 = 3;
@@ -38,7 +38,7 @@ pub(crate) struct Session {
     pub(crate) host: Arc<Host>,
     pub(crate) runner: Runner,
     pub(crate) epochs: Arc<Epochs>,
-    pub(crate) node_epoch: NodeEpoch,
+    pub(crate) node_epoch: Arc<NodeEpoch>,
     pub(crate) stand_down: StandDown,
 }
 

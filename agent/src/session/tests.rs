@@ -43,8 +43,13 @@ impl Agent {
             NodeEpoch::open(host.state.path(), "db", "n1").unwrap(),
             StandDown::open(host.state.path()).unwrap(),
         );
-        let session =
-            Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
+        let session = Session {
+            host: Arc::clone(&host),
+            runner: runner.clone(),
+            epochs,
+            node_epoch: Arc::new(node_epoch),
+            stand_down,
+        };
         let cancel = CancellationToken::new();
         let running = tokio::spawn(session.run(cancel.clone()));
         Self { cancel, running, host, runner, puppet, dir }

@@ -1,10 +1,37 @@
 //! Writes this node's manifest, when all nodes have uploaded.
-use palinurus_proto::v1::{ManifestResult, ManifestTask};
-use palinurus_repository::Result;
+use std::path::Path;
 
+use palinurus_proto::v1::{LogSpan, ManifestResult, ManifestTask};
+use palinurus_repository::{Error, Result};
+
+use super::snapshot::SPAN;
 use super::{Call, transfer};
+use crate::engine::Span;
 
 pub(super) async fn run(call: &Call, order: &ManifestTask) -> Result<ManifestResult> {
     let context = transfer::context(call, &order.transaction, &order.base).await?;
-    call.host.seams.mover.manifest(context, call.cancel.clone()).await
+    let span = span(&context.spool)?;
+    let mut result = call.host.seams.mover.manifest(context, call.cancel.clone()).await?;
+    // Which lineage that is, is known only while it is stored from here.
+    let writes = call.host.writes.borrow().clone();
+    result.log = span.zip(writes).filter(|(span, (identity, _))| span.identity == *identity).map(
+        |(span, (_, lineage))| LogSpan {
+            lineage: lineage.0.to_vec().into(),
+            start: span.start,
+            stop: span.stop,
+        },
+    );
+    Ok(result)
+}
+
+/// What the engine has left there.
+fn span(spool: &Path) -> Result<Option<Span>> {
+    let path = spool.join(SPAN);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::corrupt(format!("{} does not parse", path.display())).with_source(e)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io(format!("read {}", path.display()), e)),
+    }
 }

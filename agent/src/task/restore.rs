@@ -2,10 +2,11 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1::{RestoreResult, RestoreTask};
-use palinurus_repository::Result;
 use palinurus_repository::manifest::ManifestRef;
+use palinurus_repository::{Error, Result};
 
 use super::{Call, WARNINGS_TOLD};
+use crate::log::{self, Recovery};
 use crate::restore::Request;
 
 pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResult> {
@@ -13,6 +14,13 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     let manifest = ManifestRef::decode(&order.manifest)?;
     let unlocked = call.unlock().await?;
     unlocked.keys.learn(&*unlocked.storage, &palinurus_proto::sealed(&call.task.key_epochs)?).await?;
+    let recovery = Recovery::of(&call.task, order.logs.as_ref());
+    // Before anything is written: a plan that cannot be followed must leave no trace.
+    recovery.plan()?;
+    if order.logs.is_some() && host.engine.logs().is_none() {
+        return Err(Error::invalid(format!("the {} engine has no log to recover along", host.engine.name()))
+            .with_hint("restore without --to"));
+    }
     let target = host.engine.restore_prepare().await?;
     let request = Request {
         storage: unlocked.storage,
@@ -26,6 +34,7 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
     host.engine.restore_finish().await?;
+    prepare(call, &recovery, order.logs.is_some()).await?;
     Ok(RestoreResult {
         files: restored.files,
         bytes: restored.bytes,
@@ -34,4 +43,17 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
         warnings: restored.warnings.to_wire(&host.config.node, WARNINGS_TOLD),
         warning_count: restored.warnings.count(),
     })
+}
+
+/// What is restored goes along the log when the database is started, and goes on as a history of its own.
+async fn prepare(call: &Call, recovery: &Recovery, wanted: bool) -> Result<()> {
+    let host = &call.host;
+    let Some(logs) = host.engine.logs().filter(|logs| wanted || logs.is_stored()) else { return Ok(()) };
+    let state = host.state.path();
+    recovery.keep(state)?;
+    log::give(state, &*logs)?;
+    let text = state.to_str().ok_or_else(|| Error::invalid("the state directory's path is not UTF-8"))?;
+    let more = ["wal-get", "--state", text].map(str::to_owned);
+    let command: Vec<String> = host.seams.program.iter().cloned().chain(more).collect();
+    logs.prepare(&recovery.plan()?, &command).await
 }

@@ -16,6 +16,9 @@ pub(crate) const ADDED: &str = "added";
 /// The list of that: once it is there, what the snapshot listed is read no more.
 pub(crate) const ADDED_LIST: &str = "walk-added";
 
+/// Which part of the engine's log the backup has.
+pub(crate) const SPAN: &str = "span";
+
 pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
     let spool = call.host.state.create_spool(call.operation())?;
     let list = spool.join(LIST);

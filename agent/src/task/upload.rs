@@ -5,7 +5,7 @@ use palinurus_proto::v1::{UploadResult, UploadTask};
 use palinurus_repository::Result;
 use palinurus_repository::ledger::PackSet;
 
-use super::snapshot::{ADDED, ADDED_LIST};
+use super::snapshot::{ADDED, ADDED_LIST, SPAN};
 use super::{Call, transfer};
 use crate::engine::FinishOrder;
 use crate::pipeline::Context;
@@ -27,7 +27,12 @@ pub(super) async fn run(call: &Call, order: &UploadTask) -> Result<UploadResult>
     // There after a finish: an attempt before this one has read everything, and nothing of it may be read again.
     if !list.exists() {
         let uploaded = mover.upload(context.clone(), call.cancel.clone()).await?;
-        let order = FinishOrder { list: list.clone(), added: added.clone(), cancel: call.cancel.clone() };
+        let order = FinishOrder {
+            list: list.clone(),
+            added: added.clone(),
+            span: context.spool.join(SPAN),
+            cancel: call.cancel.clone(),
+        };
         if !call.host.engine.finish(call.operation(), order).await? {
             return Ok(uploaded);
         }

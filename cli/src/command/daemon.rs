@@ -56,7 +56,9 @@ pub(crate) async fn agent(daemon: Daemon, output: &Output) -> Result<Outcome> {
     logging::start(output, "info");
     let config = config::agent(&daemon.config, output)?;
     let cancel = daemon.cancel()?;
-    palinurus_agent::run(config, cancel).await?;
+    let mut seams = palinurus_agent::Seams::default();
+    seams.program.push("agent".into());
+    palinurus_agent::run_with(config, seams, cancel).await?;
     Ok(Outcome::Done)
 }
 

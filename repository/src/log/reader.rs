@@ -24,7 +24,9 @@ impl LogReader {
     pub async fn open(store: LogStore, chain: Vec<Section>, first: Position) -> Result<Self> {
         Section::check_chain(&chain)?;
         let grants = chain.iter().flat_map(|section| &section.lineage.grants);
-        store.learn(grants.filter_map(|grant| grant.key_epoch)).await?;
+        // Collected: a lazy iterator held over the wait would make this future's `Send` depend on a lifetime.
+        let key_epochs: Vec<_> = grants.filter_map(|grant| grant.key_epoch).collect();
+        store.learn(key_epochs).await?;
         let parts = chain.into_iter().map(|section| (section, Coverage::default())).collect();
         let mut reader = Self { store, first, parts };
         reader.refresh().await?;

@@ -196,6 +196,7 @@ pub(crate) async fn agent(
         dead_man: Arc::default(),
     };
     let seams = palinurus_agent::Seams {
+        program: Vec::new(),
         clock: Arc::new(WallClock { world: world.clone(), host }),
         entropy: entropy(&chance),
         blocking: Blocking::Inline,

@@ -13,11 +13,13 @@ use super::control::Control;
 use super::identity::Identity;
 use super::judge::{Pages, Reading};
 use super::list::Tablespace;
+use super::logs::WalIdentity;
 use super::lsn::{Lsn, Segment};
 use super::receiver::{Receiver, Take, reserve};
 use super::server::{Ready, ready};
 use super::session::{Session, begin};
-use crate::engine::FinishOrder;
+use crate::durable;
+use crate::engine::{FinishOrder, Span};
 use crate::source::Tree;
 
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub(super) struct Held {
     judge: Arc<Reading>,
     tablespaces: Vec<Tablespace>,
     first: Segment,
+    system_identifier: u64,
     /// Dropped, it ends both.
     _cancel: DropGuard,
 }
@@ -70,8 +73,15 @@ impl Held {
         let (size, in_a_file) = (server.page_size, server.relation_pages);
         let pages = server.checksums.then_some(Pages { size, in_a_file, start });
         let judge = Arc::new(Reading { broken, pages });
-        let held =
-            Self { session, receiver, judge, tablespaces: Vec::new(), first, _cancel: cancel.drop_guard() };
+        let held = Self {
+            session,
+            receiver,
+            judge,
+            tablespaces: Vec::new(),
+            first,
+            system_identifier,
+            _cancel: cancel.drop_guard(),
+        };
         Ok((held, server.page_size))
     }
 
@@ -86,7 +96,7 @@ impl Held {
 
     /// All has been read: the backup ends in the server, and what belongs to it is listed.
     pub(super) async fn finish(mut self, access: &Access, order: FinishOrder, now: Timestamp) -> Result<()> {
-        let FinishOrder { list, added, .. } = order;
+        let FinishOrder { list, added, span, .. } = order;
         self.judge.broken.check()?;
         let (root, directory) = (access.config.root.clone(), added.clone());
         blocking(move || added::keep_control(&root, &directory)).await?;
@@ -100,8 +110,15 @@ impl Held {
         // The end lies before `stop`, which may be the first byte of a segment that nobody needs.
         let last = Segment::of(self.first.timeline, Lsn(ended.stop.0.saturating_sub(1)), self.first.size);
         added::check_whole(&wal, self.first, last)?;
+        let of = WalIdentity { system_identifier: self.system_identifier, timeline: self.first.timeline };
+        let held = Span { identity: of.encode(), start: self.first.start().0, stop: ended.stop.0 };
+        let held = serde_json::to_vec(&held).map_err(|e| Error::internal("a span").with_source(e))?;
         let root = access.config.root.clone();
-        blocking(move || added::finish(&root, &added, &list, &ended, &wal, now)).await
+        blocking(move || {
+            durable::write(&span, &held)?;
+            added::finish(&root, &added, &list, &ended, &wal, now)
+        })
+        .await
     }
 
     /// Ends whatever is open; the server aborts a backup that was not ended.

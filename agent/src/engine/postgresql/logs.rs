@@ -1,4 +1,5 @@
 //! The WAL as a stream of logs: which history this server writes, and the slot by which it keeps what is not stored.
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use super::client::{Client, Mode};
 use super::config::Access;
 use super::identity::Identity;
 use super::lsn::{Lsn, Segment};
+use super::recovery;
 use super::server::{Ready, look, ready, text};
 use super::stream::WalStream;
-use crate::engine::{History, LogStream, Logs};
+use super::timelines;
+use crate::engine::{History, LogStream, Logs, Plan, Wanted};
 
 #[derive(Debug)]
 pub(super) struct Wal {
@@ -59,13 +62,17 @@ impl Logs for Wal {
         "postgresql"
     }
 
+    fn is_stored(&self) -> bool {
+        self.access.config.archive
+    }
+
     fn interval(&self) -> Duration {
         self.access.config.archive_interval
     }
 
     async fn look(&self) -> Result<Option<History>> {
         let root = self.access.config.root.clone();
-        if blocking(move || super::is_empty(&root)).await? {
+        if !self.access.config.archive || blocking(move || super::is_empty(&root)).await? {
             return Ok(None);
         }
         let (server, sql) = look(&self.access).await?;
@@ -81,6 +88,8 @@ impl Logs for Wal {
         }
         self.identity.check(system_identifier)?;
         let position = self.reserve(&mut sql, &mut replication).await?;
+        let row = sql.one("select pg_current_wal_flush_lsn()").await?;
+        let end: Lsn = text(&row, 0)?.parse()?;
         let account = match timeline {
             1 => Vec::new(),
             _ => {
@@ -93,9 +102,11 @@ impl Logs for Wal {
         self.identity.keep(system_identifier)?;
         Ok(Some(History {
             identity: WalIdentity { system_identifier, timeline }.encode(),
+            parents: timelines::parents(system_identifier, &account)?,
             account,
             segment: server.segment_size,
             position: Segment::of(timeline, position, server.segment_size).start().0,
+            end: end.0,
         }))
     }
 
@@ -109,6 +120,24 @@ impl Logs for Wal {
         let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {at} TIMELINE {timeline}");
         let more = replication.start_copy(&command).await?;
         Ok(Box::new(WalStream::new(replication, first, system_identifier, more)))
+    }
+
+    fn wanted(&self, name: &str, plan: &Plan) -> Wanted {
+        recovery::wanted(name, plan)
+    }
+
+    fn following(&self, name: &str) -> Vec<String> {
+        recovery::following(name)
+    }
+
+    async fn prepare(&self, plan: &Plan, command: &[String]) -> Result<()> {
+        let (root, plan, command) = (self.access.config.root.clone(), plan.clone(), command.to_vec());
+        blocking(move || recovery::prepare(&root, &plan, &command)).await
+    }
+
+    fn user(&self) -> Option<(u32, u32)> {
+        let found = self.access.config.root.metadata().ok()?;
+        Some((found.uid(), found.gid()))
     }
 }
 

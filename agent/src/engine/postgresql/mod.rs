@@ -35,12 +35,14 @@ mod names;
 mod page;
 mod receiver;
 mod records;
+mod recovery;
 mod restored;
 mod server;
 mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod timelines;
 
 pub use config::Config;
 
@@ -57,7 +59,7 @@ const CLOSE: Duration = Duration::from_secs(10);
 pub struct PostgresEngine {
     access: Access,
     identity: Arc<Identity>,
-    wal: Option<Arc<Wal>>,
+    wal: Arc<Wal>,
     clock: Arc<dyn Clock>,
     /// The backup that each operation holds open.
     held: Mutex<HashMap<String, Held>>,
@@ -76,7 +78,7 @@ pub(super) fn open(table: toml::Table, parts: Parts) -> Result<Arc<dyn Engine>> 
     let access = Access { config, entropy: parts.entropy };
     let wal = Wal { access: access.clone(), identity: Arc::clone(&identity), slot };
     Ok(Arc::new(PostgresEngine {
-        wal: access.config.archive.then(|| Arc::new(wal)),
+        wal: Arc::new(wal),
         identity,
         access,
         clock: parts.clock,
@@ -238,7 +240,7 @@ impl Engine for PostgresEngine {
     }
 
     fn logs(&self) -> Option<Arc<dyn Logs>> {
-        self.wal.clone().map(|wal| wal as Arc<dyn Logs>)
+        Some(Arc::clone(&self.wal) as Arc<dyn Logs>)
     }
 
     async fn close(&self) -> Result<()> {

@@ -1,0 +1,149 @@
+//! Log files put together from what is stored, for a database that recovers.
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use palinurus_repository::log::{LogReader, LogStore};
+use palinurus_repository::{Error, Result};
+use tokio::sync::Mutex;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::recovery::Recovery;
+use crate::durable;
+use crate::engine::{Logs, Plan, Wanted};
+use crate::host::Host;
+
+const AHEAD: &str = "ahead";
+/// A database may say that its segments are larger.
+const FILE_MAX: u64 = 1 << 30;
+
+#[derive(Debug)]
+pub(super) struct Files {
+    host: Arc<Host>,
+    logs: Arc<dyn Logs>,
+    /// The last recovery asked for: listing it again for every file would cost more than the files.
+    open: Mutex<Option<Arc<Open>>>,
+    ahead: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    recovery: Recovery,
+    plan: Plan,
+    store: LogStore,
+    reader: Mutex<Option<LogReader>>,
+    ahead: PathBuf,
+}
+
+impl Files {
+    pub(super) fn new(host: Arc<Host>, logs: Arc<dyn Logs>) -> Self {
+        Self { host, logs, open: Mutex::default(), ahead: Mutex::default() }
+    }
+
+    /// None: it is known not to exist. That is never remembered.
+    pub(super) async fn get(self: &Arc<Self>, name: &str) -> Result<Option<Vec<u8>>> {
+        let open = self.open().await?;
+        let file = match self.logs.wanted(name, &open.plan) {
+            Wanted::Absent => return Ok(None),
+            Wanted::Text(text) => text.into_bytes(),
+            Wanted::Account(at) => open.account(at).await?,
+            Wanted::Bytes { from, to, len } => {
+                let path = open.ahead.join(name);
+                let file = match std::fs::read(&path) {
+                    Ok(file) if file.len() as u64 == len => file,
+                    _ => open.bytes(from, to, len).await?,
+                };
+                // It is asked for again only after a restart of the database.
+                durable::remove(&path)?;
+                self.fetch_ahead(&open, name).await;
+                file
+            }
+        };
+        Ok(Some(file))
+    }
+
+    async fn open(&self) -> Result<Arc<Open>> {
+        let state = self.host.state.path();
+        let recovery = Recovery::read(state)?.ok_or_else(|| {
+            Error::not_found("no restore with a log has been prepared here")
+                .with_hint("the database has a restore_command of an earlier restore: remove recovery.signal")
+        })?;
+        let mut known = self.open.lock().await;
+        if let Some(open) = known.as_ref().filter(|open| open.recovery == recovery) {
+            return Ok(Arc::clone(open));
+        }
+        let plan = recovery.plan()?;
+        let unlocked = self.host.unlock(&recovery.repository).await?;
+        let store = LogStore::new(unlocked.storage, unlocked.keys);
+        let last = plan.chain.last().map(|section| section.lineage.id.to_string());
+        let ahead = state.join(AHEAD).join(last.unwrap_or_default());
+        // Of another recovery: what is under the same name may be other bytes.
+        durable::remove_dir(&state.join(AHEAD))?;
+        durable::create_dir(&ahead)?;
+        let open = Arc::new(Open { recovery, plan, store, reader: Mutex::default(), ahead });
+        *known = Some(Arc::clone(&open));
+        Ok(open)
+    }
+
+    /// The next files, into a directory: at most so many as the engine names, and one run at a time.
+    async fn fetch_ahead(self: &Arc<Self>, open: &Arc<Open>, name: &str) {
+        let mut running = self.ahead.lock().await;
+        if running.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        let names = self.logs.following(name);
+        let (files, open) = (Arc::clone(self), Arc::clone(open));
+        *running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            for name in names {
+                let path = open.ahead.join(&name);
+                let Wanted::Bytes { from, to, len } = files.logs.wanted(&name, &open.plan) else { return };
+                if path.exists() {
+                    continue;
+                }
+                let fetched = open.bytes(from, to, len).await;
+                let Ok(file) = fetched else { return };
+                let blocking = files.host.seams.blocking;
+                if blocking.run(move || durable::write(&path, &file)).await.is_err() {
+                    return;
+                }
+            }
+        })));
+    }
+}
+
+impl Open {
+    async fn account(&self, at: usize) -> Result<Vec<u8>> {
+        let section = self.plan.chain.get(at).ok_or_else(|| Error::internal("no such lineage"))?;
+        let account = self.store.history(&section.lineage).await?;
+        account.ok_or_else(|| {
+            Error::corrupt(format!("the history of lineage {} is missing", section.lineage.id))
+        })
+    }
+
+    /// Everything up to the plan's end is known to be stored: what is not found is no end, but a loss.
+    async fn bytes(&self, from: u64, to: u64, len: u64) -> Result<Vec<u8>> {
+        if len > FILE_MAX || to.saturating_sub(from) > len {
+            return Err(Error::invalid(format!("a log file of {len} bytes")));
+        }
+        let mut reader = self.reader().await?;
+        let mut file = Vec::new();
+        let mut at = from;
+        while at < to {
+            let end = to.min(at + palinurus_repository::log::READ_MAX);
+            file.extend(reader.read(at..end).await?);
+            at = end;
+        }
+        file.resize(len as usize, 0);
+        Ok(file)
+    }
+
+    async fn reader(&self) -> Result<LogReader> {
+        let mut known = self.reader.lock().await;
+        if let Some(reader) = known.as_ref() {
+            return Ok(reader.clone());
+        }
+        let segment = self.plan.chain.first().map_or(1, |section| u64::from(section.lineage.segment));
+        let first = self.plan.first - self.plan.first % segment.max(1);
+        let reader = LogReader::open(self.store.clone(), self.plan.chain.clone(), first).await?;
+        Ok(known.insert(reader).clone())
+    }
+}
