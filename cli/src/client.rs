@@ -97,6 +97,7 @@ calls! {
     Safe watch_operation(GetOperationRequest) -> Streaming<v1::Operation>;
     Safe cancel_operation(GetOperationRequest) -> v1::Operation;
     Safe get_cluster(GetClusterRequest) -> v1::Cluster;
+    Safe show_logs(ShowLogsRequest) -> v1::Logs;
 }
 
 impl Client {

@@ -10,6 +10,7 @@ mod human;
 mod logging;
 mod output;
 mod signal;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

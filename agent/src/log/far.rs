@@ -122,9 +122,18 @@ impl Far {
     }
 
     fn tell_open(&mut self, out: &mpsc::Sender<LogRequest>) -> Result<()> {
-        let Some(open) = self.opens.borrow_and_update().clone() else { return Ok(()) };
-        let epoch = self.epochs.highest(&self.host.config.service).0;
-        let open = v1::LogOpen { epoch, node_epoch: self.node_epoch.last(), ..open };
+        let Some(mut open) = self.opens.borrow_and_update().clone() else { return Ok(()) };
+        open.epoch = self.epochs.highest(&self.host.config.service).0;
+        open.node_epoch = self.node_epoch.last();
+        // Told again in the middle of it: what was true when it began would look like a database that was set back.
+        if let Some(Order::Grant(grant)) = &*self.orders.borrow()
+            && let Some(lineage) = grant.lineage.as_ref().filter(|lineage| lineage.identity == open.identity)
+        {
+            open.held = lineage.id.clone();
+            open.held_epoch = lineage.grants.last().map_or(0, |last| last.epoch);
+            let status = self.status.borrow();
+            open.position = open.position.max(status.received).max(status.server_end);
+        }
         out.try_send(LogRequest { message: Some(Ask::Open(open)) })
             .map_err(|_| Error::unavailable("the coordinator does not take what it is told"))
     }

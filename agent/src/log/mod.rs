@@ -26,6 +26,8 @@ mod files;
 mod filling;
 mod recovery;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub use command::run as command;
 pub(crate) use recovery::Recovery;
@@ -147,6 +149,7 @@ impl Writer {
         }
     }
 
+    /// What is held of it, `far` knows.
     fn open(&self, history: &History) -> v1::LogOpen {
         let config = &self.host.config;
         let parents = history.parents.iter();
@@ -162,8 +165,6 @@ impl Writer {
             position: history.end,
             oldest: history.position,
             segment: u32::try_from(history.segment).unwrap_or_default(),
-            held: self.held.as_ref().map(|held| held.lineage.0.to_vec()).unwrap_or_default().into(),
-            held_epoch: self.held.as_ref().map(|held| held.epoch).unwrap_or_default(),
             ..v1::LogOpen::default()
         }
     }

@@ -12,6 +12,7 @@ pub(crate) mod failover;
 mod fleet;
 pub(crate) mod keys;
 pub(crate) mod locked;
+pub(crate) mod logs;
 pub(crate) mod missing;
 pub(crate) mod node;
 pub(crate) mod offline;
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     /// Take, look at and delete backups.
     #[command(subcommand)]
     Backup(backup::Verb),
+    /// What the database writes between two backups: how much of it is stored, and where it leads.
+    #[command(subcommand)]
+    Logs(logs::Verb),
     /// Which backups stay, why, and what goes.
     #[command(subcommand)]
     Retention(retention::Verb),
@@ -93,6 +97,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Service(verb) => service::run(verb, global, output).await,
         Command::Backup(verb) => backup::run(verb, global, output).await,
+        Command::Logs(verb) => logs::run(verb, global, output).await,
         Command::Restore(restore) => restore::run(restore, global, output).await,
         Command::Retention(verb) => retention::run(verb, global, output).await,
         Command::Failover(verb) => failover::run(verb, global, output).await,

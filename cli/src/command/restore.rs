@@ -8,7 +8,7 @@ use crate::command::offline::{self, Offline};
 use crate::confirm::confirm;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
-use crate::{Global, client, human};
+use crate::{Global, client, human, target};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -50,6 +50,14 @@ struct Wanted {
     /// Rewrite what differs in a directory that holds data; files that the backup does not have are removed.
     #[arg(long)]
     delta: bool,
+    /// Go along the log behind the backup: latest, immediate, a time in UTC, a position like 16/B374D848, or name:NAME.
+    /// Without it: the backup as it is.
+    #[arg(long, value_name = "MOMENT")]
+    to: Option<String>,
+    /// The history that leads there, or the beginning of its id: where the log has forked, and another than the one that is
+    /// written now is meant.
+    #[arg(long, requires = "to")]
+    lineage: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -57,6 +65,8 @@ pub(crate) struct PlanView {
     service: String,
     backup: String,
     delta: bool,
+    /// Where it ends, when it goes along the log.
+    to: Option<String>,
     nodes: Vec<AssignmentView>,
     warnings: Vec<String>,
     /// Not empty: `apply` will refuse, and why.
@@ -117,7 +127,7 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
         backup: plan.backup_id,
         nodes,
         delta: plan.delta,
-        target: None,
+        target: plan.logs.and_then(|logs| logs.target),
     };
     let started = client.apply_restore(request).await.map_err(from_status)?.into_inner();
     follow_or_detach(global, output, &started, detach).await
@@ -125,12 +135,15 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
 
 async fn ask(client: &mut client::Client, wanted: Wanted) -> Result<v1::RestorePlan> {
     let service = client::service(client, wanted.service).await?;
+    let target = wanted.to.as_deref().map(target::parse).transpose()?;
+    let target =
+        target.map(|to| v1::LogTarget { target: Some(to), lineage: wanted.lineage.unwrap_or_default() });
     let request = v1::RestoreRequest {
         service,
         backup: wanted.backup,
         nodes: wanted.nodes,
         delta: wanted.delta,
-        target: None,
+        target,
     };
     Ok(client.plan_restore(request).await.map_err(from_status)?.into_inner())
 }
@@ -149,6 +162,7 @@ impl PlanView {
             service: plan.service.clone(),
             backup: plan.backup_id.clone(),
             delta: plan.delta,
+            to: plan.logs.as_ref().and_then(|logs| logs.target.as_ref()?.target.as_ref()).map(target::show),
             nodes: nodes.collect(),
             warnings: plan.warnings.clone(),
             refusals: plan.refusals.clone(),
@@ -174,6 +188,7 @@ fn show(plan: &PlanView) -> String {
     let mut text = fields(&[
         ("backup", plan.backup.clone()),
         ("service", plan.service.clone()),
+        ("up to", plan.to.clone().unwrap_or_else(|| "the backup's own moment".into())),
         ("into", if plan.delta { "existing data (delta)".into() } else { "empty directories".into() }),
     ]);
     text.push('\n');

@@ -160,8 +160,7 @@ fn timestamp(us: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use palinurus_repository::LineageId;
-    use palinurus_repository::log::{Lineage, Section};
+    use palinurus_proto::v1;
 
     use super::*;
 
@@ -173,23 +172,19 @@ mod tests {
 
     /// Timeline 1 until 40 MiB, then 3; 2 and 5 are of others.
     fn plan(target: Target) -> Plan {
-        let lineage = |number: u8, parent, from, timeline| Lineage {
-            id: LineageId([number; 16]),
-            parent,
+        let lineage = |number: u8, parent: &[u8], from, timeline, to| v1::LogLineage {
+            id: vec![number; 16].into(),
+            parent: parent.to_vec().into(),
             from,
+            to,
             kind: "postgresql".into(),
-            identity: identity(timeline),
+            identity: identity(timeline).into(),
             segment: 16 << 20,
-            grants: Vec::new(),
-            floor: 0,
+            ..v1::LogLineage::default()
         };
-        let first = lineage(1, None, 16 * MIB, 1);
-        let second = lineage(2, Some(first.id), 40 * MIB, 3);
+        let (first, second) = (lineage(1, &[], 16 * MIB, 1, 40 * MIB), lineage(2, &[1; 16], 40 * MIB, 3, 0));
         Plan {
-            chain: vec![
-                Section { lineage: first, to: Some(40 * MIB) },
-                Section { lineage: second, to: None },
-            ],
+            chain: palinurus_proto::logs::chain(&[first, second]).unwrap(),
             known: [1, 2, 3, 5].map(identity).to_vec(),
             first: 17 * MIB,
             end: 70 * MIB,

@@ -1,0 +1,217 @@
+//! A scripted database against a store: what is stored, what the database may let go of, and what must stop it.
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use palinurus_repository::clock::SystemClock;
+use palinurus_repository::entropy::SystemEntropy;
+use palinurus_repository::log::{Grant, Lineage, LogReader, LogStore, Section};
+use palinurus_repository::{KeyFile, Keyring, Repository, Stores};
+
+use super::*;
+use crate::engine::{LogStream, Mark, Marked, Next, Plan, ServerEnd, Wanted};
+use crate::host::puppet;
+
+const SEGMENT: u64 = 1 << 20;
+
+/// What the database holds at each position.
+fn plain(from: u64, to: u64) -> Bytes {
+    (from..to).map(|at| (at * 7 % 251) as u8).collect()
+}
+
+fn bytes(from: u64, to: u64, end: u64) -> Next {
+    let marks = vec![Mark { end: to, what: Marked::End(to as i64) }];
+    Next::Bytes { bytes: plain(from, to), marks, server: ServerEnd { position: end, ms: end } }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Script {
+    next: Arc<Mutex<VecDeque<Next>>>,
+    opened: Arc<Mutex<Vec<u64>>>,
+    released: Arc<Mutex<Vec<u64>>>,
+}
+
+#[async_trait]
+impl LogStream for Script {
+    async fn next(&mut self) -> Result<Next> {
+        let next = self.next.lock().unwrap().pop_front();
+        match next {
+            Some(next) => Ok(next),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn release(&mut self, position: u64) -> Result<()> {
+        self.released.lock().unwrap().push(position);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Logs for Script {
+    fn kind(&self) -> &'static str {
+        "script"
+    }
+
+    fn is_stored(&self) -> bool {
+        true
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(20)
+    }
+
+    async fn look(&self) -> Result<Option<History>> {
+        Ok(None)
+    }
+
+    async fn open(&self, _: &[u8], position: u64) -> Result<Box<dyn LogStream>> {
+        self.opened.lock().unwrap().push(position);
+        Ok(Box::new(self.clone()))
+    }
+
+    fn wanted(&self, _: &str, _: &Plan) -> Wanted {
+        Wanted::Absent
+    }
+
+    fn following(&self, _: &str) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn prepare(&self, _: &Plan, _: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    fn user(&self) -> Option<(u32, u32)> {
+        None
+    }
+}
+
+struct World {
+    host: Arc<Host>,
+    url: String,
+    lineage: Lineage,
+    status: watch::Sender<v1::LogStatus>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// A lineage that begins at the second segment, with a grant from there.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (key, store) = (dir.path().join("key"), dir.path().join("store"));
+        std::fs::create_dir(&store).unwrap();
+        let entropy = SystemEntropy::new();
+        let file = KeyFile::generate(&entropy).unwrap();
+        file.write(&key).unwrap();
+        let url = format!("file://{}", store.display());
+        let storage = palinurus_repository::storage::AllStores.open(&url).unwrap();
+        Repository::create(storage, &file, &entropy, Arc::new(SystemClock)).await.unwrap();
+        let (mut host, _) = puppet::host(&dir.path().join("state"), crate::Config::default());
+        Arc::get_mut(&mut host).unwrap().keys = Keyring::load(vec![key.into()]).await.unwrap();
+        let lineage = palinurus_proto::logs::lineage(&v1::LogLineage {
+            id: vec![7; 16].into(),
+            from: SEGMENT,
+            kind: "script".into(),
+            identity: b"of this test".to_vec().into(),
+            segment: SEGMENT as u32,
+            ..v1::LogLineage::default()
+        })
+        .unwrap();
+        let mut world =
+            Self { host, url, lineage, status: watch::Sender::new(v1::LogStatus::default()), _dir: dir };
+        world.grant(SEGMENT);
+        world
+    }
+
+    fn grant(&mut self, from: u64) {
+        let epoch = self.lineage.grants.len() as u32 + 1;
+        self.lineage.grants.push(Grant { epoch, node: "n1".into(), from, key_epoch: None });
+    }
+
+    async fn store(&self, script: Vec<Next>, until: u64) -> Result<(End, Script)> {
+        let script = Script { next: Arc::new(Mutex::new(script.into())), ..Script::default() };
+        let history =
+            History { identity: self.lineage.identity.clone(), position: 9 * SEGMENT, ..History::default() };
+        let lineage = Some(palinurus_proto::logs::lineage_to_wire(&self.lineage));
+        let order = v1::LogGrant { lineage, repository: self.url.clone(), until };
+        let mut held = None;
+        let mut append = Append::new(&self.host, &history, &self.status, &mut held, order).await?;
+        let (_orders, mut ordered) = watch::channel(None);
+        let running = append.run(&script, &mut ordered);
+        let end = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends")?;
+        Ok((end, script))
+    }
+
+    async fn reader(&self) -> LogReader {
+        let unlocked = self.host.unlock(&self.url).await.unwrap();
+        let store = LogStore::new(unlocked.storage, unlocked.keys);
+        LogReader::open(store, vec![Section { lineage: self.lineage.clone(), to: None }], SEGMENT)
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn what_is_released_is_stored_and_a_new_process_goes_on_where_it_ended() {
+    let mut world = World::new().await;
+    let (middle, end) = (SEGMENT + 300_000, 2 * SEGMENT + 100);
+    let cut = SEGMENT + 100_000;
+    let script = vec![bytes(SEGMENT, cut, middle), bytes(cut, middle, middle), Next::Ended];
+    let (ended, script) = world.store(script, 0).await.unwrap();
+    assert_eq!((ended, script.opened.lock().unwrap().as_slice()), (End::Ended, &[SEGMENT][..]));
+    assert_eq!(script.released.lock().unwrap().last(), Some(&middle));
+    let status = world.status.borrow().clone();
+    assert_eq!((status.stored, status.stored_ms, status.failure), (middle, middle, None));
+    let mut reader = world.reader().await;
+    assert_eq!(reader.end_from(SEGMENT), middle);
+    assert_eq!(reader.read(SEGMENT..middle).await.unwrap(), plain(SEGMENT, middle));
+
+    // From the segment's start again, and only what is new is stored.
+    world.grant(middle);
+    let script = vec![bytes(SEGMENT, middle + 5, end), bytes(middle + 5, end, end), Next::Ended];
+    let (_, script) = world.store(script, 0).await.unwrap();
+    assert!(script.released.lock().unwrap().iter().all(|at| *at >= middle));
+    let mut reader = world.reader().await;
+    assert_eq!(reader.read(SEGMENT..end).await.unwrap(), plain(SEGMENT, end));
+
+    // Another history under the same name is never put behind this one.
+    world.grant(end);
+    let other = Next::Bytes {
+        bytes: vec![1; 1000].into(),
+        marks: Vec::new(),
+        server: ServerEnd { position: end + 900, ms: 1 },
+    };
+    let error = world.store(vec![other], 0).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.hint().unwrap().contains("--to"), "{error:?}");
+    assert_eq!(world.reader().await.end_from(SEGMENT), end);
+}
+
+#[tokio::test]
+async fn a_parent_is_given_up_to_where_it_was_left() {
+    let world = World::new().await;
+    let fork = SEGMENT + 1234;
+    let script = vec![bytes(SEGMENT, SEGMENT + 1000, 0), bytes(SEGMENT + 1000, SEGMENT + 5000, 0)];
+    let (ended, _) = world.store(script, fork).await.unwrap();
+    assert_eq!((ended, world.status.borrow().stored), (End::Waits, fork));
+    assert_eq!(world.reader().await.end_from(SEGMENT), fork);
+    // Told again, there is nothing to do.
+    assert_eq!(world.store(Vec::new(), SEGMENT).await.unwrap().0, End::Waits);
+}
+
+#[tokio::test]
+async fn what_the_database_let_go_of_is_said_to_be_a_gap() {
+    let world = World::new().await;
+    let (ended, _) = world.store(vec![Next::Gone("removed".into())], 0).await.unwrap();
+    let status = world.status.borrow().clone();
+    assert_eq!((ended, status.slot_lost), (End::Waits, true));
+    assert_eq!(status.gap, Some(v1::LogGap { from: SEGMENT, to: 9 * SEGMENT }));
+}
+
+#[tokio::test]
+async fn a_grant_of_another_node_is_none() {
+    let mut world = World::new().await;
+    world.lineage.grants[0].node = "n2".into();
+    assert_eq!(world.store(Vec::new(), 0).await.unwrap_err().kind(), ErrorKind::Fenced);
+}
