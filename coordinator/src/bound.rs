@@ -17,6 +17,8 @@ const TASKS_MAX: usize = 1000;
 /// A list of damaged objects.
 const OBJECTS_MAX: usize = 256 << 10;
 const LIST_MAX: usize = 10_000;
+/// Of the parents of a log.
+const FORKS_MAX: usize = 150;
 /// Sums of these stay numbers.
 const COUNT_MAX: u64 = 1 << 50;
 
@@ -29,6 +31,26 @@ pub(crate) fn message(message: &mut v1::AgentMessage) -> Result<()> {
         }
         // A second hello is refused for what it is.
         Some(agent_message::Message::Heartbeat(_) | agent_message::Message::Hello(_)) | None => Ok(()),
+    }
+}
+
+pub(crate) fn log_status(status: &mut v1::LogStatus) -> Result<()> {
+    if let Some(failure) = &mut status.failure {
+        name(&failure.kind)?;
+        name(&failure.node)?;
+        text(&mut failure.message);
+        text(&mut failure.hint);
+    }
+    Ok(())
+}
+
+/// What names the agent; the log itself is held to the rules of lineages.
+pub(crate) fn log_open(open: &v1::LogOpen) -> Result<()> {
+    let names = [&open.service, &open.node, &open.instance, &open.kind];
+    names.into_iter().try_for_each(|text| name(text))?;
+    match open.history.len() {
+        0..=FORKS_MAX => Ok(()),
+        more => Err(Error::invalid(format!("a log with {more} parents"))),
     }
 }
 

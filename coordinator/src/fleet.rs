@@ -1,9 +1,10 @@
-//! What agents call: their session and their claims.
+//! What agents call: their session, their claims and their logs.
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use palinurus_proto::v1::fleet_server::Fleet;
-use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message};
+use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message, log_request};
 use palinurus_proto::{PROTOCOL, failure, from_status, to_status};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::ActorRef;
@@ -20,6 +21,7 @@ use crate::actor::service::{Admission, Connect, ServiceMsg};
 use crate::bound;
 use crate::claim::stream;
 use crate::door::{Door, Elsewhere, Lead};
+use crate::logs;
 
 /// Who has connected says at once who it is.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -73,8 +75,21 @@ impl Fleet for FleetService {
         &self,
         request: Request<Streaming<v1::LogRequest>>,
     ) -> Result<Response<Self::LogStream>, Status> {
-        let _ = caller(&request)?;
-        Err(to_status(&Error::unavailable("this coordinator grants no logs yet")))
+        let (replies, outgoing) = mpsc::channel(REPLIES);
+        let (fleet, caller) = (self.clone(), caller(&request)?);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = fleet.cancel.cancelled() => {}
+                ended = fleet.serve_log(&caller, request.into_inner(), &replies) => {
+                    if let Err(e) = ended {
+                        tracing::info!(error = e.chain(), "a log stream ends");
+                        let _ = replies.send(Err(to_status(&e))).await;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }
 
@@ -187,6 +202,57 @@ impl FleetService {
             biased;
             () = lead.shared.cancel.cancelled() => Err(Error::unavailable("this coordinator leads no longer")),
             answered = answering => answered,
+        }
+    }
+}
+
+impl FleetService {
+    async fn serve_log(
+        &self,
+        caller: &Caller,
+        mut requests: Streaming<v1::LogRequest>,
+        replies: &logs::stream::Replies,
+    ) -> Result<()> {
+        let first = tokio::time::timeout(HELLO_WITHIN, requests.message()).await;
+        let first = first.map_err(|_| Error::unavailable("the log stream was not opened in time"))?;
+        let Some(log_request::Message::Open(open)) =
+            first.map_err(from_status)?.and_then(|first| first.message)
+        else {
+            return Err(Error::invalid("a log stream begins with `open`"));
+        };
+        bound::log_open(&open)?;
+        caller.speaks_for(&open.service, &open.node)?;
+        // As a claim stream, it follows its session.
+        let lead = self.door.lead().map_err(|elsewhere| {
+            Error::unavailable("this coordinator does not lead").with_source(elsewhere.error().chain())
+        })?;
+        let serving = async {
+            let service = service(&lead, &open.service).await?;
+            let place = ask(&service, |to| ServiceMsg::Log(open.clone(), to)).await?;
+            let backup = |why| drop(service.cast(ServiceMsg::WantBackup(why)));
+            let may = |open: v1::LogOpen| {
+                let service = service.clone();
+                async move {
+                    bound::log_open(&open)?;
+                    Ok(ask(&service, |to| ServiceMsg::Log(open, to)).await?.node_epoch)
+                }
+                .boxed()
+            };
+            let stream = logs::stream::Stream {
+                desk: place.vault.logs.clone(),
+                epoch: place.vault.epoch.0,
+                repository: place.repository,
+                clock: lead.shared.world.clock.clone(),
+                replies,
+                backup: &backup,
+                may: &may,
+            };
+            Box::pin(stream.run(open, requests)).await
+        };
+        tokio::select! {
+            biased;
+            () = lead.shared.cancel.cancelled() => Err(Error::unavailable("this coordinator leads no longer")),
+            served = serving => served,
         }
     }
 }

@@ -18,6 +18,7 @@ mod gate;
 mod index;
 mod leadership;
 mod listen;
+mod logs;
 mod metrics;
 mod operation;
 mod plan;

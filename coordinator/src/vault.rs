@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::claim::Claims;
 use crate::index::Index;
+use crate::logs::Desk;
 use crate::shared::{Base, Shared, World};
 
 /// Trailers read side by side.
@@ -30,6 +31,7 @@ pub(crate) struct Vault {
     pub(crate) blocking: Blocking,
     index: Arc<Index>,
     claims: Mutex<Option<Arc<Claims>>>,
+    pub(crate) logs: Arc<Desk>,
     /// When it was last counted, under this leader, how much of the packs is used; 0: not yet.
     counted: AtomicU64,
 }
@@ -44,8 +46,11 @@ impl Vault {
         let cache = shared.config.index_cache();
         let blocking = shared.world.blocking;
         let index = blocking.run(move || Index::open(&path, id, cache)).await?;
+        let repository = Arc::new(repository);
+        let entropy = shared.world.entropy.clone();
         Ok(Self {
-            repository: Arc::new(repository),
+            logs: Arc::new(Desk::new(repository.clone(), epoch, entropy)),
+            repository,
             epoch,
             entropy: shared.world.entropy.clone(),
             blocking,

@@ -58,6 +58,7 @@ pub fn lineage(wire: &v1::LogLineage) -> Result<Lineage> {
         segment: wire.segment,
         grants: wire.grants.iter().map(grant).collect::<Result<_>>()?,
         floor: wire.floor,
+        number: 0,
     };
     lineage.check()?;
     Ok(lineage)
@@ -100,6 +101,7 @@ mod tests {
             segment: 16,
             grants: vec![grant(1, 16, None), grant(3, 32, Some(KeyEpoch { number: 1, draw: Draw([5; 8]) }))],
             floor: 20,
+            number: 0,
         };
         let child = Lineage {
             id: LineageId([2; 16]),

@@ -14,7 +14,9 @@ mod name;
 mod piece;
 mod reader;
 mod store;
+mod survey;
 mod trail;
+mod windows;
 mod wire;
 
 pub use coverage::{Counted, Coverage};
@@ -24,7 +26,9 @@ pub use name::{Piece, history_key, prefix};
 pub use piece::{PIECE_MAX, WHOLE_MAX, open, open_trail, seal};
 pub use reader::{LogReader, READ_MAX};
 pub use store::{LogStore, Stored};
+pub use survey::{Resolved, Survey, Target, show};
 pub use trail::{POINTS_MAX, RestorePoint, Trail};
+pub use windows::{Anchor, Lineages, Window, windows};
 
 /// A place in a log: it only grows. In PostgreSQL an LSN; of a binlog, file number × 2³² + offset.
 pub type Position = u64;

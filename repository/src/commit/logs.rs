@@ -27,7 +27,7 @@ impl Repository {
         new: Lineage,
         entropy: &dyn Entropy,
     ) -> Result<Arc<Lineage>> {
-        let new = Lineage { id: LineageId(entropy.array()?), grants: Vec::new(), floor: 0, ..new };
+        let new = Lineage { id: LineageId(entropy.array()?), grants: Vec::new(), floor: 0, number: 0, ..new };
         match self.append(epoch, Body::Lineage(Box::new(new.clone()))).await {
             Ok(_) => self.lineage(new.id).await,
             Err(e) if e.kind() == ErrorKind::Conflict => {

@@ -206,5 +206,6 @@ pub(crate) fn lineage(n: u8, parent: Option<u8>, from: u64) -> Body {
         segment: 16 << 20,
         grants: Vec::new(),
         floor: 0,
+        number: 0,
     }))
 }

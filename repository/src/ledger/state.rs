@@ -335,7 +335,7 @@ impl State {
             Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
                 self.keep(&record.body, record.at);
             }
-            Body::Lineage(_) | Body::Grant { .. } | Body::Floor(_) => self.apply_log(&record.body),
+            Body::Lineage(_) | Body::Grant { .. } | Body::Floor(_) => self.apply_log(number, &record.body),
         }
         let oldest = self.oldest_open();
         self.released.retain(|_, since| *since > oldest);

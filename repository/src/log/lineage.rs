@@ -25,6 +25,8 @@ pub struct Lineage {
     pub grants: Vec<Grant>,
     /// What ends at or before it may be deleted at any time.
     pub floor: Position,
+    /// Of its record in the ledger: a later one is a newer history. 0 where nobody said.
+    pub number: u64,
 }
 
 /// Who may append to a lineage, and from where.

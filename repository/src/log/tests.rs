@@ -36,6 +36,7 @@ fn lineage(grants: Vec<Grant>) -> Lineage {
         segment: 16,
         grants,
         floor: 0,
+        number: 0,
     }
 }
 

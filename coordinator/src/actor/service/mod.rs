@@ -23,6 +23,7 @@ mod admission;
 mod doubt;
 mod failover;
 mod fence;
+mod logs;
 mod operations;
 mod retention;
 mod scrub;
@@ -32,6 +33,8 @@ mod sessions;
 pub(crate) use admission::Admission;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
+use logs::LogBackups;
+pub(crate) use logs::LogPlace;
 use operations::Slot;
 use retention::{Retentions, Surveyed};
 pub(crate) use seat::as_specified;
@@ -78,6 +81,12 @@ pub(crate) enum ServiceMsg {
     Surveyed(Sources),
     /// Checked: that operation runs, with that node and transaction.
     Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
+    /// Checked: that agent has the place, and may write the log.
+    Log(v1::LogOpen, Reply<LogPlace>),
+    /// A full backup is wanted, and why.
+    WantBackup(String),
+    /// What was wanted, when nothing else runs.
+    LogBackup,
     /// The clock says that retention should look.
     RetentionDue,
     RetentionSurveyed(Box<Surveyed>),
@@ -135,6 +144,7 @@ pub(crate) struct Service {
     failovers: Failovers,
     retentions: Retentions,
     scrubbing: scrub::Timer,
+    log_backups: LogBackups,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
     slot: Slot,
@@ -189,6 +199,7 @@ impl Actor for ServiceActor {
             failovers: Failovers::default(),
             retentions: Retentions::default(),
             scrubbing: None,
+            log_backups: LogBackups::default(),
             history,
             slot,
             cleaning: false,
@@ -237,6 +248,9 @@ impl Actor for ServiceActor {
             ServiceMsg::Reconsider => service.reconsider(&me),
             ServiceMsg::Surveyed(sources) => Box::pin(service.surveyed(&me, sources)).await,
             ServiceMsg::Claim(open, to) => reply(to, service.claim(&open)),
+            ServiceMsg::Log(open, to) => reply(to, service.log(&open)),
+            ServiceMsg::WantBackup(why) => service.want_backup(&me, why),
+            ServiceMsg::LogBackup => service.log_backup(&me),
             ServiceMsg::RetentionDue => service.retention_due(&me),
             ServiceMsg::RetentionSurveyed(found) => Box::pin(service.retention_surveyed(&me, *found)).await,
             ServiceMsg::Scrub => Box::pin(service.scrub(&me)).await,
@@ -297,8 +311,10 @@ impl Service {
 
     /// What needs the repository waits for the try that is under way.
     fn unless_opening(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
-        let needs =
-            matches!(message, ServiceMsg::Start { .. } | ServiceMsg::Vault(_) | ServiceMsg::Claim(..));
+        let needs = matches!(
+            message,
+            ServiceMsg::Start { .. } | ServiceMsg::Vault(_) | ServiceMsg::Claim(..) | ServiceMsg::Log(..)
+        );
         if !needs || self.opening.is_none() || self.deferred.len() >= DEFERRED_MAX {
             return Some(message);
         }

@@ -128,6 +128,7 @@ impl Service {
         for message in self.retentions.waiting.drain(..) {
             let _ = me.cast(message);
         }
+        let _ = me.cast(ServiceMsg::LogBackup);
         if std::mem::take(&mut self.retentions.missed) {
             let _ = me.cast(ServiceMsg::RetentionDue);
         }

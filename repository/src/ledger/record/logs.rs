@@ -73,6 +73,7 @@ pub(in crate::ledger) fn lineage_from_wire(w: wire::Lineage) -> Result<Lineage> 
         segment: w.segment,
         grants: Vec::new(),
         floor: 0,
+        number: 0,
     })
 }
 

@@ -39,7 +39,7 @@ pub(in crate::ledger) struct Folded {
     removed: Vec<Vec<u8>>,
     #[prost(message, optional, tag = "11")]
     damage: Option<damage::Known>,
-    #[prost(message, repeated, tag = "12")]
+    #[prost(message, repeated, tag = "14")]
     logs: Vec<Log>,
 }
 
@@ -51,6 +51,9 @@ struct Log {
     grants: Vec<Granted>,
     #[prost(uint64, tag = "3")]
     floor: u64,
+    /// Of its LINEAGE.
+    #[prost(uint64, tag = "4")]
+    number: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -82,7 +85,7 @@ struct Open {
     epoch: u64,
     #[prost(string, tag = "6")]
     writer: String,
-    #[prost(message, optional, tag = "7")]
+    #[prost(message, optional, tag = "8")]
     log: Option<logs::At>,
 }
 
@@ -235,6 +238,7 @@ fn log(lineage: &Lineage) -> Log {
         lineage: Some(wire_lineage(lineage)),
         grants: lineage.grants.iter().map(granted).collect(),
         floor: lineage.floor,
+        number: lineage.number,
     }
 }
 
@@ -246,7 +250,7 @@ fn lineage(w: Log) -> Result<Lineage> {
         Ok(Grant { epoch: w.epoch, node: w.node, from: w.from, key_epoch: key_epoch.transpose()? })
     };
     let grants = w.grants.into_iter().map(grant).collect::<Result<_>>()?;
-    Ok(Lineage { grants, floor: w.floor, ..lineage_from_wire(known)? })
+    Ok(Lineage { grants, floor: w.floor, number: w.number, ..lineage_from_wire(known)? })
 }
 
 fn kept(number: u64, backup: &BackupRecord) -> Kept {

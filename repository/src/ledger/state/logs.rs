@@ -49,10 +49,13 @@ impl State {
     }
 
     /// What has been checked.
-    pub(super) fn apply_log(&mut self, body: &Body) {
+    pub(super) fn apply_log(&mut self, number: u64, body: &Body) {
         let key_epoch = self.key_epoch();
         match body {
-            Body::Lineage(lineage) => drop(self.logs.insert(lineage.id, Arc::new(Lineage::clone(lineage)))),
+            Body::Lineage(lineage) => {
+                let known = Lineage { number, ..Lineage::clone(lineage) };
+                self.logs.insert(known.id, Arc::new(known));
+            }
             Body::Grant { lineage, epoch, node, from } => {
                 let grant = Grant { epoch: *epoch, node: node.clone(), from: *from, key_epoch };
                 self.change(*lineage, |lineage| lineage.grants.push(grant));

@@ -1,0 +1,223 @@
+//! One service's logs, under this leader: decisions one after the other, and what writers tell, which is kept in memory.
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
+
+use palinurus_proto::logs::lineage_to_wire;
+use palinurus_proto::v1;
+use palinurus_repository::log::{Coverage, Lineage, Position};
+use palinurus_repository::{Entropy, Epoch, Error, LineageId, Repository, Result, Timestamp};
+use tokio::sync::Mutex;
+
+use super::decide::{self, Opening, Step};
+
+/// A log has no more forks at once that nobody has heard of.
+const STEPS_MAX: usize = 200;
+const GAPS_KEPT: usize = 100;
+
+#[derive(Debug)]
+pub(crate) struct Desk {
+    repository: Arc<Repository>,
+    epoch: Epoch,
+    entropy: Arc<dyn Entropy>,
+    deciding: Mutex<()>,
+    told: SyncMutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// By node, with the node epoch of its place.
+    writers: BTreeMap<String, (u64, v1::LogWriterView)>,
+    gaps: VecDeque<v1::LogGap>,
+}
+
+/// What a writer is given. In the ledger already.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    pub(crate) lineage: Arc<Lineage>,
+    pub(crate) epoch: u32,
+    pub(crate) until: Option<Position>,
+    /// Why a full backup is wanted now.
+    pub(crate) backup: Option<String>,
+}
+
+impl Granted {
+    pub(crate) fn to_wire(&self, repository: &str) -> v1::LogGrant {
+        v1::LogGrant {
+            lineage: Some(lineage_to_wire(&self.lineage)),
+            repository: repository.to_owned(),
+            until: self.until.unwrap_or_default(),
+        }
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(repository: Arc<Repository>, epoch: Epoch, entropy: Arc<dyn Entropy>) -> Self {
+        Self { repository, epoch, entropy, deciding: Mutex::default(), told: SyncMutex::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides until there is something to write under, and puts each decision into the ledger before the next.
+    pub(crate) async fn open(&self, opening: &Opening) -> Result<Granted> {
+        let _one = self.deciding.lock().await;
+        self.repository.refresh().await?;
+        let mut backup = None;
+        for _ in 0..STEPS_MAX {
+            let lineages = self.repository.read(|state| state.lineages().clone()).await;
+            let covered = match decide::known(opening, &lineages) {
+                Some((lineage, _)) => self.covered(lineage).await?,
+                None => Coverage::default(),
+            };
+            match decide::decide(opening, &lineages, &covered)? {
+                Step::Keep(lineage) => return self.granted(lineage, None, backup).await,
+                Step::Grant { lineage, until: None, .. } if self.is_rival(opening, &lineages[&lineage]) => {
+                    return Err(Error::conflict("another node writes this very log").with_hint(
+                        "two servers of one history: shut one down, or make it a service of its own",
+                    ));
+                }
+                Step::Begin { parent, from, identity, gap } => {
+                    gap.into_iter().for_each(|gap| self.lost(gap));
+                    let new = opening.lineage(parent, from, identity);
+                    let new = self.repository.add_lineage(self.epoch, new, &*self.entropy).await?;
+                    tracing::info!(lineage = %new.id, from, "a log has a new history");
+                    backup = Some(format!("the log has a new history, {}", new.id));
+                }
+                Step::Grant { lineage, from, until, gap } => {
+                    gap.into_iter().for_each(|gap| self.lost(gap));
+                    if let Some((from, to)) = gap {
+                        backup = Some(format!("the log from {from:x} to {to:x} is lost"));
+                    }
+                    self.repository.grant_log(self.epoch, lineage, &opening.node, from).await?;
+                    return self.granted(lineage, until, backup).await;
+                }
+            }
+        }
+        Err(Error::internal(format!("no end of the parents of the log of {}", opening.node)))
+    }
+
+    /// The last writer is another node that gives it at this moment, and whose place is not of an earlier node epoch.
+    fn is_rival(&self, opening: &Opening, lineage: &Lineage) -> bool {
+        let last = lineage.last_grant().filter(|last| last.node != opening.node);
+        let told = self.told();
+        let writer = last.and_then(|last| told.writers.get(&last.node));
+        writer.is_some_and(|(epoch, view)| {
+            view.streaming && view.lineage == lineage.id.as_bytes() && *epoch >= opening.node_epoch
+        })
+    }
+
+    /// The next grant of every lineage that the node has written: whatever its old agent puts from here on is not read.
+    pub(crate) async fn fence(&self, node: &str, next: &str) -> Result<usize> {
+        let _one = self.deciding.lock().await;
+        self.repository.refresh().await?;
+        let lineages = self.repository.read(|state| state.lineages().clone()).await;
+        let mut fenced = 0;
+        for lineage in lineages.values() {
+            let Some(last) = lineage.last_grant().filter(|last| last.node == node) else { continue };
+            let from = self.covered(lineage).await?.end_from(last.from).max(last.from);
+            self.repository.grant_log(self.epoch, lineage.id, next, from).await?;
+            fenced += 1;
+        }
+        Ok(fenced)
+    }
+
+    /// Whether it is the newest of its lineage, and of the key epoch in force.
+    pub(crate) async fn stands(&self, granted: &Granted) -> Standing {
+        let id = granted.lineage.id;
+        let (lineage, key_epoch) =
+            self.repository.read(|state| (state.lineage(id).cloned(), state.key_epoch())).await;
+        match lineage.as_ref().and_then(|lineage| lineage.last_grant()) {
+            Some(last) if last.epoch != granted.epoch => Standing::Over(last.node.clone()),
+            Some(last) if last.key_epoch == key_epoch => Standing::Good,
+            _ => Standing::Outdated,
+        }
+    }
+
+    /// Reads what others, who are no leaders, have written into the ledger: a fresh key epoch.
+    pub(crate) async fn refresh(&self) -> Result<()> {
+        self.repository.refresh().await
+    }
+
+    async fn covered(&self, lineage: &Lineage) -> Result<Coverage> {
+        let begun = lineage.last_grant().map_or(lineage.from, |grant| grant.from);
+        let stored = self.repository.logs().list_from(lineage, begun).await?;
+        Ok(lineage.coverage(stored.into_iter().map(|stored| stored.piece)))
+    }
+
+    async fn granted(
+        &self,
+        lineage: LineageId,
+        until: Option<Position>,
+        backup: Option<String>,
+    ) -> Result<Granted> {
+        let lineage = self.repository.lineage(lineage).await?;
+        let epoch = lineage.last_grant().map(|grant| grant.epoch);
+        let epoch = epoch.ok_or_else(|| Error::internal("a lineage without the grant that was made"))?;
+        Ok(Granted { lineage, epoch, until, backup })
+    }
+
+    fn lost(&self, (from, to): (Position, Position)) {
+        tracing::warn!(from, to, "a part of the log is lost");
+        let gaps = &mut self.told().gaps;
+        if gaps.len() == GAPS_KEPT {
+            gaps.pop_front();
+        }
+        gaps.push_back(v1::LogGap { from, to });
+    }
+
+    /// A writer's stream has begun, or has another grant.
+    pub(crate) fn writes(&self, opening: &Opening, granted: &Granted, now: Timestamp) {
+        let mut told = self.told();
+        let (epoch, view) = told.writers.entry(opening.node.clone()).or_default();
+        *epoch = opening.node_epoch;
+        *view = v1::LogWriterView {
+            node: opening.node.clone(),
+            lineage: granted.lineage.id.as_bytes().to_vec().into(),
+            epoch: granted.epoch,
+            streaming: true,
+            status: view.status.take(),
+            told_ms: now.0,
+            ..Default::default()
+        };
+    }
+
+    pub(crate) fn tells(&self, node: &str, status: v1::LogStatus, now: Timestamp) {
+        if let Some((_, view)) = self.told().writers.get_mut(node) {
+            view.told_ms = now.0;
+            view.lag_bytes = status.server_end.saturating_sub(status.stored);
+            view.lag_ms = match view.lag_bytes {
+                0 => 0,
+                _ => status.server_ms.saturating_sub(status.stored_ms),
+            };
+            view.status = Some(status);
+        }
+    }
+
+    /// Its stream of that grant has ended.
+    pub(crate) fn ends(&self, node: &str, granted: &Granted) {
+        if let Some((_, view)) = self.told().writers.get_mut(node)
+            && view.epoch == granted.epoch
+            && view.lineage == granted.lineage.id.as_bytes()
+        {
+            view.streaming = false;
+        }
+    }
+
+    /// Who writes now, or wrote last: with what it told, and what was lost under this leader.
+    pub(crate) fn writer(&self) -> Option<v1::LogWriterView> {
+        let told = self.told();
+        let views = told.writers.values().map(|(_, view)| view);
+        let newest = views.max_by_key(|view| (view.streaming, view.told_ms))?;
+        Some(v1::LogWriterView { gaps: told.gaps.iter().copied().collect(), ..newest.clone() })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Good,
+    /// That node has it now.
+    Over(String),
+    /// A key epoch has begun since: what is put from now on needs a fresh grant.
+    Outdated,
+}

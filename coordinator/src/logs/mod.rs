@@ -1,0 +1,7 @@
+//! Logs: who may write which lineage, how far it is, and to which moments a service can be restored
+//! (docs/decisions/013-log-streams.md). Bytes never pass through here; [`decide`] is pure, [`desk`] carries it out.
+mod decide;
+mod desk;
+pub(crate) mod stream;
+
+pub(crate) use desk::Desk;
