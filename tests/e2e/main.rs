@@ -16,6 +16,7 @@ mod failover;
 mod freeze;
 mod full_disk;
 mod keys;
+mod logs;
 mod metrics;
 mod odd_tree;
 mod offline;
