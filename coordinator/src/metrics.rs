@@ -55,11 +55,12 @@ fn operations(page: &mut Page, lead: &Lead) {
 
 async fn services(page: &mut Page, lead: &Lead) {
     let Ok(Ok(described)) = tokio::time::timeout(PATIENCE, lead.described(None)).await else { return };
-    let (mut requests, mut backups) = (Vec::new(), Vec::new());
+    let (mut requests, mut backups, mut logs) = (Vec::new(), Vec::new(), Vec::new());
     for each in &described {
         let name = &each.service.name;
         let Ok(Some(vault)) = tokio::time::timeout(PATIENCE, lead.opened(name)).await else { continue };
         requests.push((name.clone(), vault.requests()));
+        logs.extend(vault.logs.writer().map(|writer| (name.as_str(), writer)));
         // Behind a lock that is held while the store is asked.
         let look = vault.repository.read(|state| {
             (state.backups().count(), state.backups().next_back().map(|newest| newest.committed.0))
@@ -85,7 +86,34 @@ async fn services(page: &mut Page, lead: &Lead) {
         let age = lead.shared.now().0.saturating_sub(*at);
         page.sample(AGE, &[("service", service)], age as f64 / 1000.0);
     }
+    log_streams(page, &logs);
     page.requests(&requests);
+}
+
+fn log_streams(page: &mut Page, logs: &[(&str, v1::LogWriterView)]) {
+    type Of = fn(&v1::LogWriterView) -> f64;
+    let families: [(&str, &str, Of); 4] = [
+        ("palinurus_log_streaming", "1 while a node gives the service's log.", |it| {
+            u8::from(it.streaming).into()
+        }),
+        (
+            "palinurus_log_lag_bytes",
+            "What the server has written of its log and the store does not have.",
+            |it| it.lag_bytes as f64,
+        ),
+        ("palinurus_log_lag_seconds", "How old the newest that the store has is, as last told.", |it| {
+            it.lag_ms as f64 / 1000.0
+        }),
+        ("palinurus_log_gaps", "Parts of the log that were lost since this coordinator leads.", |it| {
+            it.gaps.len() as f64
+        }),
+    ];
+    for (name, what, of) in families {
+        page.family(name, Kind::Gauge, what);
+        for (service, writer) in logs {
+            page.sample(name, &[("service", service), ("node", &writer.node)], of(writer));
+        }
+    }
 }
 
 fn nodes<'a>(page: &mut Page, services: impl Iterator<Item = (&'a str, &'a [v1::Node])>) {

@@ -28,6 +28,7 @@ pub use reader::{LogReader, READ_MAX};
 pub use store::{LogStore, Stored};
 pub use survey::{Resolved, Survey, Target, show};
 pub use trail::{POINTS_MAX, RestorePoint, Trail};
+pub use windows::{Anchor, Lineages, Window, windows};
 
 /// A place in a log: it only grows. In PostgreSQL an LSN; of a binlog, file number × 2³² + offset.
 pub type Position = u64;

@@ -7,6 +7,7 @@ use palinurus_repository::retention::Verdict;
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
+use super::logs::locate;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
@@ -61,10 +62,24 @@ impl Lead {
     pub(super) async fn plan_restore(&self, request: &v1::RestoreRequest) -> Result<Planned> {
         let service = self.service(&request.service).await?;
         let vault = Self::vault(&service).await?;
-        let backup = vault.repository.find_backup(&request.backup).await?;
+        let (backup, logs) = match &request.target {
+            None => (vault.repository.find_backup(&request.backup).await?, None),
+            Some(target) => {
+                // The newest that leads there, unless one is named.
+                let named = match request.backup.as_str() {
+                    "" | "latest" => None,
+                    named => Some(vault.repository.find_backup(named).await?.id),
+                };
+                let (backup, logs) = locate(&vault, target, named).await?;
+                (vault.repository.find_backup(&backup.to_string()).await?, Some(logs))
+            }
+        };
         let described = ask(&service, ServiceMsg::Describe).await?;
         let all = vault.repository.backups().await;
-        plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)
+        let mut planned =
+            plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)?;
+        planned.plan.logs = logs;
+        Ok(planned)
     }
 
     pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {

@@ -14,6 +14,7 @@ use crate::door::{Door, Lead};
 mod apply;
 mod backups;
 mod failover;
+mod logs;
 mod reads;
 mod retention;
 
@@ -176,14 +177,16 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::RestoreRequest>,
     ) -> Result<Response<v1::RestorePlan>, Status> {
-        answer(self.lead()?.plan_restore(request.get_ref()).await.map(|planned| planned.plan))
+        let lead = self.lead()?;
+        answer(Box::pin(lead.plan_restore(request.get_ref())).await.map(|planned| planned.plan))
     }
 
     async fn apply_restore(
         &self,
         request: Request<v1::RestoreRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.lead()?.apply_restore(request.get_ref()).await)
+        let lead = self.lead()?;
+        answer(Box::pin(lead.apply_restore(request.get_ref())).await)
     }
 
     async fn check_repository(
@@ -236,8 +239,8 @@ impl Coordinator for Api {
     }
 
     async fn show_logs(&self, request: Request<v1::ShowLogsRequest>) -> Result<Response<v1::Logs>, Status> {
-        let _ = self.lead()?.service(&request.get_ref().service).await;
-        Ok(Response::new(v1::Logs { service: request.into_inner().service, ..Default::default() }))
+        let lead = self.lead()?;
+        answer(Box::pin(lead.show_logs(&request.get_ref().service)).await)
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {

@@ -1,12 +1,9 @@
 //! Who may append to which lineage, and from where: decided purely, from what the ledger and a listing say.
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::log::{Coverage, Lineage, Position};
+use palinurus_repository::log::{Coverage, Lineage, Lineages, Position};
 use palinurus_repository::{Error, LineageId, Result};
-
-pub(crate) type Lineages = BTreeMap<LineageId, Arc<Lineage>>;
 
 /// The first bytes of an identity say which cluster it is of: in PostgreSQL the system identifier.
 const CLUSTER_LEN: usize = 8;

@@ -5,6 +5,7 @@ use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
 use super::record::Patch;
+use crate::logs::Desk;
 
 /// Whoever gives out the places of a service.
 #[async_trait]
@@ -13,8 +14,11 @@ pub(crate) trait Places: Send + Sync {
     async fn fence(&self, failover: &v1::FailoverDetail) -> Result<String>;
 }
 
-pub(super) async fn fence(operation: &v1::Operation, places: &dyn Places) -> Result<Patch> {
+pub(super) async fn fence(operation: &v1::Operation, places: &dyn Places, logs: &Desk) -> Result<Patch> {
     let failover = operation.failover.as_ref();
     let failover = failover.ok_or_else(|| Error::internal("a failover that does not say of what"))?;
-    Ok(Patch::Fenced(places.fence(failover).await?))
+    let told = places.fence(failover).await?;
+    // What its old agent puts from here on is not read.
+    logs.fence(&failover.lost, &failover.node).await?;
+    Ok(Patch::Fenced(told))
 }

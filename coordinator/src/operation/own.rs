@@ -79,7 +79,7 @@ async fn perform(
         Work::Rewrite => retention::rewrite(operation, vault, stop).await,
         Work::Sweep => swept(operation, vault, stop).await,
         Work::Check => check(vault, progress).await,
-        Work::Fence => fence(operation, places).await,
+        Work::Fence => fence(operation, places, &vault.logs).await,
         Work::Mark => mark(operation, vault).await,
         Work::Mend => mend(vault).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),

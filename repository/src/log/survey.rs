@@ -76,7 +76,8 @@ impl Survey {
             None => None,
         };
         if window.from != window.anchor.span.stop {
-            let start = self.coverage.get(&window.lineage()).and_then(|it| it.pick(window.from, window.from + 1));
+            let start =
+                self.coverage.get(&window.lineage()).and_then(|it| it.pick(window.from, window.from + 1));
             let piece = start.and_then(|parts| parts.first().map(|part| part.piece));
             return Ok(match piece {
                 Some(piece) => (self.trail(piece).await?.as_of, end),
@@ -110,7 +111,8 @@ impl Survey {
             Target::Latest => {
                 // `max_by_key` would take the last of equals, the oldest backup.
                 let furthest = candidates.iter().map(|window| window.to).max().unwrap_or_default();
-                let window = candidates.iter().find(|window| window.to == furthest).copied().unwrap_or(newest);
+                let window =
+                    candidates.iter().find(|window| window.to == furthest).copied().unwrap_or(newest);
                 return found(window, Target::Position(furthest));
             }
             Target::Position(position) => {
@@ -154,7 +156,8 @@ impl Survey {
         for window in candidates {
             let pieces = self.pieces(window, window.anchor.span.stop)?;
             for some in pieces.chunks(PARALLEL) {
-                let trails = futures::future::try_join_all(some.iter().map(|piece| self.trail(*piece))).await?;
+                let trails =
+                    futures::future::try_join_all(some.iter().map(|piece| self.trail(*piece))).await?;
                 let points = trails.iter().flat_map(|trail| &trail.points).filter(|point| point.name == name);
                 for point in points.filter(|point| window.reaches(point.position)) {
                     found.entry(point.position).or_insert_with(|| (*window).clone());

@@ -87,3 +87,6 @@ pub fn windows(
     }
     found
 }
+
+#[cfg(test)]
+mod tests;

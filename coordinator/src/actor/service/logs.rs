@@ -75,8 +75,8 @@ impl Service {
         if busy || self.slot.current().is_some() {
             return;
         }
-        let Some(why) = self.log_backups.wanted.take() else { return };
         let (Ok(vault), me) = (self.vault(), me.clone()) else { return };
+        let Some(why) = self.log_backups.wanted.take() else { return };
         let nodes: Vec<v1::Node> = self.describe().nodes;
         self.log_backups.beginning = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             let sources = vault.repository.read(Sources::of).await;
