@@ -1,5 +1,5 @@
 //! An operation as `--json` and the tables show it.
-use palinurus_proto::v1::{self, OperationKind, OperationState, TaskState};
+use palinurus_proto::v1::{self, TaskState};
 use serde::Serialize;
 
 use crate::command::failover::FailoverView;
@@ -160,8 +160,8 @@ impl OperationView {
         Self {
             id: operation.id.clone(),
             service: operation.service.clone(),
-            kind: kind(operation.kind()),
-            state: state(operation.state()),
+            kind: operation.kind().name(),
+            state: operation.state().name(),
             phase: operation.phase.clone(),
             created: human::rfc3339(operation.created_ms),
             finished: human::rfc3339(operation.finished_ms),
@@ -228,30 +228,6 @@ fn failure(failure: &v1::Failure) -> FailureView {
         message: failure.message.clone(),
         hint: failure.hint.clone(),
         node: failure.node.clone(),
-    }
-}
-
-fn kind(kind: OperationKind) -> &'static str {
-    match kind {
-        OperationKind::Unspecified => "unknown",
-        OperationKind::Backup => "backup",
-        OperationKind::Restore => "restore",
-        OperationKind::Verify => "verify",
-        OperationKind::Delete => "delete",
-        OperationKind::Failover => "failover",
-        OperationKind::Retention => "retention",
-    }
-}
-
-fn state(state: OperationState) -> &'static str {
-    match state {
-        OperationState::Unspecified => "unknown",
-        OperationState::Running => "running",
-        OperationState::Cancelling => "cancelling",
-        OperationState::Succeeded => "succeeded",
-        OperationState::Warnings => "warnings",
-        OperationState::Failed => "failed",
-        OperationState::Cancelled => "cancelled",
     }
 }
 
