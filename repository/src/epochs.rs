@@ -66,7 +66,7 @@ pub(crate) struct Epochs {
     known: RwLock<Known>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     masters: HashMap<Draw, (Master, Arc<Branch>)>,
     /// Those that are not of epoch 0.
@@ -82,6 +82,18 @@ impl fmt::Debug for Known {
 impl Epochs {
     pub(crate) fn new(operators: Arc<dyn Operators>) -> Self {
         Self { operators, known: RwLock::default() }
+    }
+
+    /// With all that is known here, and what it learns stays its own until it is [`join`](Self::join)ed.
+    pub(crate) fn fork(&self) -> Self {
+        Self { operators: self.operators.clone(), known: RwLock::new(self.read().clone()) }
+    }
+
+    pub(crate) fn join(&self, fork: &Self) -> Result<()> {
+        let learned = fork.read();
+        let masters = learned.masters.iter().map(|(draw, master)| (*draw, master.clone()));
+        self.write().masters.extend(masters);
+        learned.transactions.iter().try_for_each(|(id, draw)| self.assign(*id, *draw))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Known> {

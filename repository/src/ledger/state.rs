@@ -178,6 +178,11 @@ impl State {
         sealed.collect()
     }
 
+    /// The same of all transactions.
+    pub(super) fn all_sealed(&self) -> Vec<Sealed> {
+        self.sealed(self.sealed.keys().copied())
+    }
+
     /// Every pack that was committed and not swept.
     pub fn committed(&self) -> &PackSet {
         &self.committed
