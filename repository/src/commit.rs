@@ -60,9 +60,14 @@ mod header;
 mod keep;
 mod key_epoch;
 mod operators;
+mod proof;
 
 pub use key_epoch::Begun;
 pub use operators::WrappedKey;
+
+pub(crate) use proof::{
+    OPERATOR_OBJECT_MAX, OPERATORS, header_id, operator_of, prove_header, prove_operator,
+};
 
 use access::{exists, key_object, place_key, probe, unwrap_root};
 
@@ -384,19 +389,6 @@ impl Repository {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Record { epoch, at: self.clock.now(), writer, body }
     }
-}
-
-/// Whose header it is.
-pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
-    header::read(header)
-}
-
-/// The header is this repository's, whole.
-pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
-    if header::read(bytes)? != keys.repository() {
-        return Err(Error::corrupt("the header is another repository's"));
-    }
-    header::prove(keys, bytes)
 }
 
 struct Unlocked {

@@ -5,6 +5,8 @@
 //!
 //! Each is sealed by the master of the key epoch that its state is in, and counts in that one only: who has just older
 //! masters could make one for any record of their time, so when a KEYEPOCH follows, the records are read.
+use bytes::Bytes;
+
 use super::Ledger;
 use super::record::{self, Link};
 use super::state::State;
@@ -19,7 +21,7 @@ use sealed::Sealed;
 
 /// How many records are folded into the next one.
 pub(super) const EVERY: u64 = 64;
-const PREFIX: &str = "ckpt/";
+pub(crate) const PREFIX: &str = "ckpt/";
 
 /// As of the first `next` records.
 pub(super) struct Loaded {
@@ -51,20 +53,35 @@ fn number(key: &str) -> Option<u64> {
 /// The newest that can be used. Three requests and those for the masters: a list, the checkpoint, and the record before
 /// it, which must be the one that it was made after.
 pub(super) async fn newest(storage: &dyn Storage, keys: &Keys) -> Option<Loaded> {
+    usable(storage, keys, u64::MAX).await.map(|(_, loaded)| loaded)
+}
+
+/// The newest of at most so many records, as it lies in the store.
+pub(crate) async fn newest_below(
+    storage: &dyn Storage,
+    keys: &Keys,
+    records: u64,
+) -> Option<(String, Bytes)> {
+    let (object, loaded) = usable(storage, keys, records).await?;
+    Some((key(loaded.next), object))
+}
+
+async fn usable(storage: &dyn Storage, keys: &Keys, records: u64) -> Option<(Bytes, Loaded)> {
     let listed = list_all(storage, PREFIX).await.unwrap_or_default();
     let numbers = listed.iter().filter_map(|object| Some((number(&object.key)?, object.size)));
-    let mut numbers: Vec<(u64, u64)> = numbers.filter(|(_, size)| *size <= sealed::OBJECT_MAX).collect();
+    let mut numbers: Vec<(u64, u64)> =
+        numbers.filter(|(next, size)| *next <= records && *size <= sealed::OBJECT_MAX).collect();
     numbers.sort_unstable();
     for (next, _) in numbers.into_iter().rev().take(2) {
         match load(storage, keys, next).await {
-            Ok(loaded) => return Some(loaded),
+            Ok(found) => return Some(found),
             Err(e) => tracing::warn!(checkpoint = next, error = e.chain(), "a checkpoint is not used"),
         }
     }
     None
 }
 
-async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<Loaded> {
+async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<(Bytes, Loaded)> {
     let before = next.checked_sub(1).ok_or_else(|| Error::corrupt("a checkpoint of nothing"))?;
     let object = storage.get(&key(next), None).await?;
     let sealed = Sealed::read(keys, &object)?;
@@ -89,7 +106,7 @@ async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<Loaded> {
     if !is_followed_in(&keys, &state, before, &last)? {
         return Err(Error::corrupt(format!("it is of an older key epoch than ledger record {before}")));
     }
-    Ok(Loaded { next, link, state, voids, keys })
+    Ok((object, Loaded { next, link, state, voids, keys }))
 }
 
 /// Whether a record behind this one is of the state's key epoch: it is of that one itself, or begins it.

@@ -29,6 +29,7 @@ pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, Hold, OpenTransaction, Pin, State};
 
+pub(crate) use checkpoint::{PREFIX as CHECKPOINTS, newest_below as newest_checkpoint};
 pub(crate) use record::{key as record_key, link as record_link};
 
 use record::Link;

@@ -157,6 +157,11 @@ impl State {
         self.removed.contains(&key)
     }
 
+    /// Operator keys that were removed.
+    pub(crate) fn removed(&self) -> &BTreeSet<KeyId> {
+        &self.removed
+    }
+
     /// The draws of key epochs 1, 2 and so on.
     pub fn draws(&self) -> &[Draw] {
         &self.draws
