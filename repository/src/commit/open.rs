@@ -89,19 +89,6 @@ impl Repository {
     }
 }
 
-/// Whose header it is.
-pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
-    header::read(header)
-}
-
-/// The header is this repository's, whole.
-pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
-    if header::read(bytes)? != keys.repository() {
-        return Err(Error::corrupt("the header is another repository's"));
-    }
-    header::prove(keys, bytes)
-}
-
 pub(super) struct Unlocked {
     opened_by: KeyFile,
     pub(super) root: RootKey,

@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
 
+#[cfg(any(feature = "s3", feature = "cloud"))]
 mod address;
 #[cfg(feature = "cloud")]
 mod cloud;
