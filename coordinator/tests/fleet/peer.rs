@@ -79,6 +79,7 @@ struct Kept {
     restored: Option<(u64, u64)>,
     uploads: Vec<v1::UploadTask>,
     asked: Vec<u8>,
+    log: Option<v1::LogSpan>,
 }
 
 impl Peer {
@@ -138,6 +139,11 @@ impl Peer {
         self.cut().await;
         self.inner.kept().running.values().for_each(|(_, stop)| stop.cancel());
         self.until(|kept| kept.running.is_empty()).await;
+    }
+
+    /// Its backups say from now on where a recovery begins.
+    pub(crate) fn writes_log(&self, span: v1::LogSpan) {
+        self.inner.kept().log = Some(span);
     }
 
     pub(crate) async fn asked(&self) {
@@ -599,6 +605,7 @@ impl Inner {
         Ok(Some(task_result::Result::Manifest(v1::ManifestResult {
             manifest: reference.encode().into(),
             summary: Some(summary),
+            log: self.kept().log.clone(),
             ..Default::default()
         })))
     }
