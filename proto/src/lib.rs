@@ -9,6 +9,7 @@ mod damage;
 mod key_epochs;
 pub mod logs;
 pub mod metrics;
+mod names;
 mod requests;
 mod status;
 pub use damage::damage;

@@ -59,11 +59,14 @@ mod key_epoch;
 mod logs;
 mod open;
 mod operators;
+mod proof;
 
 pub use key_epoch::Begun;
 pub use operators::WrappedKey;
 
-pub(crate) use open::{header_id, prove_header};
+pub(crate) use proof::{
+    OPERATOR_OBJECT_MAX, OPERATORS, header_id, operator_of, prove_header, prove_operator,
+};
 
 /// An open repository. Shared by reference; only the ledger is behind a lock.
 pub struct Repository {

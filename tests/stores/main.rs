@@ -7,6 +7,7 @@
 )]
 
 mod conform;
+mod copy;
 mod faults;
 mod fleet;
 mod large;

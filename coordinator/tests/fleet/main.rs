@@ -9,6 +9,7 @@ mod cluster;
 mod etcd;
 mod failover;
 mod garbage;
+mod logs;
 mod over_etcd;
 mod partial;
 mod peer;

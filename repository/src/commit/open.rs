@@ -10,7 +10,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
 use crate::epochs::{Given, Operators};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::RepositoryId;
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::Ledger;
@@ -87,19 +86,6 @@ impl Repository {
         }
         header::prove(&self.keys, &header)
     }
-}
-
-/// Whose header it is.
-pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
-    header::read(header)
-}
-
-/// The header is this repository's, whole.
-pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
-    if header::read(bytes)? != keys.repository() {
-        return Err(Error::corrupt("the header is another repository's"));
-    }
-    header::prove(keys, bytes)
 }
 
 pub(super) struct Unlocked {

@@ -11,8 +11,9 @@ use prost::Message;
 
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::Epoch;
+use crate::id::{Draw, Epoch};
 use crate::keys::Keys;
 
 mod body;
@@ -109,9 +110,14 @@ impl Record {
     }
 }
 
-/// Whether the record, of whatever history, begins a key epoch. It must be sealed by these keys.
-pub(super) fn begins_key_epoch(keys: &Keys, number: u64, object: &[u8]) -> Result<bool> {
-    Ok(matches!(unseal(keys, number, object)?.body, Some(wire::record::Body::KeyEpoch(_))))
+/// The key epoch that the record, of whatever history, begins. It must be sealed by these keys.
+pub(super) fn begun(keys: &Keys, number: u64, object: &[u8]) -> Result<Option<KeyEpoch>> {
+    match unseal(keys, number, object)?.body {
+        Some(wire::record::Body::KeyEpoch(w)) => {
+            Ok(Some(KeyEpoch { number: w.number, draw: Draw::from_slice(&w.draw)? }))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn unseal(keys: &Keys, number: u64, object: &[u8]) -> Result<wire::Record> {

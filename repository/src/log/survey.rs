@@ -273,3 +273,6 @@ pub fn show(position: Position) -> String {
 fn date(at: Timestamp) -> String {
     crate::retention::date(at)
 }
+
+#[cfg(test)]
+mod tests;
