@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! lock  instance  epochs.json  node-epoch.json  freeze.json
+//! recovery  ahead/  log.sock                what a restored database asks for; ahead/ may go at any time
 //! stood-down.json                           another agent has this one's place for good
 //! journal/<operation>/<task>-<attempt>      a task, before it is started
 //! spool/<operation>/                        what a backup needs until it is released

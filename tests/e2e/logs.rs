@@ -70,7 +70,6 @@ async fn backup(world: &World) {
 
 async fn restore(world: &World, server: &mut Postgres, target: Target, lineage: &[u8]) {
     quiet(world).await;
-    eprintln!("restore to {target:?}");
     server.stop().await;
     let aside = world.move_data("n1");
     fs::remove_dir_all(aside).unwrap();
@@ -149,6 +148,7 @@ async fn every_moment_behind_a_backup_comes_back_and_nothing_after_it() {
     // What was written after a restore is on its own history, to its very end.
     restore(&world, &mut server, Target::Latest(true), &second).await;
     assert_eq!(server.sql(IDS), format!("{} 1000", ids(4)));
+    stored(&world, &server).await;
     restore(&world, &mut server, Target::Immediate(true), &first).await;
     assert_eq!(server.sql("select count(*) from t"), "0");
     stored(&world, &server).await;
@@ -159,5 +159,60 @@ async fn every_moment_behind_a_backup_comes_back_and_nothing_after_it() {
     timelines.sort_unstable();
     assert_eq!(timelines, (1..=8).collect::<Vec<_>>(), "no two restores share a timeline");
     world.nothing_left_behind("n1").await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_killed_goes_on_without_a_gap() {
+    let (mut world, server) = world(&[]).await;
+    server.sql("create table t (id int primary key)");
+    let lineage = stored(&world, &server).await;
+    for round in 0..3 {
+        for id in 0..10 {
+            server.sql(&format!("insert into t values ({})", round * 10 + id));
+        }
+        // In the middle of a piece, or of its put.
+        world.kill_agent("n1");
+        world.start_agent("n1");
+    }
+    assert_eq!(stored(&world, &server).await, lineage);
+    let logs = logs(&world).await;
+    assert_eq!((logs.lineages.len(), logs.lineages[0].stretches.len()), (1, 1), "{logs:?}");
+    assert!(logs.writer.unwrap().gaps.is_empty());
+    assert!(
+        logs.lineages[0].lineage.as_ref().unwrap().grants.len() > 1,
+        "each process has a grant of its own"
+    );
+    quiet(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_dropped_under_the_agent_is_a_gap_that_is_told() {
+    let (mut world, server) = world(&[]).await;
+    server.sql("create table t (id int)");
+    stored(&world, &server).await;
+    backup(&world).await;
+    let before = world.backups().await.len();
+    world.kill_agent("n1");
+    wait("the slot is free", || {
+        server.try_sql("select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name like 'palinurus_s_%'").ok()?;
+        (server.sql("select count(*) from pg_replication_slots") == "0").then_some(())
+    })
+    .await;
+    for id in 0..3 {
+        server.sql(&format!("insert into t values ({id})"));
+        server.sql("select pg_switch_wal()");
+        server.sql("checkpoint");
+    }
+    world.start_agent("n1");
+    stored(&world, &server).await;
+    let logs = logs(&world).await;
+    assert_eq!(logs.lineages[0].stretches.len(), 2, "{logs:?}");
+    assert_eq!(logs.writer.unwrap().gaps.len(), 1);
+    // And a full backup is begun by itself.
+    wait_async("a backup behind the gap", async || (world.backups().await.len() > before).then_some(()))
+        .await;
+    quiet(&world).await;
     world.stop().await;
 }

@@ -127,14 +127,17 @@ impl Writer {
             self.host.writes.send_replace(None);
             return Ok(LOOK);
         };
-        let known = |identity: &[u8]| {
-            history.identity == identity || history.parents.iter().any(|fork| fork.identity == identity)
-        };
-        self.held = self.held.take().filter(|held| known(&held.identity));
+        let parent = |identity: &[u8]| history.parents.iter().any(|fork| fork.identity == identity);
+        let held = |held: &Held| held.identity == history.identity || parent(&held.identity);
+        self.held = self.held.take().filter(held);
         self.wires.open.send_replace(Some(self.open(&history)));
         loop {
             let grant = self.grant().await?;
-            if !grant.lineage.as_ref().is_some_and(|lineage| known(&lineage.identity)) {
+            // A parent is given up to where it was left; without that, it is the grant of before the promotion.
+            let fits = grant.lineage.as_ref().is_some_and(|lineage| {
+                lineage.identity == history.identity || grant.until > 0 && parent(&lineage.identity)
+            });
+            if !fits {
                 self.changed().await?;
                 continue;
             }

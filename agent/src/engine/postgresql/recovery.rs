@@ -120,20 +120,21 @@ fn settings(old: &str, plan: &Plan, command: &[String]) -> Result<String> {
         Some(last) if plan.target != Target::Immediate => last.timeline.to_string(),
         _ => "current".to_owned(),
     };
-    // All of them: what stands in postgresql.conf is for another recovery.
+    // Not those that are empty, which a server refuses beside another. It refuses, too, when postgresql.conf has one.
     for (key, value) in [
         ("restore_command", get.as_str()),
         ("recovery_target", &immediate),
         ("recovery_target_name", &name),
         ("recovery_target_time", &time),
         ("recovery_target_lsn", &lsn),
-        ("recovery_target_xid", ""),
         ("recovery_target_inclusive", inclusive),
         ("recovery_target_timeline", &timeline),
         ("recovery_target_action", "promote"),
     ] {
-        let usable = !value.contains(['\n', '\r', '\0']);
-        if !usable {
+        if value.is_empty() {
+            continue;
+        }
+        if value.contains(['\n', '\r', '\0']) {
             return Err(Error::invalid(format!("{key} would have a line break: {value:?}")));
         }
         let value = value.replace('\\', r"\\").replace('\'', "''");
