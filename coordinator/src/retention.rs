@@ -3,7 +3,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::BackupRecord;
+use palinurus_repository::ledger::{BackupRecord, State};
+use palinurus_repository::log::{self, Anchor, At};
 use palinurus_repository::retention::{Candidate, Chores, Policy, Verdict, chores, decide, freed};
 use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
@@ -84,10 +85,14 @@ pub(crate) async fn survey(
     if chores.leftovers.temporaries > 0 {
         tracing::info!(removed = chores.leftovers.temporaries, "removed what dead writers left");
     }
-    if forget.is_empty() && chores.is_empty() {
+    let floors = floors(repository, settings).await;
+    if forget.is_empty() && chores.is_empty() && floors.is_empty() {
         return Ok(None);
     }
-    let notes = reasons(&forget, &chores);
+    let mut notes = reasons(&forget, &chores);
+    if !floors.is_empty() {
+        notes.push("a part of the log that is older than the policy keeps it".to_owned());
+    }
     let detail =
         v1::RetentionDetail { forget, settings: settings.clone(), automatic: true, ..Default::default() };
     Ok(Some((detail, notes)))
@@ -142,7 +147,31 @@ pub(crate) async fn forget(
             },
         }
     }
+    repository.refresh().await?;
+    for floor in floors(repository, &detail.settings).await {
+        match repository.raise_floor(vault.epoch, floor).await {
+            Ok(()) => {
+                tracing::info!(lineage = %floor.lineage, floor.position, "gives up the log before that")
+            }
+            // Somebody has begun to read it.
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                tracing::info!(lineage = %floor.lineage, error = e.chain(), "the log stays for now");
+            }
+            Err(e) => return Err(e),
+        }
+    }
     Ok(Patch::Forgot { gone, kept })
+}
+
+/// By the backups that there are, as of the last refresh.
+async fn floors(repository: &Repository, settings: &HashMap<String, String>) -> Vec<At> {
+    let Some(keep) = policy(settings).logs else { return Vec::new() };
+    let now = repository.now();
+    let look = |state: &State| {
+        let pins = state.open_transactions().values().filter_map(|open| open.log);
+        log::floors(&Anchor::all(state), state.lineages(), &pins.collect::<Vec<_>>(), now, keep)
+    };
+    repository.read(look).await
 }
 
 /// Counting reads manifests: nobody asked for it, so once a day will do.
