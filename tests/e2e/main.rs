@@ -25,4 +25,5 @@ mod quarantine;
 mod refusals;
 mod replicas;
 mod retention;
+mod scrub;
 mod up;
