@@ -9,6 +9,7 @@ use palinurus_repository::manifest::{
     ManifestReader, ManifestRef, ManifestWriter, Warnings as ManifestWarnings,
 };
 use palinurus_repository::pack::PackSummary;
+use palinurus_repository::storage::put_own;
 use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,6 @@ use super::reread::{Reread, read_again};
 use super::run::{Run, run};
 use super::spool::{DRAFT_SETTLED, Uploaded};
 use super::upload::WARNINGS_TOLD;
-use super::uploader::put_new;
 use crate::source::SourceListReader;
 use crate::warning::Warnings;
 
@@ -175,7 +175,7 @@ fn write(
     let segments = write_segments(context, runtime)?;
 
     let put =
-        |(key, body): (String, bytes::Bytes)| runtime.block_on(put_new(context.storage.as_ref(), &key, body));
+        |(key, body): (String, bytes::Bytes)| runtime.block_on(put_own(context.storage.as_ref(), &key, body));
     let attempt = WriterId(context.entropy.array()?);
     let mut writer =
         ManifestWriter::new(&context.keys, context.transaction, &context.node, attempt, list.scan_started())?;
@@ -239,7 +239,7 @@ fn write_segments(context: &Context, runtime: &tokio::runtime::Handle) -> Result
         }
         let number = keys.len() as u32;
         let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, number, held)?;
-        runtime.block_on(put_new(context.storage.as_ref(), &key, body))?;
+        runtime.block_on(put_own(context.storage.as_ref(), &key, body))?;
         keys.push(key);
         held.clear();
         Ok(())

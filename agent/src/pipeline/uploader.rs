@@ -1,11 +1,11 @@
 //! Puts sealed packs: several at a time, each journaled when it is durable, then told to the coordinator.
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use palinurus_repository::pack::{PackSummary, SealedPack};
-use palinurus_repository::{Error, ErrorKind, Result, Storage};
+use palinurus_repository::storage::put_own;
+use palinurus_repository::{Error, Result, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -13,10 +13,6 @@ use super::claims::Claims;
 use super::journal::PackJournal;
 use super::pool::{Lent, Pool};
 use crate::progress::Counters;
-
-/// Tries of one put before the run gives up: about a minute in all.
-const TRIES: u32 = 9;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(crate) struct Uploader {
@@ -65,31 +61,8 @@ impl Uploader {
         let SealedPack { summary, buffer, len } = pack;
         let body = Bytes::from_owner(Lent::new(self.pool.clone(), buffer, len));
         async move {
-            put_new(storage.as_ref(), &summary.pack.key(), body).await?;
+            put_own(storage.as_ref(), &summary.pack.key(), body).await?;
             Ok(summary)
         }
     }
-}
-
-/// Creates an object whose name only we can have drawn: so when an answer was lost, a conflict on a later try
-/// is our own first try, and its length proves it.
-pub async fn put_new(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        match storage.put_new(key, body.clone()).await {
-            Err(e) if e.kind() == ErrorKind::Conflict && attempt > 1 => {
-                return match storage.size(key).await? {
-                    size if size == body.len() as u64 => Ok(()),
-                    size => Err(Error::corrupt(format!("{key} has {size} bytes, we wrote {}", body.len()))),
-                };
-            }
-            Err(e) if e.kind() == ErrorKind::Unavailable && attempt < TRIES && !e.is_full() => {
-                tracing::warn!(key, attempt, error = %e.chain(), "put failed, trying again");
-            }
-            done => return done,
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    Err(Error::internal("unreachable: the last try returns"))
 }

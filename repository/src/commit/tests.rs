@@ -1,14 +1,16 @@
 use bytes::Bytes;
 
+use super::access::key_object;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
+use crate::error::ErrorKind;
 use crate::id::WriterId;
 use crate::ledger::fixture::{Fault, Faulty};
 use crate::manifest::entry::{Content, Entry, Kind, Meta, Piece};
 use crate::manifest::{ManifestRef, ManifestWriter};
 use crate::pack::{ChunkAt, Codec, FrameAt, PackId};
-use crate::storage::MemoryStorage;
+use crate::storage::{MemoryStorage, list_all};
 use crate::sweep::{Deleted, condemn, delete_leftovers, sweep};
 
 const E: Epoch = Epoch(1);
