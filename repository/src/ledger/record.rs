@@ -11,8 +11,9 @@ use prost::Message;
 
 use crate::clock::Timestamp;
 use crate::crypto::TAG_LEN;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
-use crate::id::Epoch;
+use crate::id::{Draw, Epoch};
 use crate::keys::Keys;
 
 mod body;
