@@ -10,7 +10,6 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::Entropy;
 use crate::epochs::{Given, Operators};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::RepositoryId;
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::Ledger;
