@@ -47,6 +47,11 @@ async fn azurite_conforms() {
     conforms(&Server::azurite().await, Order::Names).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fake_gcs_server_conforms() {
+    conforms(&Server::gcs().await, Order::Names).await;
+}
+
 /// It answers both creators with yes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_overwrites_is_refused() {

@@ -108,6 +108,11 @@ async fn azurite_behind_a_bad_network() {
     suffers(&Server::azurite().await, 10, 10..11).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fake_gcs_server_behind_a_bad_network() {
+    suffers(&Server::gcs().await, 10, 12..13).await;
+}
+
 /// The whole suite, with all that it says about who wins a race.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_suite_holds_behind_a_bad_network() {
@@ -122,7 +127,7 @@ async fn the_suite_holds_behind_a_bad_network() {
 /// Every put is carried out and no answer ever comes: each is told that it succeeded, once it can ask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_knows_its_own_object() {
-    for server in [Server::weed().await, Server::azurite().await] {
+    for server in [Server::weed().await, Server::azurite().await, Server::gcs().await] {
         let only = |kind, percent| Faults { seed: 1, percent, kinds: vec![kind] };
         let proxy = Proxy::before(server.address, Faults::none()).await;
         let storage = storage::open(&server.url_through(proxy.address, "own")).unwrap();

@@ -86,6 +86,11 @@ async fn a_fleet_on_azurite() {
     lives_on(&Server::azurite().await).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_on_fake_gcs_server() {
+    lives_on(&Server::gcs().await).await;
+}
+
 /// The proxy counts what really goes over the wire.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unchanged_backup_costs_ten_requests_and_one_a_node() {

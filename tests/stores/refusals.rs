@@ -1,7 +1,7 @@
 //! What operators get wrong, and what they are told.
 use bytes::Bytes;
 use palinurus_repository::{Error, ErrorKind, Storage, storage};
-use palinurus_tests::store::{BUCKET, Server};
+use palinurus_tests::store::{BUCKET, Faults, Proxy, Server};
 
 fn told(error: &Error, kind: ErrorKind, what: &str, hint: &str) {
     assert_eq!(error.kind(), kind, "{error:?}");
@@ -92,6 +92,43 @@ async fn azure_names_what_is_wrong() {
     std::fs::write(&wrong, "hunter2\n").unwrap();
     let error = storage::open(&format!("{before}credentials={}", wrong.display())).unwrap_err();
     told(&error, ErrorKind::Invalid, "line 1", "azure_storage_account_key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_names_what_is_wrong() {
+    let server = Server::gcs().await;
+    let proxy = Proxy::before(server.address, Faults::none()).await;
+    let url = server.url_through(proxy.address, "x");
+    storage::open(&url).unwrap().put_new("repo", Bytes::from_static(b"x")).await.unwrap();
+    for (status, code, kind, what, hint) in [
+        (
+            "403 Forbidden",
+            "AccessDenied",
+            ErrorKind::Denied,
+            "permission denied",
+            "allow these credentials to write",
+        ),
+        (
+            "401 Unauthorized",
+            "AuthenticationRequired",
+            ErrorKind::Denied,
+            "does not know",
+            "this machine's clock",
+        ),
+        ("404 Not Found", "NoSuchBucket", ErrorKind::Invalid, "the container does not exist", "make it"),
+    ] {
+        proxy.set(Faults::refusing(" /", status, code));
+        let error = storage::open(&url).unwrap().put_new("new", Bytes::from_static(b"x")).await.unwrap_err();
+        told(&error, kind, what, hint);
+    }
+    let key = server.path("key");
+    std::fs::write(&key, "hunter2").unwrap();
+    let (before, _) = url.split_once("credentials=").unwrap();
+    let error = storage::open(&format!("{before}credentials={}", key.display())).unwrap_err();
+    told(&error, ErrorKind::Invalid, "gs: URL", "stores.md");
+    let error =
+        storage::open(&format!("gs://{BUCKET}/x?credentials={}&token=hunter2", key.display())).unwrap_err();
+    told(&error, ErrorKind::Invalid, "carries a secret", "credentials=");
 }
 
 /// Each permission missing alone, and all the others still working.

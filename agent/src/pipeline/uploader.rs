@@ -8,6 +8,7 @@ use palinurus_repository::storage::put_own;
 use palinurus_repository::{Error, Result, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
 use super::journal::PackJournal;
@@ -25,12 +26,19 @@ pub(crate) struct Uploader {
 }
 
 impl Uploader {
-    /// Runs until the senders are gone and all packs are durable. Returns the journal for the next phase.
-    pub(crate) async fn run(mut self, mut packs: mpsc::Receiver<SealedPack>) -> Result<()> {
+    /// Runs until the senders are gone and all packs are durable. When the run ends before that, what is being put is
+    /// given up: a store that is down would hold it for minutes.
+    pub(crate) async fn run(
+        mut self,
+        mut packs: mpsc::Receiver<SealedPack>,
+        ending: CancellationToken,
+    ) -> Result<()> {
+        let given_up = || Error::unavailable("the run ended before its packs were stored");
         let mut puts: JoinSet<Result<PackSummary>> = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
+                () = ending.cancelled() => return Err(given_up()),
                 Some(done) = puts.join_next() => {
                     let summary = done.map_err(|e| Error::internal("a put was lost").with_source(e))??;
                     self.stored(summary).await?;
@@ -41,7 +49,7 @@ impl Uploader {
                 },
             }
         }
-        while let Some(done) = puts.join_next().await {
+        while let Some(done) = ending.run_until_cancelled(puts.join_next()).await.ok_or_else(given_up)? {
             let summary = done.map_err(|e| Error::internal("a put was lost").with_source(e))??;
             self.stored(summary).await?;
         }

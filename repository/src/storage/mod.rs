@@ -15,6 +15,8 @@ mod address;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod counted;
+#[cfg(test)]
+pub(crate) mod front;
 mod local;
 mod lock;
 mod mark;

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::process::Process;
 
 mod azurite;
+mod gcs;
 mod lock;
 mod moto;
 pub mod proxy;
@@ -37,6 +38,7 @@ pub struct Server {
     /// Behind the `?` of URLs; `ENDPOINT` in it becomes the endpoint's address.
     settings: String,
     process: Process,
+    _door: Option<gcs::Door>,
     // Last: processes end before what they wrote goes.
     _left: Left,
     dir: tempfile::TempDir,

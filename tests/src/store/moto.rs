@@ -18,6 +18,7 @@ impl Server {
             container: BUCKET,
             settings,
             process,
+            _door: None,
             _left: Left::default(),
             dir,
         };

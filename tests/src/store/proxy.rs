@@ -86,10 +86,10 @@ struct Shared {
     parts: AtomicU64,
 }
 
-struct Request {
-    head: Vec<u8>,
-    line: String,
-    body: Vec<u8>,
+pub(super) struct Request {
+    pub(super) head: Vec<u8>,
+    pub(super) line: String,
+    pub(super) body: Vec<u8>,
 }
 
 impl Proxy {
@@ -233,7 +233,7 @@ impl Shared {
 }
 
 /// The request as it is to be passed on: its server closes the connection behind the answer.
-async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
+pub(super) async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if client.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -268,7 +268,7 @@ async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Option<Re
     Ok(Some(Request { head, line, body }))
 }
 
-fn plain(status: &str, body: &str) -> Vec<u8> {
+pub(super) fn plain(status: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
         .into_bytes()
 }
@@ -277,6 +277,6 @@ fn reset(client: TcpStream) -> io::Result<()> {
     client.set_zero_linger()
 }
 
-fn find(all: &[u8], part: &[u8]) -> Option<usize> {
+pub(super) fn find(all: &[u8], part: &[u8]) -> Option<usize> {
     all.windows(part.len()).position(|window| window == part)
 }

@@ -23,6 +23,7 @@ impl Server {
             container: BUCKET,
             settings,
             process,
+            _door: None,
             _left: Left::default(),
             dir,
         };

@@ -67,6 +67,7 @@ impl Server {
             container: BUCKET,
             settings,
             process,
+            _door: None,
             _left: Left(sockets),
             dir,
         };
