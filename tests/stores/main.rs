@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod bench;
 mod conform;
 mod faults;
 mod fleet;
@@ -13,5 +14,4 @@ mod large;
 mod lock;
 mod mistakes;
 mod refusals;
-mod throughput;
 mod tls;
