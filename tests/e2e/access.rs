@@ -90,6 +90,7 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
     let refused =
         by_token(&[("PALINURUS_SERVER", "")], &["backup", "list", "--server", &in_url]).await.expect(2);
     assert!(!refused.stderr.contains(&token), "{}", refused.stderr);
+    assert!(refused.stderr.contains("never goes into an address"), "{}", refused.stderr);
     // Taken away, it ends without a restart.
     world.run(&["tokens", "remove", "bob", "--file", text(&tokens)]).await.expect(0);
     wait_async("the token is forgotten", async || {

@@ -104,6 +104,15 @@ impl Lab<'_> {
                         self.ours(Way::Get, &files, &prefix, &to, at_once).await?,
                     ),
                 };
+                // What is known stays known when the next one fails.
+                self.output.note(format!(
+                    "  {}: put {:.1} s, get {:.1} s",
+                    who.checked_sub(1)
+                        .and_then(|who| others.get(who))
+                        .map_or("palinurus", |(copier, _)| copier.name()),
+                    put.seconds,
+                    get.seconds
+                ));
                 if let (Some(puts), Some(gets)) = (puts.get_mut(who), gets.get_mut(who)) {
                     puts.push(put);
                     gets.push(get);
