@@ -18,6 +18,10 @@ use crate::journal::{Journal, Record, TaskKey};
 use crate::progress::Counters;
 use crate::task::{self, Call};
 
+mod entry;
+
+use entry::{Entry, Status};
+
 /// For tasks to stop when the agent has lost its place.
 const STAND_DOWN: Duration = Duration::from_secs(10);
 
@@ -38,42 +42,14 @@ struct Inner {
     running: TaskTracker,
 }
 
-#[derive(Debug)]
-struct Entry {
-    task: v1::Task,
-    epoch: u64,
-    status: Status,
-}
-
-#[derive(Debug)]
-enum Status {
-    /// Begun by an agent before this one, which did not get to its end.
-    Interrupted,
-    Running {
-        counters: Arc<Counters>,
-        cancel: CancellationToken,
-        done: CancellationToken,
-    },
-    Ended {
-        report: Box<v1::TaskReport>,
-        acknowledged: bool,
-    },
-}
-
 impl Runner {
     pub(crate) fn new(host: Arc<Host>, journal: Journal, found: Vec<(TaskKey, Record)>) -> Self {
-        let entry = |record: Record| Entry {
-            task: record.task.unwrap_or_default(),
-            epoch: record.epoch,
-            status: match record.report {
-                Some(report) => Status::Ended { report: Box::new(report), acknowledged: record.acknowledged },
-                None => Status::Interrupted,
-            },
-        };
         Self(Arc::new(Inner {
             host,
             journal,
-            entries: Mutex::new(found.into_iter().map(|(key, record)| (key, entry(record))).collect()),
+            entries: Mutex::new(
+                found.into_iter().map(|(key, record)| (key, Entry::from_journal(record))).collect(),
+            ),
             journaling: Mutex::new(()),
             changed: watch::Sender::new(0),
             ending: CancellationToken::new(),
@@ -357,45 +333,6 @@ impl Inner {
             inner.journal.write(&key, &record)
         };
         self.host.seams.blocking.run(write).await
-    }
-}
-
-impl Entry {
-    /// Asks a running task to end; what it gives is cancelled once it has.
-    fn stop(&self) -> Option<CancellationToken> {
-        let Status::Running { cancel, done, .. } = &self.status else { return None };
-        cancel.cancel();
-        Some(done.clone())
-    }
-
-    fn is_acknowledged(&self) -> bool {
-        matches!(self.status, Status::Ended { acknowledged: true, .. })
-    }
-
-    fn report(&self, key: &TaskKey) -> v1::TaskReport {
-        let (state, progress) = match &self.status {
-            Status::Ended { report, .. } => return v1::TaskReport::clone(report),
-            // In no state: the coordinator hears that the operation is known here, and sends the task again.
-            Status::Interrupted => (TaskState::Unspecified, None),
-            Status::Running { counters, .. } => (TaskState::TaskRunning, Some(counters.snapshot())),
-        };
-        v1::TaskReport {
-            operation: key.operation.clone(),
-            task: key.task.clone(),
-            attempt: key.attempt,
-            epoch: self.epoch,
-            state: state.into(),
-            progress,
-            ..Default::default()
-        }
-    }
-
-    fn record(&self) -> Record {
-        let (report, acknowledged) = match &self.status {
-            Status::Ended { report, acknowledged } => (Some(v1::TaskReport::clone(report)), *acknowledged),
-            _ => (None, false),
-        };
-        Record { task: Some(self.task.clone()), epoch: self.epoch, report, acknowledged }
     }
 }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use palinurus_proto::metrics::{self, Kind, Page};
-use palinurus_proto::v1::{self, OperationKind, OperationState};
+use palinurus_proto::v1;
 use palinurus_repository::Result;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +44,7 @@ fn operations(page: &mut Page, lead: &Lead) {
     const NAME: &str = "palinurus_operations";
     let mut counts: BTreeMap<(String, &str, &str), u64> = BTreeMap::new();
     for operation in lead.board().list() {
-        let what = (operation.service.clone(), kind(operation.kind()), state(operation.state()));
+        let what = (operation.service.clone(), operation.kind().name(), operation.state().name());
         *counts.entry(what).or_default() += 1;
     }
     page.family(NAME, Kind::Gauge, "Operations that are kept, by how they stand.");
@@ -95,29 +95,5 @@ fn nodes<'a>(page: &mut Page, services: impl Iterator<Item = (&'a str, &'a [v1::
         let connected = nodes.iter().filter(|node| node.connected).count();
         page.sample(NAME, &[("service", service), ("state", "connected")], connected);
         page.sample(NAME, &[("service", service), ("state", "gone")], nodes.len() - connected);
-    }
-}
-
-fn kind(kind: OperationKind) -> &'static str {
-    match kind {
-        OperationKind::Unspecified => "unknown",
-        OperationKind::Backup => "backup",
-        OperationKind::Restore => "restore",
-        OperationKind::Verify => "verify",
-        OperationKind::Delete => "delete",
-        OperationKind::Failover => "failover",
-        OperationKind::Retention => "retention",
-    }
-}
-
-fn state(state: OperationState) -> &'static str {
-    match state {
-        OperationState::Unspecified => "unknown",
-        OperationState::Running => "running",
-        OperationState::Cancelling => "cancelling",
-        OperationState::Succeeded => "succeeded",
-        OperationState::Warnings => "warnings",
-        OperationState::Failed => "failed",
-        OperationState::Cancelled => "cancelled",
     }
 }

@@ -8,6 +8,7 @@ pub mod v1 {
 mod damage;
 mod key_epochs;
 pub mod metrics;
+mod names;
 mod requests;
 mod status;
 pub use damage::damage;

@@ -38,38 +38,34 @@
 use std::fmt;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
-use futures::future::try_join_all;
 use tokio::sync::Mutex;
 
 use crate::blocking::Blocking;
-use crate::clock::{Clock, SystemClock};
-use crate::entropy::Entropy;
-use crate::epochs::{Given, Operators};
-use crate::error::{Error, ErrorKind, Result};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
 use crate::id::{Epoch, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::{BackupRecord, Body, Ledger, MissingNode, NodeCommit, PackSet, Purpose, Record, State};
-use crate::manifest::{ManifestReader, ManifestRef};
+use crate::manifest::ManifestRef;
 use crate::mutant::{self, Mutant};
-use crate::pack::PackId;
-use crate::storage::{Storage, list_all};
+use crate::storage::Storage;
 
 mod access;
+mod check;
 mod header;
 mod keep;
 mod key_epoch;
+mod open;
 mod operators;
+mod proof;
 
 pub use key_epoch::Begun;
 pub use operators::WrappedKey;
 
-use access::{exists, key_object, place_key, probe, unwrap_root};
-
-/// How many manifests are checked at once.
-const PARALLEL: usize = 8;
-/// The writer named in records before anybody leads.
-const NOBODY: &str = "palinurus";
+pub(crate) use proof::{
+    OPERATOR_OBJECT_MAX, OPERATORS, header_id, operator_of, prove_header, prove_operator,
+};
 
 /// An open repository. Shared by reference; only the ledger is behind a lock.
 pub struct Repository {
@@ -92,65 +88,6 @@ impl fmt::Debug for Repository {
 }
 
 impl Repository {
-    /// Makes a new, empty repository that `key` opens. `Conflict` when there is one already.
-    pub async fn create(
-        storage: Arc<dyn Storage>,
-        key: &KeyFile,
-        entropy: &dyn Entropy,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
-        if storage.size(header::NAME).await.is_ok() {
-            return Err(exists(&*storage));
-        }
-        probe(&*storage, entropy).await?;
-        let (id, root) = place_key(&*storage, key, entropy).await?;
-        // The header decides between creators, and makes the repository exist.
-        match storage.put_new(header::NAME, header::seal(&Keys::derive(&root, id)?)?).await {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                let winner = header::read(&storage.get(header::NAME, None).await?)?;
-                if winner != id {
-                    storage.delete(&[key_object(key.id)]).await?; // opens nothing, now or ever
-                }
-                return Err(exists(&*storage));
-            }
-            Err(e) => return Err(e),
-        }
-        let repository = Self::open(storage, std::slice::from_ref(key)).await?.with_clock(clock);
-        repository.put_label(key.id, "", entropy).await?;
-        Ok(repository)
-    }
-
-    /// The keys alone, for an agent, which reads and writes objects but never the ledger.
-    pub async fn unlock(storage: &dyn Storage, keys: &[KeyFile]) -> Result<Keys> {
-        Self::unlock_by(storage, Arc::new(Given(keys.into()))).await
-    }
-
-    pub(crate) async fn unlock_by(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Keys> {
-        unlock(storage, operators).await.map(|unlocked| unlocked.keys)
-    }
-
-    /// Opens the repository with whichever of the keys fits.
-    pub async fn open(storage: Arc<dyn Storage>, keys: &[KeyFile]) -> Result<Self> {
-        Self::open_by(storage, Arc::new(Given(keys.into()))).await
-    }
-
-    pub(crate) async fn open_by(storage: Arc<dyn Storage>, operators: Arc<dyn Operators>) -> Result<Self> {
-        let Unlocked { opened_by, root, keys } = unlock(&*storage, operators).await?;
-        let ledger = Ledger::open(storage.clone(), &keys).await?;
-        Ok(Self {
-            id: keys.repository(),
-            storage,
-            opened_by,
-            root,
-            keys,
-            ledger: Mutex::new(ledger),
-            clock: Arc::new(SystemClock),
-            blocking: Blocking::default(),
-            writer: SyncMutex::new(NOBODY.to_owned()),
-        })
-    }
-
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -192,15 +129,6 @@ impl Repository {
     /// The ledger's last record: its number and hash.
     pub async fn head(&self) -> Option<(u64, [u8; 32])> {
         self.ledger.lock().await.head()
-    }
-
-    /// Reads the header again and proves it.
-    pub(crate) async fn check_header(&self) -> Result<()> {
-        let header = self.storage.get(header::NAME, None).await?;
-        if header::read(&header)? != self.id {
-            return Err(Error::corrupt("the header \"repo\" is another repository's"));
-        }
-        header::prove(&self.keys, &header)
     }
 
     /// Ledger records that the rules refuse. There should be none.
@@ -311,60 +239,6 @@ impl Repository {
         self.read(|state| as_before(state, manifests.iter().copied())).await
     }
 
-    /// What the transaction wrote is there: one LIST for each thousand packs. What it reuses, earlier commits looked for.
-    async fn check_own_packs(&self, transaction: TransactionId, packs: &PackSet) -> Result<()> {
-        let (own, _) = packs.split(transaction);
-        if own.is_empty() {
-            return Ok(());
-        }
-        let objects = list_all(&*self.storage, &format!("t/{transaction}/p/")).await?;
-        let there: PackSet = objects.iter().filter_map(|object| PackId::from_key(&object.key).ok()).collect();
-        match own.difference(&there).iter().next() {
-            None => Ok(()),
-            Some(pack) => Err(Error::corrupt(format!(
-                "{pack}, which transaction {transaction} wrote, is not in the store"
-            ))
-            .with_hint("start the backup again; if it happens again, the store loses objects")),
-        }
-    }
-
-    /// Every manifest is there in full, and every pack that it names is in `packs`: one left out would be swept from
-    /// under the backup.
-    async fn check_manifests(&self, nodes: &[NodeCommit], packs: &PackSet) -> Result<()> {
-        for some in nodes.chunks(PARALLEL) {
-            try_join_all(some.iter().map(|node| self.check_manifest(node, packs))).await?;
-        }
-        Ok(())
-    }
-
-    async fn check_manifest(&self, node: &NodeCommit, packs: &PackSet) -> Result<()> {
-        let NodeCommit { node, manifest, .. } = node;
-        let mut size = 0u64;
-        for key in manifest.keys() {
-            let part = self.storage.size(&key).await.map_err(|e| match e.kind() {
-                ErrorKind::NotFound => {
-                    Error::corrupt(format!("the manifest of node {node} is incomplete: {key} is missing"))
-                        .with_source(e)
-                }
-                _ => e,
-            })?;
-            size = size.saturating_add(part);
-        }
-        if size != manifest.size {
-            return Err(Error::corrupt(format!(
-                "the manifest of node {node} has {size} bytes in the store, not {}",
-                manifest.size
-            )));
-        }
-        let footer = ManifestReader::read_footer(&*self.storage, &self.keys, manifest).await?;
-        match footer.packs.difference(packs).iter().next() {
-            None => Ok(()),
-            Some(pack) => {
-                Err(Error::invalid(format!("the manifest of node {node} names {pack}, the COMMIT does not")))
-            }
-        }
-    }
-
     /// Ends a transaction without a backup. Of one that has ended so already, nothing is left to do.
     pub async fn abort(&self, epoch: Epoch, transaction: TransactionId) -> Result<()> {
         let mut ledger = self.ledger.lock().await;
@@ -384,39 +258,6 @@ impl Repository {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Record { epoch, at: self.clock.now(), writer, body }
     }
-}
-
-/// Whose header it is.
-pub(crate) fn header_id(header: &[u8]) -> Result<RepositoryId> {
-    header::read(header)
-}
-
-/// The header is this repository's, whole.
-pub(crate) fn prove_header(keys: &Keys, bytes: &[u8]) -> Result<()> {
-    if header::read(bytes)? != keys.repository() {
-        return Err(Error::corrupt("the header is another repository's"));
-    }
-    header::prove(keys, bytes)
-}
-
-struct Unlocked {
-    opened_by: KeyFile,
-    root: RootKey,
-    keys: Keys,
-}
-
-/// The root key and all that derives from it, by whichever key file fits.
-async fn unlock(storage: &dyn Storage, operators: Arc<dyn Operators>) -> Result<Unlocked> {
-    let header = storage.get(header::NAME, None).await.map_err(|e| match e.kind() {
-        ErrorKind::NotFound => Error::not_found(format!("there is no repository in {storage:?}"))
-            .with_hint("check the URL; a new repository is made when a service is first applied"),
-        _ => e,
-    })?;
-    let id = header::read(&header)?;
-    let (opened_by, root) = unwrap_root(storage, &operators.keys(), id).await?;
-    let keys = Keys::with_operators(&root, id, operators)?;
-    header::prove(&keys, &header)?;
-    Ok(Unlocked { opened_by, root, keys })
 }
 
 fn as_before<'a>(state: &State, manifests: impl Iterator<Item = &'a ManifestRef>) -> Option<PackSet> {

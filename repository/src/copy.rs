@@ -3,7 +3,7 @@
 //! What the copy shows is one state of the source, the records up to one number, and everything that these need lies there
 //! before the records do. Whatever dies on the way is gone on with by doing it again; a later copy brings only what is new.
 //! Backups and sweeps on the source go on meanwhile. Each object is proved before it is put: damage is not copied.
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,9 +13,13 @@ use crate::commit::{Repository, header_id};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::index::IndexSegment;
-use crate::ledger::{PackSet, State, record_key};
+use crate::ledger::{CHECKPOINTS, PackSet, State, newest_checkpoint, record_key};
 use crate::pack::{PackId, open_whole};
 use crate::storage::{Object, Storage, list_all};
+
+mod operators;
+
+use operators::operators;
 
 const PAGE: usize = 1000;
 /// Objects under way: each is held as a whole.
@@ -64,7 +68,8 @@ pub async fn copy(
     from.refresh().await?;
     let mut copied = Copied::default();
     let began = begin(from, &**to).await?;
-    operators(from, &**to).await?;
+    // Told below, when they are looked at again.
+    operators(from, &**to, &mut Copied::default()).await?;
     for pass in 1.. {
         let needed = from.read(Needed::of).await;
         let head = from.head().await;
@@ -83,9 +88,10 @@ pub async fn copy(
             copied.damaged(&object, "a backup names it, and it is not in the source");
         }
         // Masters of key epochs that began meanwhile.
-        operators(from, &**to).await?;
+        operators(from, &**to, &mut copied).await?;
         if let Some((last, _)) = head {
             copied.records = ledger(from, &**to, began, last).await?;
+            checkpoint(from, &**to, last + 1).await?;
         }
         copied.backups = from.backups().await.len() as u64;
         break;
@@ -139,33 +145,6 @@ fn fork(to: &dyn Storage, what: String) -> Error {
     )
 }
 
-/// Wrapped keys and masters, and labels: as the source has them now.
-async fn operators(from: &Repository, to: &dyn Storage) -> Result<()> {
-    for prefix in ["masters/", "keys/", "labels/"] {
-        let ours = list_all(&**from.storage(), prefix).await?;
-        for object in &ours {
-            let body = match from.storage().get(&object.key, None).await {
-                Err(e) if e.kind() == ErrorKind::NotFound => continue, // removed since it was listed
-                other => other?,
-            };
-            match to.get(&object.key, None).await {
-                Ok(there) if there == body => {}
-                Ok(_) => to.put(&object.key, body).await?,
-                Err(e) if e.kind() == ErrorKind::NotFound => to.put_new(&object.key, body).await?,
-                Err(e) => return Err(e),
-            }
-        }
-        // A key that was taken away must not open the copy. The source has one, or it would not be open.
-        let ours: HashSet<&String> = ours.iter().map(|object| &object.key).collect();
-        let gone = list_all(to, prefix).await?.into_iter().map(|object| object.key);
-        let gone: Vec<String> = gone.filter(|key| !ours.contains(key)).collect();
-        if !gone.is_empty() && (prefix != "keys/" || !ours.is_empty()) {
-            to.delete(&gone).await?;
-        }
-    }
-    Ok(())
-}
-
 /// The records that the copy lacks, in order, up to `last`. How many there were.
 async fn ledger(from: &Repository, to: &dyn Storage, there: u64, last: u64) -> Result<u64> {
     let mut records = 0;
@@ -183,6 +162,24 @@ async fn ledger(from: &Repository, to: &dyn Storage, there: u64, last: u64) -> R
         records += 1;
     }
     Ok(records)
+}
+
+/// The newest checkpoint of those records, so that opening the copy costs no more than opening the source.
+async fn checkpoint(from: &Repository, to: &dyn Storage, records: u64) -> Result<()> {
+    let Some((key, body)) = newest_checkpoint(&**from.storage(), from.keys(), records).await else {
+        return Ok(());
+    };
+    let there = list_all(to, CHECKPOINTS).await?.into_iter().map(|object| object.key);
+    let (kept, old): (Vec<String>, Vec<String>) = there.partition(|there| *there == key);
+    if kept.is_empty() {
+        to.put(&key, body).await?;
+    }
+    if !old.is_empty()
+        && let Err(e) = to.delete(&old).await
+    {
+        tracing::debug!(error = e.chain(), "older checkpoints stay in the copy");
+    }
+    Ok(())
 }
 
 /// What one state needs of the objects.

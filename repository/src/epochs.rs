@@ -12,7 +12,7 @@ use async_trait::async_trait;
 
 use crate::crypto::Suite;
 use crate::error::{Error, Result};
-use crate::id::{Draw, RepositoryId, TransactionId};
+use crate::id::{Draw, KeyId, RepositoryId, TransactionId};
 use crate::keyfile::KeyFile;
 use crate::keys::Branch;
 use crate::masters::{self, Master};
@@ -66,7 +66,7 @@ pub(crate) struct Epochs {
     known: RwLock<Known>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Known {
     masters: HashMap<Draw, (Master, Arc<Branch>)>,
     /// Those that are not of epoch 0.
@@ -84,12 +84,29 @@ impl Epochs {
         Self { operators, known: RwLock::default() }
     }
 
+    /// With all that is known here, and what it learns stays its own until it is [`join`](Self::join)ed.
+    pub(crate) fn fork(&self) -> Self {
+        Self { operators: self.operators.clone(), known: RwLock::new(self.read().clone()) }
+    }
+
+    pub(crate) fn join(&self, fork: &Self) -> Result<()> {
+        let learned = fork.read();
+        let masters = learned.masters.iter().map(|(draw, master)| (*draw, master.clone()));
+        self.write().masters.extend(masters);
+        learned.transactions.iter().try_for_each(|(id, draw)| self.assign(*id, *draw))
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Known> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Known> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The operator keys of this process.
+    pub(crate) fn held(&self) -> Arc<[KeyFile]> {
+        self.operators.keys()
     }
 
     pub(crate) fn hold(&self, suite: &dyn Suite, repository: RepositoryId, master: Master) -> Result<()> {
@@ -156,22 +173,40 @@ impl Epochs {
                 }
             }
             if renewed || !self.operators.renew().await {
-                return Err(failure.unwrap_or_else(|| left_out(&keys, epoch)));
+                return Err(match failure {
+                    Some(failure) => failure,
+                    None => left_out(&keys, epoch, &masters::reaching(storage, epoch).await?),
+                });
             }
             renewed = true;
         }
     }
 }
 
-fn left_out(keys: &[KeyFile], epoch: KeyEpoch) -> Error {
-    let named: Vec<String> = keys.iter().take(8).map(|key| key.id.to_string()).collect();
-    let given = match named.as_slice() {
+fn left_out(keys: &[KeyFile], epoch: KeyEpoch, reaching: &[KeyId]) -> Error {
+    let number = epoch.number;
+    if reaching.is_empty() {
+        return Error::denied(format!(
+            "key epoch {number} of this repository cannot be read: its masters are gone, for every key"
+        ))
+        .with_hint(
+            "the objects under masters/ were deleted: bring them back from the store's older versions, or with \
+             `palinurus repository repair --from COPY`; without them the backups are lost",
+        );
+    }
+    let given = match keys {
         [] => "no key was given".to_owned(),
-        [one] => format!("key {one} is not one of its keys"),
-        more => format!("none of the keys {} is one of its keys", more.join(", ")),
+        [one] => format!("key {} is not one of its keys", one.id),
+        more => format!("none of the keys {} is one of its keys", join(more.iter().map(|key| key.id))),
     };
-    Error::denied(format!("key epoch {} of this repository cannot be read: {given}", epoch.number)).with_hint(
+    let reaching = join(reaching.iter().copied());
+    Error::denied(format!("key epoch {number} of this repository cannot be read: {given}, which are {reaching}")).with_hint(
         "fresh masters were drawn without this key: use a key that stayed, or have one added with `palinurus keys add`; \
          what runs finds a key file that was replaced without a restart",
     )
+}
+
+/// Some of them.
+fn join(ids: impl Iterator<Item = KeyId>) -> String {
+    ids.take(8).map(|id| id.to_string()).collect::<Vec<_>>().join(", ")
 }

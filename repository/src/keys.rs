@@ -122,6 +122,22 @@ impl Keys {
         Ok(())
     }
 
+    /// The same keys; what they learn of key epochs stays with them until they are [`join`](Self::join)ed.
+    pub(crate) fn fork(&self) -> Self {
+        Self { epochs: Arc::new(self.epochs.fork()), ..self.clone() }
+    }
+
+    /// Takes in what a fork has learned, and goes on in the ledger where it stands.
+    pub(crate) fn join(&mut self, fork: &Self) -> Result<()> {
+        self.ledger = fork.ledger.clone();
+        self.epochs.join(&fork.epochs)
+    }
+
+    /// As these were before any key epoch began.
+    pub(crate) fn at_root(&self) -> Self {
+        Self { ledger: self.root.clone(), ..self.clone() }
+    }
+
     fn branch_of(&self, transaction: TransactionId) -> Result<Arc<Branch>> {
         let Some(draw) = self.epochs.of(transaction) else { return Ok(self.root.clone()) };
         let branch = self.epochs.branch(draw);
@@ -160,6 +176,12 @@ impl Keys {
     /// For one ledger record.
     pub fn ledger_aead(&self, number: u64, salt: &[u8; 16]) -> Result<Box<dyn Aead>> {
         self.suite.aead(&self.suite.derive(&self.ledger.ledger, &[&number.to_le_bytes(), salt])?)
+    }
+
+    /// For one checkpoint of the ledger, of the key epoch that the next record is of.
+    pub(crate) fn checkpoint_aead(&self, next: u64, salt: &[u8; 16]) -> Result<Box<dyn Aead>> {
+        let label: [&[u8]; 3] = [b"checkpoint", &next.to_le_bytes(), salt];
+        self.suite.aead(&self.suite.derive(&self.ledger.metadata, &label)?)
     }
 
     /// For what is of no transaction and of no epoch: `label` says which, and must never seal two different contents.

@@ -5,6 +5,8 @@
 //! sealed   for each epoch from 1 on: draw 8 | master 32
 //! BLAKE3 of all that, 8 bytes
 //! ```
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use crate::crypto::{Aead, Key, RingSuite, Suite, TAG_LEN};
@@ -20,7 +22,7 @@ const HEADER_LEN: usize = 8 + RepositoryId::LEN;
 const CHECKSUM_LEN: usize = 8;
 const ENTRY: usize = Draw::LEN + 32;
 /// Whatever is longer is none of ours: not read into memory.
-const OBJECT_MAX: u64 = (HEADER_LEN + EPOCHS_MAX as usize * ENTRY + TAG_LEN + CHECKSUM_LEN) as u64;
+pub(crate) const OBJECT_MAX: u64 = (HEADER_LEN + EPOCHS_MAX as usize * ENTRY + TAG_LEN + CHECKSUM_LEN) as u64;
 pub(crate) const PREFIX: &str = "masters/";
 
 /// What one epoch's objects are sealed under.
@@ -45,7 +47,7 @@ pub(crate) fn parse(object: &str) -> Option<(KeyEpoch, KeyId)> {
     let (epoch, key) = object.strip_prefix(PREFIX)?.split_once('/')?;
     let (number, draw) = epoch.split_once('-')?;
     let parsed = (KeyEpoch { number: number.parse().ok()?, draw: draw.parse().ok()? }, key.parse().ok()?);
-    (self::object(parsed.0, parsed.1) == object).then_some(parsed)
+    (parsed.0.number > 0 && self::object(parsed.0, parsed.1) == object).then_some(parsed)
 }
 
 /// Seals the masters of epochs 1 to the last, which is `epoch`, for that key.
@@ -111,8 +113,11 @@ pub(crate) fn open(
 }
 
 /// Needs no key.
-pub(crate) fn whole(object: &[u8], epoch: KeyEpoch) -> Result<()> {
-    intact(object, epoch).map(|_| ())
+pub(crate) fn whole(object: &[u8], repository: RepositoryId, epoch: KeyEpoch) -> Result<()> {
+    match intact(object, epoch)?.starts_with(&header(repository)) {
+        true => Ok(()),
+        false => Err(Error::corrupt("it is another repository's")),
+    }
 }
 
 /// All before the checksum.
@@ -164,6 +169,15 @@ pub(crate) async fn read(
         }
     }
     failure.map_or(Ok(None), Err)
+}
+
+/// The keys that have a list of that epoch or a later one.
+pub(crate) async fn reaching(storage: &dyn Storage, epoch: KeyEpoch) -> Result<Vec<KeyId>> {
+    let listed = list_all(storage, PREFIX).await?;
+    let of = listed.iter().filter_map(|object| parse(&object.key));
+    let reaches = |of: KeyEpoch| of == epoch || of.number > epoch.number;
+    let ids: BTreeSet<KeyId> = of.filter(|(of, _)| reaches(*of)).map(|(_, id)| id).collect();
+    Ok(ids.into_iter().collect())
 }
 
 async fn get(

@@ -7,9 +7,11 @@
 //!
 //! Nothing is ever sealed again under a name that was used: another version of zstd compresses the same bytes to others, and
 //! one key and nonce would then have sealed two different texts (docs/decisions/012-repair.md).
+mod base;
 mod put_back;
 mod rewrite;
 mod sources;
 
-pub use put_back::{PutBack, put_back, put_back_base, put_back_ledger};
+pub use base::{put_back_base, put_back_ledger};
+pub use put_back::{PutBack, put_back};
 pub use rewrite::{Rewrote, rewrite};

@@ -14,11 +14,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::BackupId;
 use crate::ledger::{BackupRecord, Ledger, Objects, PackSet, State};
 use crate::pack::PackId;
-use crate::storage::list_all;
 
+mod access;
 mod extent;
 mod manifests;
-mod masters;
 mod packs;
 mod pages;
 mod spoiled;
@@ -130,7 +129,8 @@ pub async fn check(
     check.report.backups_checked = check.backups.len() as u64;
     check.doubted = repository.read(State::damaged).await;
     check.header().await;
-    check.masters().await;
+    let keys = check.wrappers().await;
+    check.masters(&keys).await;
     check.packs().await;
     check.manifests().await;
     check.finish().await
@@ -226,41 +226,6 @@ impl Check<'_> {
             self.found.add(&format!("ledger/{number:020}"), DamageKind::Inconsistent, what, []);
         }
         self.tell("ledger", 1, 1);
-    }
-
-    async fn header(&mut self) {
-        let all = self.all();
-        if let Err(error) = self.repository.check_header().await {
-            self.found.error("repo", &error, all.clone());
-        }
-        let storage = self.repository.storage();
-        let keys = match list_all(&**storage, "keys/").await {
-            Ok(keys) => keys,
-            Err(error) => return self.found.error("keys/", &error, all),
-        };
-        let mut whole = 0;
-        let mut damaged = Vec::new();
-        for object in keys {
-            let wrapped = storage.get(&object.key, None).await;
-            match wrapped.and_then(|wrapped| crate::wrapper::wrapped_for(&wrapped)) {
-                Ok(id) if id == self.repository.id() => whole += 1,
-                Ok(_) => damaged.push((object.key, Error::corrupt("it is another repository's"))),
-                Err(error) => damaged.push((object.key, error)),
-            }
-        }
-        // As long as one key is whole, somebody can open the repository.
-        let lost = if whole == 0 { all } else { Vec::new() };
-        if damaged.is_empty() && whole == 0 {
-            self.found.add(
-                "keys/",
-                DamageKind::Missing,
-                "no key is left: nobody can open this repository",
-                lost.clone(),
-            );
-        }
-        for (key, error) in damaged {
-            self.found.error(&key, &error, lost.clone());
-        }
     }
 
     /// Those of the backups that reference some of `packs`.

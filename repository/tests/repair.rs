@@ -11,8 +11,8 @@ use palinurus_repository::ledger::{Purpose, State};
 use palinurus_repository::manifest::entry::Kind;
 use palinurus_repository::pack::PackId;
 use palinurus_repository::quarantine::mark_found;
-use palinurus_repository::repair::{put_back, put_back_ledger, rewrite};
-use palinurus_repository::storage::{MemoryStorage, list_all};
+use palinurus_repository::repair::{put_back, put_back_base, put_back_ledger, rewrite};
+use palinurus_repository::storage::{Counted, LocalStorage, MemoryStorage, list_all};
 use palinurus_repository::sweep::sweep;
 use palinurus_repository::verify::{Report, check};
 use palinurus_repository::{BackupId, ErrorKind, KeyFile, Repository, Storage, TransactionId, WriterId};
@@ -39,6 +39,30 @@ async fn world() -> World {
     world.backup(1, 0).await;
     world.backup(2, 1).await;
     world
+}
+
+/// The same with a key epoch between the two, and two operator keys.
+async fn rotated() -> World {
+    rotated_at(empty()).await
+}
+
+async fn rotated_at(storage: Arc<dyn Storage>) -> World {
+    let entropy = SeededEntropy::new(22);
+    let key = KeyFile::generate(&entropy).unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let repository = Repository::create(storage, &key, &entropy, clock).await.unwrap();
+    repository.lead(EPOCH, "c1").await.unwrap();
+    let mut world = World { repository, key, known: Known::new() };
+    world.repository.add_key(&second(), "in the safe", &entropy).await.unwrap();
+    world.backup(1, 0).await;
+    let stay = [world.key.clone(), second()];
+    world.repository.begin_key_epoch(&stay, None, &[], &entropy).await.unwrap();
+    world.backup(2, 1).await;
+    world
+}
+
+fn second() -> KeyFile {
+    KeyFile::generate(&SeededEntropy::new(23)).unwrap()
 }
 
 impl World {
@@ -97,6 +121,11 @@ async fn spoiled(world: &World) -> Vec<BackupId> {
     world.repository.read(list).await
 }
 
+/// But checkpoints, which anybody may delete.
+fn kept(objects: BTreeMap<String, Bytes>) -> BTreeMap<String, Bytes> {
+    objects.into_iter().filter(|(key, _)| !key.starts_with("ckpt/")).collect()
+}
+
 /// What each path of each backup holds.
 async fn restored(repository: &Repository) -> Restored {
     let mut all = Restored::new();
@@ -116,16 +145,21 @@ async fn packs(world: &World) -> Vec<String> {
 
 #[tokio::test]
 async fn a_copy_equals_its_source_and_the_next_one_brings_only_what_is_new() {
-    let mut world = world().await;
+    for mut world in [world().await, rotated().await] {
+        copies(&mut world).await;
+    }
+}
+
+async fn copies(world: &mut World) {
     let to = empty();
-    let first = copied(&world, &to).await;
+    let first = copied(world, &to).await;
     assert_eq!((first.backups, first.damaged_count, first.objects_there), (2, 0, 0));
-    assert_eq!(all(&*to).await, world.objects().await);
-    let again = copied(&world, &to).await;
+    assert_eq!(kept(all(&*to).await), kept(world.objects().await));
+    let again = copied(world, &to).await;
     assert_eq!((again.objects, again.records, again.objects_there), (0, 0, first.objects));
     world.backup(3, 2).await;
     world.repository.forget(EPOCH, TransactionId([1; 16])).await.unwrap();
-    let third = copied(&world, &to).await;
+    let third = copied(world, &to).await;
     assert!(third.objects > 0 && third.objects < first.objects, "{third:?}");
     let there = Repository::open(to.clone(), std::slice::from_ref(&world.key)).await.unwrap();
     assert_eq!(there.head().await, world.repository.head().await);
@@ -176,12 +210,17 @@ async fn damage_is_not_copied_and_is_named() {
 
 #[tokio::test]
 async fn every_object_is_put_back_from_a_copy_byte_for_byte() {
-    let world = world().await;
+    for world in [world().await, rotated().await] {
+        puts_back(&world).await;
+    }
+}
+
+async fn puts_back(world: &World) {
     let to = empty();
-    copied(&world, &to).await;
+    copied(world, &to).await;
     let whole = world.objects().await;
     for (key, body) in &whole {
-        if key.starts_with("labels/") {
+        if key.starts_with("labels/") || key.starts_with("ckpt/") {
             continue;
         }
         for missing in [false, true] {
@@ -330,4 +369,101 @@ async fn a_commit_that_builds_on_known_damage_is_refused() {
         .await
         .unwrap_err();
     assert!(refused.kind() == ErrorKind::Conflict && refused.what().contains("damaged"), "{refused:?}");
+}
+
+/// What a damaged source has lost of its keys is not lost in the copy too, and comes back from there.
+#[tokio::test]
+async fn wrapped_keys_and_masters_are_not_lost_with_the_source() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [from, to]: [Arc<dyn Storage>; 2] =
+        directories.each_ref().map(|at| Arc::new(LocalStorage::at(at.path()).unwrap()) as Arc<dyn Storage>);
+    let world = rotated_at(from.clone()).await;
+    copied(&world, &to).await;
+    let whole = kept(all(&*to).await);
+    let masters: Vec<String> = whole.keys().filter(|key| key.starts_with("masters/")).cloned().collect();
+    let of = |key: &KeyFile| {
+        let masters = masters.iter().find(|object| object.ends_with(&key.id.to_string())).unwrap();
+        (format!("keys/{}", key.id), masters.clone())
+    };
+    let (first, other) = (of(&world.key), of(&second()));
+    assert_eq!(masters.len(), 2);
+
+    // Of one key: the other still opens all.
+    from.delete(std::slice::from_ref(&other.0)).await.unwrap();
+    flip(&*from, &other.1).await;
+    let again = copied(&world, &to).await;
+    let named: Vec<&str> = again.damaged.iter().map(|(object, _)| &object[..]).collect();
+    assert_eq!(named, [&other.1, &other.0]);
+    assert_eq!(kept(all(&*to).await), whole, "the copy keeps what it has");
+    let report = world.check().await;
+    let found: Vec<_> = report.damages.iter().map(|damage| (&damage.object, damage.backups.len())).collect();
+    assert_eq!(found, [(&other.0, 0), (&other.1, 0)]);
+    put_back(&world.repository, &to, &report, true, &|_, _| {}).await.unwrap();
+    assert_eq!(kept(world.objects().await), whole);
+    assert_eq!(world.check().await.damages, []);
+
+    // Of all keys: nobody gets past the key epoch, so every backup is lost with them.
+    from.delete(&masters).await.unwrap();
+    let report = world.check().await;
+    assert!(report.damages.len() == 2 && report.damages.iter().all(|damage| damage.backups.len() == 2));
+    let keys = [world.key.clone(), second()];
+    let refused = Repository::open(from.clone(), &keys).await.unwrap_err();
+    assert!(
+        refused.kind() == ErrorKind::Denied && refused.what().contains("gone, for every key"),
+        "{refused:?}"
+    );
+    let copy = Repository::open(to.clone(), std::slice::from_ref(&world.key)).await.unwrap();
+    let planned = put_back_base(&from, &copy, false).await.unwrap();
+    assert_eq!(planned, std::slice::from_ref(&first.1), "what this key needs");
+    assert_eq!(put_back_base(&from, &copy, true).await.unwrap(), planned);
+    let back = Repository::open(from.clone(), std::slice::from_ref(&world.key)).await.unwrap();
+    let report = check(&back, false, &|_| {}).await.unwrap();
+    put_back(&back, &to, &report, true, &|_, _| {}).await.unwrap();
+    assert_eq!(kept(all(&*from).await), whole);
+    // And everything that opens it.
+    from.delete(&[first.0.clone(), first.1.clone(), other.0.clone(), other.1.clone()]).await.unwrap();
+    put_back_base(&from, &copy, true).await.unwrap();
+    assert_eq!(kept(all(&*from).await), whole);
+}
+
+#[tokio::test]
+async fn a_key_that_was_removed_does_not_come_back_from_a_copy() {
+    let world = rotated().await;
+    let to = empty();
+    copied(&world, &to).await;
+    let both = Repository::open(to.clone(), &[second()]).await.unwrap();
+    world.repository.remove_key(second().id).await.unwrap();
+    let before = world.objects().await;
+    let refused = put_back_base(&world.storage(), &both, true).await.unwrap_err();
+    assert!(refused.kind() == ErrorKind::Denied && refused.what().contains("was removed"), "{refused:?}");
+    // The others are lost with their masters: they come back, and it does not.
+    world.storage().delete(&[format!("keys/{}", world.key.id)]).await.unwrap();
+    put_back_base(&world.storage(), &both, true).await.unwrap();
+    assert_eq!(world.objects().await, before);
+    // Nor does it open the copy for longer than until the next one.
+    assert_eq!(copied(&world, &to).await.damaged, []);
+    assert_eq!(Repository::open(to, &[second()]).await.unwrap_err().kind(), ErrorKind::Denied);
+}
+
+/// A copy is opened in a disaster, and nobody appends to it: its checkpoint comes with the records.
+#[tokio::test]
+async fn a_copy_has_a_checkpoint_of_its_own_records() {
+    let world = rotated().await;
+    for n in 10..100 {
+        world.repository.begin(EPOCH, TransactionId([n; 16]), Purpose::Pin).await.unwrap();
+        world.repository.abort(EPOCH, TransactionId([n; 16])).await.unwrap();
+    }
+    let to = empty();
+    for _ in 0..2 {
+        copied(&world, &to).await;
+        let checkpoints = list_all(&*to, "ckpt/").await.unwrap();
+        assert_eq!(checkpoints.len(), 1);
+        let counted = Arc::new(Counted::new(to.clone()));
+        let there = Repository::open(counted.clone(), std::slice::from_ref(&world.key)).await.unwrap();
+        assert_eq!(there.head().await, world.repository.head().await);
+        assert!(counted.requests().gets < 80, "{:?}", counted.requests());
+        for n in 100..200 {
+            world.repository.begin(EPOCH, TransactionId([n; 16]), Purpose::Pin).await.ok();
+        }
+    }
 }

@@ -8,6 +8,7 @@
 
 mod bench;
 mod conform;
+mod copy;
 mod faults;
 mod fleet;
 mod large;

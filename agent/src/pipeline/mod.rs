@@ -56,7 +56,6 @@ pub use journal::PackJournal;
 pub(crate) use settle::manifest;
 pub(crate) use take_over::take_over;
 pub(crate) use upload::upload;
-pub use uploader::put_new;
 
 /// What bounds a run.
 #[derive(Clone, Copy, Debug)]

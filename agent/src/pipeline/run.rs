@@ -127,7 +127,8 @@ pub(crate) async fn run<T: Send + 'static>(
     };
     let uploaded = {
         let failing = failing(stop.clone(), ending.clone());
-        async move { failing(uploader.run(sealed).await) }
+        let uploading = uploader.run(sealed, ending.clone());
+        async move { failing(uploading.await) }
     };
     let claimed = {
         let failing = failing(stop.clone(), ending.clone());

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use palinurus_proto::v1::{BackupNode, ManifestResult};
 use palinurus_repository::index::IndexSegment;
 use palinurus_repository::manifest::{
     ManifestReader, ManifestRef, ManifestWriter, Warnings as ManifestWarnings,
 };
 use palinurus_repository::pack::PackSummary;
+use palinurus_repository::storage::put_own;
 use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +24,6 @@ use super::reread::{Reread, read_again};
 use super::run::{Run, run};
 use super::spool::{DRAFT_SETTLED, Uploaded};
 use super::upload::WARNINGS_TOLD;
-use super::uploader::put_new;
 use crate::source::SourceListReader;
 use crate::warning::Warnings;
 
@@ -53,12 +54,12 @@ pub(crate) async fn manifest(context: Context, cancel: CancellationToken) -> Res
     let before = progress.bytes_read.load(Ordering::Relaxed);
     let mut drafts = uploaded.drafts.clone();
     if uploaded.borrowed > 0 || uploaded.torn > 0 {
-        warnings.append(run(context.clone(), cancel, move |run| settle(&run, &drafts)).await?);
+        warnings.append(run(context.clone(), cancel.clone(), move |run| settle(&run, &drafts)).await?);
         drafts = vec![DRAFT_SETTLED.to_owned()];
     }
     let read = uploaded.bytes_read + progress.bytes_read.load(Ordering::Relaxed) - before;
     let runtime = tokio::runtime::Handle::current();
-    let work = move || write(&context, &runtime, &drafts, warnings, read);
+    let work = move || write(&context, &runtime, &cancel, &drafts, warnings, read);
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("manifest").with_source(e))?
 }
 
@@ -165,6 +166,7 @@ fn is_readable(context: &Context, runtime: &tokio::runtime::Handle, manifest: &M
 fn write(
     context: &Context,
     runtime: &tokio::runtime::Handle,
+    cancel: &CancellationToken,
     drafts: &[String],
     warnings: Warnings,
     bytes_read: u64,
@@ -172,10 +174,12 @@ fn write(
     let list = SourceListReader::open(&context.source)?;
     let mut all = list.warnings()?;
     all.append(warnings);
-    let segments = write_segments(context, runtime)?;
-
-    let put =
-        |(key, body): (String, bytes::Bytes)| runtime.block_on(put_new(context.storage.as_ref(), &key, body));
+    let put = |(key, body): (String, Bytes)| {
+        let put = put_own(context.storage.as_ref(), &key, body);
+        let done = runtime.block_on(cancel.run_until_cancelled(put));
+        done.unwrap_or_else(|| Err(Error::unavailable("cancelled")))
+    };
+    let segments = write_segments(context, put)?;
     let attempt = WriterId(context.entropy.array()?);
     let mut writer =
         ManifestWriter::new(&context.keys, context.transaction, &context.node, attempt, list.scan_started())?;
@@ -228,7 +232,7 @@ struct Segments {
 }
 
 /// Index segments of every pack in the journal, those of an attempt before a restart included.
-fn write_segments(context: &Context, runtime: &tokio::runtime::Handle) -> Result<Segments> {
+fn write_segments(context: &Context, put: impl Fn((String, Bytes)) -> Result<()>) -> Result<Segments> {
     let writer = WriterId(context.entropy.array()?);
     let mut segments = Segments::default();
     let mut held: Vec<PackSummary> = Vec::new();
@@ -239,7 +243,7 @@ fn write_segments(context: &Context, runtime: &tokio::runtime::Handle) -> Result
         }
         let number = keys.len() as u32;
         let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, number, held)?;
-        runtime.block_on(put_new(context.storage.as_ref(), &key, body))?;
+        put((key.clone(), body))?;
         keys.push(key);
         held.clear();
         Ok(())

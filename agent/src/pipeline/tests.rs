@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use palinurus_proto::v1::BackupNode;
 use palinurus_repository::entropy::SeededEntropy;
@@ -447,4 +448,25 @@ async fn a_store_that_is_full_ends_the_upload_with_its_reason() {
     let context = Context { storage: full, ..world.context("n1", 1, None, classes) };
     let error = upload(context, CancellationToken::new()).await.unwrap_err();
     assert_ne!(error.kind(), ErrorKind::Internal, "{error:?}");
+}
+
+/// A store that takes a request and never answers.
+#[cfg(feature = "s3")]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_cancelled_does_not_wait_for_the_store() {
+    let world = World::new(7).await;
+    mixed(&world.data("n1"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let credentials = world.dir.path().join("credentials");
+    fs::write(&credentials, "[default]\naws_access_key_id = any\naws_secret_access_key = any\n").unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    let url = format!("s3://lab/r?endpoint=http://{endpoint}&credentials={}", credentials.display());
+    let storage = palinurus_repository::storage::open(&url).unwrap();
+    let context = Context { storage, ..world.context("n1", 1, None, classes) };
+    let cancel = CancellationToken::new();
+    let upload = tokio::spawn(upload(context, cancel.clone()));
+    let _asked = listener.accept().await.unwrap();
+    cancel.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(5), upload).await.expect("it ends at once");
+    assert_eq!(ended.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
 }

@@ -1,22 +1,19 @@
 //! Puts sealed packs: several at a time, each journaled when it is durable, then told to the coordinator.
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::Bytes;
 use palinurus_repository::pack::{PackSummary, SealedPack};
-use palinurus_repository::{Error, ErrorKind, Result, Storage};
+use palinurus_repository::storage::put_own;
+use palinurus_repository::{Error, Result, Storage};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::claims::Claims;
 use super::journal::PackJournal;
 use super::pool::{Lent, Pool};
 use crate::progress::Counters;
-
-/// Tries of one put before the run gives up: about a minute in all.
-const TRIES: u32 = 9;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub(crate) struct Uploader {
@@ -29,12 +26,19 @@ pub(crate) struct Uploader {
 }
 
 impl Uploader {
-    /// Runs until the senders are gone and all packs are durable. Returns the journal for the next phase.
-    pub(crate) async fn run(mut self, mut packs: mpsc::Receiver<SealedPack>) -> Result<()> {
+    /// Runs until the senders are gone and all packs are durable. When the run ends before that, what is being put is
+    /// given up: a store that is down would hold it for minutes.
+    pub(crate) async fn run(
+        mut self,
+        mut packs: mpsc::Receiver<SealedPack>,
+        ending: CancellationToken,
+    ) -> Result<()> {
+        let given_up = || Error::unavailable("the run ended before its packs were stored");
         let mut puts: JoinSet<Result<PackSummary>> = JoinSet::new();
         loop {
             tokio::select! {
                 biased;
+                () = ending.cancelled() => return Err(given_up()),
                 Some(done) = puts.join_next() => {
                     let summary = done.map_err(|e| Error::internal("a put was lost").with_source(e))??;
                     self.stored(summary).await?;
@@ -45,7 +49,7 @@ impl Uploader {
                 },
             }
         }
-        while let Some(done) = puts.join_next().await {
+        while let Some(done) = ending.run_until_cancelled(puts.join_next()).await.ok_or_else(given_up)? {
             let summary = done.map_err(|e| Error::internal("a put was lost").with_source(e))??;
             self.stored(summary).await?;
         }
@@ -65,31 +69,8 @@ impl Uploader {
         let SealedPack { summary, buffer, len } = pack;
         let body = Bytes::from_owner(Lent::new(self.pool.clone(), buffer, len));
         async move {
-            put_new(storage.as_ref(), &summary.pack.key(), body).await?;
+            put_own(storage.as_ref(), &summary.pack.key(), body).await?;
             Ok(summary)
         }
     }
-}
-
-/// Creates an object whose name only we can have drawn: so when an answer was lost, a conflict on a later try
-/// is our own first try, and its length proves it.
-pub async fn put_new(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
-    let mut pause = FIRST_PAUSE;
-    for attempt in 1.. {
-        match storage.put_new(key, body.clone()).await {
-            Err(e) if e.kind() == ErrorKind::Conflict && attempt > 1 => {
-                return match storage.size(key).await? {
-                    size if size == body.len() as u64 => Ok(()),
-                    size => Err(Error::corrupt(format!("{key} has {size} bytes, we wrote {}", body.len()))),
-                };
-            }
-            Err(e) if e.kind() == ErrorKind::Unavailable && attempt < TRIES && !e.is_full() => {
-                tracing::warn!(key, attempt, error = %e.chain(), "put failed, trying again");
-            }
-            done => return done,
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    Err(Error::internal("unreachable: the last try returns"))
 }

@@ -132,7 +132,7 @@ async fn from_copy(url: String, from: String, given: Given, yes: bool, output: &
     let keys = given.read(output).await?;
     let nobody = || Given { keys: Vec::new(), key_command: Vec::new() };
     let copy = KnownPlace::new(from, nobody()).open_with(&keys).await?;
-    let mut base = repair::put_back_base(&*damaged, &copy, false).await?;
+    let mut base = repair::put_back_base(&damaged, &copy, false).await?;
     if !base.is_empty() {
         output.note(format!(
             "without these, which the copy has, the repository does not open: {}",
@@ -142,7 +142,7 @@ async fn from_copy(url: String, from: String, given: Given, yes: bool, output: &
             output.note("nothing was changed");
             return Ok(Outcome::Declined);
         }
-        repair::put_back_base(&*damaged, &copy, true).await?;
+        repair::put_back_base(&damaged, &copy, true).await?;
     }
     let repository = KnownPlace::new(url, nobody()).open_with(&keys).await?;
     output.note("reads the whole repository to find all damage");

@@ -1,33 +1,30 @@
 //! The one executor: decides, stores, acts, and waits to be woken. A first run and a takeover are the same path.
-use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use palinurus_proto::v1::{self, coordinator_message::Message};
-use palinurus_repository::{Error, Result, Timestamp};
+use palinurus_repository::{Error, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record;
-use crate::operation::{
-    Action, Limits, OWN, Patch, Places, Presence, Recorded, Seen, Step, View, Work, decide, ended, own, task,
-};
+use crate::operation::{Action, Limits, OWN, Patch, Places, Seen, Step, View, Work, decide, task};
 use crate::shared::Shared;
 use crate::state::Versioned;
 use crate::vault::Vault;
 
+mod node;
+mod own;
 mod storing;
+
+pub(super) use node::acknowledge;
 
 /// Before a record that could not be stored is tried again.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Of progress that the coordinator's own tasks make, so much is shown.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(crate) enum OperationMsg {
@@ -267,135 +264,6 @@ impl Running {
         Ok(())
     }
 
-    fn send(&self, node: &str, message: Message) {
-        if let Some(agent) = self.agents.get(node) {
-            let _ = agent.cast(AgentMsg::Send(Box::new(message))); // a session that is over comes back as `Link::Gone`
-        }
-    }
-
-    /// A record from which no task can be made fails like the task would.
-    async fn unassignable(
-        &mut self,
-        node: &str,
-        work: Work,
-        error: &Error,
-    ) -> Result<(), ActorProcessingErr> {
-        let mut report = v1::TaskReport {
-            task: work.name().to_owned(),
-            attempt: record::attempt(&self.record.value, node, work),
-            failure: Some(palinurus_proto::failure(error)),
-            ..Default::default()
-        };
-        report.set_state(v1::TaskState::TaskFailed);
-        if self.settle().await? {
-            let mut next = self.record.value.clone();
-            record::report(&mut next, node, &report, self.shared.now());
-            self.store(next).await?;
-        }
-        Ok(())
-    }
-
-    fn start_own(&mut self, me: &ActorRef<OperationMsg>, work: Work) {
-        if self.own.contains_key(&work) {
-            return;
-        }
-        let stop = CancellationToken::new();
-        let (operation, vault, places, me, stopped) =
-            (self.record.value.clone(), self.vault.clone(), self.places.clone(), me.clone(), stop.clone());
-        let patience = self.shared.config.store_patience;
-        let run = async move {
-            let shown = std::sync::Mutex::new(None::<Instant>);
-            let progress = |progress: v1::Progress| {
-                let mut last = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                if last.is_none_or(|last| last.elapsed() >= PROGRESS_EVERY) {
-                    *last = Some(Instant::now());
-                    let _ = me.cast(OperationMsg::OwnProgress { work, progress });
-                }
-            };
-            let before = vault.requests();
-            let done = own::persevere(work, &operation, &vault, &*places, patience, &stopped, &progress);
-            // A panic in a task of its own would be silence: the operation must hear of it.
-            let ended = AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|_| {
-                Err(palinurus_proto::failure(&Error::internal(format!("{} panicked", work.name()))))
-            });
-            let requests = vault.requests().since(&before).into();
-            let _ = me.cast(OperationMsg::Own { work, ended, requests });
-        };
-        self.own.insert(work, (stop, AbortOnDropHandle::new(tokio::spawn(run))));
-    }
-
-    async fn own_ended(
-        &mut self,
-        me: &ActorRef<OperationMsg>,
-        work: Work,
-        ended: Result<Patch, v1::Failure>,
-        requests: v1::Requests,
-    ) -> Result<(), ActorProcessingErr> {
-        let settled = self.settle().await?;
-        let mut next = self.record.value.clone();
-        record::own_requests(&mut next, work, requests);
-        record::own(&mut next, work, ended.clone(), self.shared.now());
-        if settled && self.store(next).await? {
-            self.own.remove(&work);
-            self.seen.told.remove(&(OWN.to_owned(), work));
-        } else {
-            me.send_after(STORE_AGAIN_AFTER, move || OperationMsg::Own { work, ended, requests });
-        }
-        Ok(())
-    }
-
-    async fn node(&mut self, node: &str, link: Link) -> Result<(), ActorProcessingErr> {
-        self.seen.told.retain(|(each, _)| each != node);
-        self.seen.stopped.retain(|(each, _)| each != node);
-        match link {
-            Link::Gone(since) => {
-                self.agents.remove(node);
-                self.seen.nodes.insert(node.to_owned(), Presence::Gone(since));
-                Ok(())
-            }
-            Link::Here { agent, tasks } => {
-                self.agents.insert(node.to_owned(), agent);
-                self.seen.nodes.insert(node.to_owned(), Presence::Connected);
-                self.reports(node, &tasks).await
-            }
-        }
-    }
-
-    /// Records what a node says; what has ended is acknowledged once it is stored.
-    async fn reports(&mut self, node: &str, reports: &[v1::TaskReport]) -> Result<(), ActorProcessingErr> {
-        if !self.settle().await? {
-            return Ok(()); // it is told again
-        }
-        let now = self.shared.now();
-        let mut next = self.record.value.clone();
-        let mut stored = BTreeSet::new();
-        let mut progress = false;
-        for report in reports {
-            match record::report(&mut next, node, report, now) {
-                Recorded::Ended => drop(stored.insert(report.task.clone())),
-                Recorded::Progress => {
-                    progress = true;
-                    if let Some(work) = Work::from_name(&report.task) {
-                        self.seen.told.insert((node.to_owned(), work));
-                    }
-                }
-                Recorded::Nothing => {}
-            }
-        }
-        if !stored.is_empty() {
-            if !self.store(next).await? {
-                return Ok(()); // not acknowledged, so it is told again
-            }
-        } else if progress {
-            self.record.value = next;
-            self.shared.board.publish(&self.record.value);
-        }
-        for report in reports.iter().filter(|report| ended(report.state())) {
-            self.send(node, acknowledge(report));
-        }
-        Ok(())
-    }
-
     async fn cancel(&mut self, to: Reply<v1::Operation>) -> Result<(), ActorProcessingErr> {
         let settled = self.settle().await?;
         let mut next = self.record.value.clone();
@@ -406,12 +274,4 @@ impl Running {
         reply(to, Ok(self.record.value.clone()));
         Ok(())
     }
-}
-
-pub(super) fn acknowledge(report: &v1::TaskReport) -> Message {
-    Message::Acknowledge(v1::Acknowledge {
-        operation: report.operation.clone(),
-        task: report.task.clone(),
-        attempt: report.attempt,
-    })
 }

@@ -155,9 +155,8 @@ impl Peer {
 
     /// Refused, and for good.
     pub(crate) async fn stood_down(&self) -> Error {
-        let error = self.refused().await;
-        assert!(self.inner.kept().stood_down, "{error:?}");
-        error
+        self.until(|kept| kept.stood_down && kept.refused.is_some()).await;
+        palinurus_proto::from_failure(self.inner.kept().refused.as_ref().unwrap())
     }
 
     pub(crate) fn node_epoch(&self) -> u64 {
@@ -253,7 +252,8 @@ impl Inner {
                 Ok(named) => leader = named,
                 Err(e) => tracing::debug!(node = self.config.node, error = e.chain(), "session ended"),
             }
-            if self.kept().refused.is_some() {
+            // Any other refusal may be over soon.
+            if self.kept().stood_down {
                 return;
             }
             // As an agent does, though it waits longer.
@@ -300,6 +300,7 @@ impl Inner {
                     let mut kept = self.kept();
                     assert!(welcome.node_epoch >= kept.node_epoch, "a node epoch that falls");
                     kept.welcomes += 1;
+                    kept.refused = None;
                     kept.node_epoch = welcome.node_epoch;
                 }
                 Some(told::Message::Refused(refused)) if !refused.leader.is_empty() => {

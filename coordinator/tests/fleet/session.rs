@@ -26,18 +26,10 @@ async fn one_agent_for_one_place() {
     // The same agent again is no other one: its newest session counts.
     let again = world.peer("n1", &[]);
     again.connected().await;
-    // And once the place is free, a replacement may have it.
+    // And once the place is free, another may have it.
     first.cut().await;
     again.cut().await;
-    let mut replaced = false;
-    for _ in 0..200 {
-        let replacement = world.peer_with("n1", &[], |config| config.instance = "new".to_owned());
-        tokio::select! {
-            () = replacement.connected() => { replaced = true; break }
-            _ = replacement.refused() => {}
-        }
-    }
-    assert!(replaced);
+    second.connected().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Repository;
 use super::access::{join, key_ids, key_object};
-use super::{Repository, unlock};
+use super::open::unlock;
 use crate::entropy::Entropy;
 use crate::epochs::{Given, KeyEpoch};
 use crate::error::{Error, ErrorKind, Result};

@@ -1,14 +1,17 @@
 use bytes::Bytes;
 
+use super::access::key_object;
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
 use crate::entropy::SeededEntropy;
+use crate::error::ErrorKind;
 use crate::id::WriterId;
 use crate::ledger::fixture::{Fault, Faulty};
 use crate::manifest::entry::{Content, Entry, Kind, Meta, Piece};
 use crate::manifest::{ManifestRef, ManifestWriter};
 use crate::pack::{ChunkAt, Codec, FrameAt, PackId};
-use crate::storage::MemoryStorage;
+use crate::storage::front::Front;
+use crate::storage::{MemoryStorage, list_all};
 use crate::sweep::{Deleted, condemn, delete_leftovers, sweep};
 
 const E: Epoch = Epoch(1);
@@ -199,29 +202,13 @@ async fn a_creation_that_died_is_taken_up() {
 struct Careless(MemoryStorage);
 
 #[async_trait::async_trait]
-impl Storage for Careless {
+impl Front for Careless {
+    fn behind(&self) -> &dyn Storage {
+        &self.0
+    }
+
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
         self.0.put(key, body).await
-    }
-    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.0.put(key, body).await
-    }
-    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
-        self.0.get(key, range).await
-    }
-    async fn size(&self, key: &str) -> Result<u64> {
-        self.0.size(key).await
-    }
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<crate::storage::Object>> {
-        self.0.list(prefix, after, limit).await
-    }
-    async fn delete(&self, keys: &[String]) -> Result<()> {
-        self.0.delete(keys).await
     }
 }
 

@@ -1,45 +1,27 @@
-//! A checkpoint: what the first n records amount to, so that opening a ledger need not read them all.
+//! Checkpoints, so that opening a ledger need not read all its records: when one is written, and which one is believed.
 //!
-//! ```text
-//! header   "PALNC" version suite 0 | salt 16 | plain length u32
-//! body     sealed, compressed
-//! ```
 //! A cache: it is made from the records, can be made again, and anybody may delete it. What cannot be read, does not
-//! fit the record before it, or is of a newer version is passed over, and the records are read instead. None is written
-//! once a key epoch has begun: it is sealed by the root.
+//! fit the record before it, or is of another version is passed over, and the records are read instead.
+//!
+//! Each is sealed by the master of the key epoch that its state is in, and counts in that one only: who has just older
+//! masters could make one for any record of their time, so when a KEYEPOCH follows, the records are read.
 use bytes::Bytes;
-use prost::Message;
 
 use super::Ledger;
 use super::record::{self, Link};
-use super::state::{Folded, State};
-use crate::crypto::{Aead, TAG_LEN};
+use super::state::State;
+use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::storage::{Storage, list_all};
 
-const MAGIC: &[u8; 6] = b"PALNC\x01";
-const HEADER_LEN: usize = 28;
-/// Raised when the state has something that older readers would leave out: they read the records then, and those say
-/// what is needed.
-const LEVEL: u32 = 1;
-const PLAIN_MAX: usize = 256 << 20;
+mod sealed;
+
+use sealed::Sealed;
+
 /// How many records are folded into the next one.
 pub(super) const EVERY: u64 = 64;
-const PREFIX: &str = "ckpt/";
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Checkpoint {
-    #[prost(uint32, tag = "1")]
-    level: u32,
-    /// BLAKE3 of the record before.
-    #[prost(bytes = "vec", tag = "2")]
-    link: Vec<u8>,
-    #[prost(message, optional, tag = "3")]
-    state: Option<Folded>,
-    #[prost(uint64, repeated, tag = "4")]
-    voids: Vec<u64>,
-}
+pub(crate) const PREFIX: &str = "ckpt/";
 
 /// As of the first `next` records.
 pub(super) struct Loaded {
@@ -47,6 +29,16 @@ pub(super) struct Loaded {
     pub(super) link: Link,
     pub(super) state: State,
     pub(super) voids: Vec<u64>,
+    /// A fork: what a checkpoint says of key epochs is kept apart until it is believed.
+    pub(super) keys: Keys,
+}
+
+/// The newest that is known.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Newest {
+    /// How many records it has.
+    pub(super) next: u64,
+    pub(super) key_epoch: Option<KeyEpoch>,
 }
 
 fn key(next: u64) -> String {
@@ -58,113 +50,95 @@ fn number(key: &str) -> Option<u64> {
     (self::key(next) == key).then_some(next)
 }
 
-/// The newest that can be used. Three requests: a list, the checkpoint, and the record before it, which must be the
-/// one that it was made after.
+/// The newest that can be used. Three requests and those for the masters: a list, the checkpoint, and the record before
+/// it, which must be the one that it was made after.
 pub(super) async fn newest(storage: &dyn Storage, keys: &Keys) -> Option<Loaded> {
+    usable(storage, keys, u64::MAX).await.map(|(_, loaded)| loaded)
+}
+
+/// The newest of at most so many records, as it lies in the store.
+pub(crate) async fn newest_below(
+    storage: &dyn Storage,
+    keys: &Keys,
+    records: u64,
+) -> Option<(String, Bytes)> {
+    let (object, loaded) = usable(storage, keys, records).await?;
+    Some((key(loaded.next), object))
+}
+
+async fn usable(storage: &dyn Storage, keys: &Keys, records: u64) -> Option<(Bytes, Loaded)> {
     let listed = list_all(storage, PREFIX).await.unwrap_or_default();
-    let mut numbers: Vec<u64> = listed.iter().filter_map(|object| number(&object.key)).collect();
+    let numbers = listed.iter().filter_map(|object| Some((number(&object.key)?, object.size)));
+    let mut numbers: Vec<(u64, u64)> =
+        numbers.filter(|(next, size)| *next <= records && *size <= sealed::OBJECT_MAX).collect();
     numbers.sort_unstable();
-    for next in numbers.into_iter().rev().take(2) {
+    for (next, _) in numbers.into_iter().rev().take(2) {
         match load(storage, keys, next).await {
-            Ok(loaded) => return Some(loaded),
+            Ok(found) => return Some(found),
             Err(e) => tracing::warn!(checkpoint = next, error = e.chain(), "a checkpoint is not used"),
         }
     }
     None
 }
 
-async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<Loaded> {
+async fn load(storage: &dyn Storage, keys: &Keys, next: u64) -> Result<(Bytes, Loaded)> {
     let before = next.checked_sub(1).ok_or_else(|| Error::corrupt("a checkpoint of nothing"))?;
-    let loaded = open(keys, next, &storage.get(&key(next), None).await?)?;
+    let object = storage.get(&key(next), None).await?;
+    let sealed = Sealed::read(keys, &object)?;
+    let mut keys = keys.fork();
+    if let Some(epoch) = sealed.key_epoch {
+        keys.load(storage, epoch).await?;
+        keys.enter(epoch)?;
+    }
+    let content = sealed.open(&keys, next)?;
+    let (link, state, voids) = (content.link, content.state, content.voids);
+    if state.key_epoch() != sealed.key_epoch {
+        return Err(Error::corrupt("it is sealed in another key epoch than its own"));
+    }
+    keys.epochs().masters(state.draws())?;
+    keys.learn(storage, &state.all_sealed()).await?;
     let last = storage.get(&record::key(before), None).await?;
-    if record::link(&last) != loaded.link {
+    if record::link(&last) != link {
         return Err(Error::corrupt(format!(
             "it was not made after the ledger record {before} that is there"
         )));
     }
-    // Sealed by the root: once a key epoch has begun, who still has an old key must not be believed.
-    if record::begins_key_epoch(keys, before, &last)? {
-        return Err(Error::corrupt("a key epoch begins with the record before it"));
+    if !is_followed_in(&keys, &state, before, &last)? {
+        return Err(Error::corrupt(format!("it is of an older key epoch than ledger record {before}")));
     }
-    Ok(loaded)
+    Ok((object, Loaded { next, link, state, voids, keys }))
 }
 
-fn seal(keys: &Keys, ledger: &Ledger) -> Result<Option<Bytes>> {
-    let Some(link) = ledger.link else { return Ok(None) };
-    let checkpoint = Checkpoint {
-        level: LEVEL,
-        link: link.to_vec(),
-        state: Some(ledger.state.to_wire()),
-        voids: ledger.voids.clone(),
-    };
-    let plain = checkpoint.encode_to_vec();
-    if plain.len() > PLAIN_MAX {
-        return Ok(None);
+/// Whether a record behind this one is of the state's key epoch: it is of that one itself, or begins it.
+fn is_followed_in(keys: &Keys, state: &State, number: u64, object: &[u8]) -> Result<bool> {
+    if let Ok(begun) = record::begun(keys, number, object) {
+        return Ok(begun.is_none());
     }
-    let salt = keys.ledger_salt(ledger.next, &plain);
-    let mut sealed = zstd::bulk::compress(&plain, 1).map_err(|e| Error::internal("zstd").with_source(e))?;
-    let mut object = Vec::with_capacity(HEADER_LEN + sealed.len() + TAG_LEN);
-    object.extend_from_slice(MAGIC);
-    object.extend_from_slice(&[keys.suite(), 0]);
-    object.extend_from_slice(&salt);
-    object.extend_from_slice(&(plain.len() as u32).to_le_bytes());
-    let aad = aad(keys, ledger.next, &object);
-    let tag = aead(keys, ledger.next, &salt)?.seal(0, &aad, &mut sealed)?;
-    object.extend_from_slice(&sealed);
-    object.extend_from_slice(&tag);
-    Ok(Some(object.into()))
-}
-
-fn open(keys: &Keys, next: u64, object: &[u8]) -> Result<Loaded> {
-    let Some((header, sealed)) = object.split_at_checked(HEADER_LEN) else {
-        return Err(Error::corrupt("it is cut off"));
-    };
-    if &header[..6] != MAGIC || header[6..8] != [keys.suite(), 0] {
-        return Err(Error::corrupt("it begins with something else"));
+    let Some((_, earlier)) = state.draws().split_last() else { return Ok(false) };
+    let mut before = keys.at_root();
+    if let Some(draw) = earlier.last() {
+        before.enter(KeyEpoch { number: earlier.len() as u32, draw: *draw })?;
     }
-    let mut salt = [0; 16];
-    salt.copy_from_slice(&header[8..24]);
-    let plain_len = u32::from_le_bytes([header[24], header[25], header[26], header[27]]) as usize;
-    if plain_len > PLAIN_MAX {
-        return Err(Error::corrupt(format!("a checkpoint of {plain_len} bytes")));
-    }
-    let mut sealed = sealed.to_vec();
-    let packed = aead(keys, next, &salt)?.open(0, &aad(keys, next, header), &mut sealed)?;
-    let plain = zstd::bulk::decompress(packed, plain_len)
-        .map_err(|e| Error::corrupt("it does not decompress").with_source(e))?;
-    let decoded = Checkpoint::decode(plain.as_slice())
-        .map_err(|e| Error::corrupt("it does not decode").with_source(e))?;
-    if decoded.level > LEVEL {
-        return Err(Error::invalid(format!("it needs level {}", decoded.level)));
-    }
-    let link = decoded.link.as_slice().try_into().map_err(|_| Error::corrupt("it names no record"))?;
-    let state = State::from_wire(decoded.state.unwrap_or_default())?;
-    Ok(Loaded { next, link, state, voids: decoded.voids })
-}
-
-fn aead(keys: &Keys, next: u64, salt: &[u8; 16]) -> Result<Box<dyn Aead>> {
-    keys.root_aead(&[b"checkpoint", &next.to_le_bytes(), salt])
-}
-
-fn aad(keys: &Keys, next: u64, header: &[u8]) -> Vec<u8> {
-    [keys.repository().as_bytes(), &next.to_le_bytes(), header].concat()
+    Ok(record::begun(&before, number, object)? == state.key_epoch())
 }
 
 impl Ledger {
-    /// Writes a checkpoint when enough was appended since the last one, and takes away those before that. A failure
-    /// costs the next reader time, and nobody else anything.
+    /// Writes a checkpoint when enough was appended since the last one, or a key epoch has begun, and takes away those
+    /// before that. A failure costs the next reader time, and nobody else anything.
     pub(super) async fn checkpoint(&mut self) {
-        if self.next < self.checkpointed.saturating_add(EVERY) || self.state.key_epoch().is_some() {
+        let key_epoch = self.state.key_epoch();
+        let Newest { next: before, key_epoch: of } = self.checkpointed;
+        if self.next < before.saturating_add(EVERY) && of == key_epoch {
             return;
         }
-        let before = std::mem::replace(&mut self.checkpointed, self.next);
+        self.checkpointed = Newest { next: self.next, key_epoch };
         if let Err(e) = self.write_checkpoint(before).await {
             tracing::warn!(records = self.next, error = e.chain(), "no checkpoint of the ledger was written");
         }
     }
 
     async fn write_checkpoint(&self, keep: u64) -> Result<()> {
-        let Some(object) = seal(&self.keys, self)? else { return Ok(()) };
+        let Some(object) = sealed::seal(&self.keys, self)? else { return Ok(()) };
         self.storage.put_new(&key(self.next), object).await?;
         let listed = list_all(&*self.storage, PREFIX).await?;
         let old = listed.into_iter().map(|object| object.key);

@@ -1,6 +1,5 @@
 //! Names, records and a store that fails to order, for the tests of ledger, commit and sweep.
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -14,7 +13,8 @@ use crate::id::{Epoch, RepositoryId, TransactionId, WriterId};
 use crate::keys::{Keys, RootKey};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
-use crate::storage::{Object, Storage};
+use crate::storage::Storage;
+use crate::storage::front::Front;
 
 pub(crate) fn keys() -> Keys {
     Keys::derive(&RootKey::generate(&SeededEntropy::new(1)).unwrap(), RepositoryId([1; 16])).unwrap()
@@ -151,7 +151,11 @@ impl Faulty {
 }
 
 #[async_trait]
-impl Storage for Faulty {
+impl Front for Faulty {
+    fn behind(&self) -> &dyn Storage {
+        &*self.inner
+    }
+
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
         let fault = if key.starts_with(self.prefix) { self.script.lock().unwrap().pop_front() } else { None };
         match fault {
@@ -162,25 +166,5 @@ impl Storage for Faulty {
                 Err(Error::unavailable("the answer did not come"))
             }
         }
-    }
-
-    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-        self.inner.put(key, body).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.inner.get(key, range).await
-    }
-
-    async fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
-        self.inner.list(prefix, after, limit).await
-    }
-
-    async fn delete(&self, keys: &[String]) -> Result<()> {
-        self.inner.delete(keys).await
     }
 }

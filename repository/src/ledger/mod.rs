@@ -29,6 +29,7 @@ pub use pack_set::PackSet;
 pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, Hold, OpenTransaction, Pin, State};
 
+pub(crate) use checkpoint::{PREFIX as CHECKPOINTS, newest_below as newest_checkpoint};
 pub(crate) use record::{key as record_key, link as record_link};
 
 use record::Link;
@@ -50,8 +51,9 @@ pub struct Ledger {
     /// Of the record before `next`.
     link: Option<Link>,
     voids: Vec<u64>,
-    /// How many records the newest checkpoint that is known has.
-    checkpointed: u64,
+    checkpointed: checkpoint::Newest,
+    /// A KEYEPOCH was read, even a void one, since the checkpoint.
+    crossed: bool,
 }
 
 impl fmt::Debug for Ledger {
@@ -61,18 +63,45 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Reads it from its newest checkpoint, or from its beginning where there is none that fits.
+    /// Reads it from its newest checkpoint, or from its beginning where there is none to be believed.
     pub async fn open(storage: Arc<dyn Storage>, keys: &Keys) -> Result<Self> {
-        let mut ledger = Self::empty(storage, keys);
-        if let Some(loaded) = checkpoint::newest(&*ledger.storage, keys).await {
-            ledger.checkpointed = loaded.next;
-            ledger.next = loaded.next;
-            ledger.link = Some(loaded.link);
-            ledger.state = loaded.state;
-            ledger.voids = loaded.voids;
+        if let Some(loaded) = checkpoint::newest(&*storage, keys).await {
+            match Self::resume(storage.clone(), keys, loaded).await {
+                Ok(Some(ledger)) => return Ok(ledger),
+                Ok(None) => tracing::debug!("the checkpoint is of an earlier key epoch: not used"),
+                Err(e) if e.kind() == ErrorKind::Unavailable => return Err(e),
+                Err(e) => {
+                    tracing::warn!(error = e.chain(), "what follows the checkpoint does not fit: not used")
+                }
+            }
         }
+        let mut ledger = Self::empty(storage, keys);
         ledger.refresh().await?;
         Ok(ledger)
+    }
+
+    /// None when a key epoch begins behind the checkpoint.
+    async fn resume(
+        storage: Arc<dyn Storage>,
+        keys: &Keys,
+        loaded: checkpoint::Loaded,
+    ) -> Result<Option<Self>> {
+        let mut ledger = Self {
+            next: loaded.next,
+            link: Some(loaded.link),
+            checkpointed: checkpoint::Newest { next: loaded.next, key_epoch: loaded.state.key_epoch() },
+            state: loaded.state,
+            voids: loaded.voids,
+            ..Self::empty(storage, &loaded.keys)
+        };
+        ledger.refresh().await?;
+        if ledger.crossed {
+            return Ok(None);
+        }
+        let mut keys = keys.clone();
+        keys.join(&ledger.keys)?;
+        ledger.keys = keys;
+        Ok(Some(ledger))
     }
 
     /// Reads it from its beginning as far as that goes, and says what stood in the way of more.
@@ -90,7 +119,8 @@ impl Ledger {
             next: 0,
             link: None,
             voids: Vec::new(),
-            checkpointed: 0,
+            checkpointed: checkpoint::Newest::default(),
+            crossed: false,
         }
     }
 
@@ -169,10 +199,11 @@ impl Ledger {
             .buffered(AHEAD);
         while let Some((number, object)) = objects.try_next().await? {
             let record = Record::open(&self.keys, number, self.link.as_ref(), &object)?;
-            if let Body::KeyEpoch(epoch) = record.body
-                && self.state.check(&record).is_ok()
-            {
-                self.keys.load(&*self.storage, epoch).await?;
+            if let Body::KeyEpoch(epoch) = record.body {
+                self.crossed = true;
+                if self.state.check(&record).is_ok() {
+                    self.keys.load(&*self.storage, epoch).await?;
+                }
             }
             self.apply(number, &record, &object)?;
         }

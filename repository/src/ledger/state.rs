@@ -157,6 +157,11 @@ impl State {
         self.removed.contains(&key)
     }
 
+    /// Operator keys that were removed.
+    pub(crate) fn removed(&self) -> &BTreeSet<KeyId> {
+        &self.removed
+    }
+
     /// The draws of key epochs 1, 2 and so on.
     pub fn draws(&self) -> &[Draw] {
         &self.draws
@@ -176,6 +181,11 @@ impl State {
             Some(Sealed { epoch: KeyEpoch { number, draw }, transactions })
         });
         sealed.collect()
+    }
+
+    /// The same of all transactions.
+    pub(super) fn all_sealed(&self) -> Vec<Sealed> {
+        self.sealed(self.sealed.keys().copied())
     }
 
     /// Every pack that was committed and not swept.

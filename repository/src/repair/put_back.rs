@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::commit::Repository;
+use crate::commit::{Repository, operator_of, prove_operator};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexSegment;
 use crate::keys::Keys;
-use crate::ledger::{Record, manifest_stem, record_key, record_link};
+use crate::ledger::manifest_stem;
 use crate::manifest::{ManifestReader, ManifestRef};
 use crate::pack::{PackId, open_whole};
 use crate::storage::{Storage, list_all};
@@ -61,6 +61,7 @@ async fn one(
     act: bool,
 ) -> Result<Vec<String>> {
     let storage = repository.storage();
+    let removed = repository.read(|state| state.removed().clone()).await;
     let mut bodies = Vec::new();
     if let Some(prefix) = object.strip_suffix('/').filter(|_| object.contains("/x/")) {
         // Segments that are missing have no names but those in the copy.
@@ -74,8 +75,12 @@ async fn one(
         }
     } else if object == "keys/" {
         for key in list_all(&**copy, object).await? {
-            bodies.push((key.key.clone(), proven(repository, copy, &key.key).await?));
+            if operator_of(&key.key).is_some_and(|id| !removed.contains(&id)) {
+                bodies.push((key.key.clone(), proven(repository, copy, &key.key).await?));
+            }
         }
+    } else if operator_of(object).is_some_and(|id| removed.contains(&id)) {
+        return Err(Error::invalid("that operator key was removed: remove it again"));
     } else if object.contains("/m/") {
         bodies = manifest(repository, copy, object).await?;
     } else {
@@ -89,7 +94,7 @@ async fn one(
     Ok(bodies.into_iter().map(|(key, _)| key).collect())
 }
 
-/// A pack, index segment, header or wrapped key, as the copy has it, where that proves itself.
+/// A pack, index segment, header, wrapped key or masters, as the copy has it, where that proves itself.
 async fn proven(repository: &Repository, copy: &Arc<dyn Storage>, object: &str) -> Result<Bytes> {
     let body = copy.get(object, None).await?;
     let (keys, key, checked) = (repository.keys().clone(), object.to_owned(), body.clone());
@@ -107,10 +112,8 @@ fn prove(keys: &Keys, key: &str, body: &[u8]) -> Result<()> {
     if key == "repo" {
         return crate::commit::prove_header(keys, body);
     }
-    if key.starts_with("keys/") {
-        let of = crate::wrapper::wrapped_for(body)?;
-        let ours = of == keys.repository();
-        return if ours { Ok(()) } else { Err(Error::corrupt("it is another repository's")) };
+    if operator_of(key).is_some() {
+        return prove_operator(keys, key, body);
     }
     Err(Error::invalid(format!("{key} is of no kind that is put back from a copy")))
 }
@@ -147,7 +150,7 @@ async fn manifest(
 
 /// The one place where an object of these kinds is replaced: its bytes were proved, and are those it once had. Cut short
 /// in the middle, the object is missing, which is what it was worth before.
-async fn replace(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
+pub(super) async fn replace(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
     storage.delete(&[key.to_owned()]).await?;
     match storage.put_new(key, body.clone()).await {
         Err(e) if e.kind() == ErrorKind::Conflict && storage.get(key, None).await? == body => {}
@@ -155,74 +158,4 @@ async fn replace(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
     }
     tracing::info!(object = key, "put back from a copy");
     Ok(())
-}
-
-/// Whatever stands in the way of opening the repository in `storage`: its header, its wrapped keys, its ledger. Says what
-/// was, or would be, put back.
-pub async fn put_back_base(storage: &dyn Storage, copy: &Repository, act: bool) -> Result<Vec<String>> {
-    let mut back = Vec::new();
-    match storage.get("repo", None).await {
-        Ok(there) => match crate::commit::header_id(&there) {
-            Ok(id) if id != copy.id() => {
-                return Err(Error::conflict(format!(
-                    "{storage:?} holds repository {id}, and the copy is of {}",
-                    copy.id()
-                ))
-                .with_hint("name the copy of this repository"));
-            }
-            _ if crate::commit::prove_header(copy.keys(), &there).is_ok() => {}
-            _ => back.push("repo".to_owned()),
-        },
-        Err(e) if e.kind() == ErrorKind::NotFound => back.push("repo".to_owned()),
-        Err(e) => return Err(e),
-    }
-    let mut usable = false;
-    for key in list_all(storage, "keys/").await? {
-        usable |=
-            storage.get(&key.key, None).await.is_ok_and(|body| prove(copy.keys(), &key.key, &body).is_ok());
-    }
-    if !usable {
-        back.extend(list_all(&**copy.storage(), "keys/").await?.into_iter().map(|object| object.key));
-    }
-    if act {
-        for key in &back {
-            replace(storage, key, copy.storage().get(key, None).await?).await?;
-        }
-    }
-    back.append(&mut put_back_ledger(storage, copy, act).await?);
-    Ok(back)
-}
-
-/// The ledger of `storage`, which may be too damaged to be opened, from that of `copy`: records that are missing or do
-/// not open. A record that opens and is another than the copy's means that these are two histories: refused.
-pub async fn put_back_ledger(storage: &dyn Storage, copy: &Repository, act: bool) -> Result<Vec<String>> {
-    let mut back = Vec::new();
-    let mut previous = None;
-    let Some((last, _)) = copy.head().await else { return Ok(back) };
-    for number in 0..=last {
-        let key = record_key(number);
-        let whole = copy.storage().get(&key, None).await?;
-        let there = match storage.get(&key, None).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            other => Some(other?),
-        };
-        if there.as_ref() != Some(&whole) {
-            let opens = there.map(|there| Record::open(copy.keys(), number, previous.as_ref(), &there));
-            if let Some(Ok(_)) = opens {
-                return Err(Error::conflict(format!(
-                    "record {number} of the ledger is whole, and another than the copy's: these are two histories"
-                ))
-                .with_hint("one of the two was written to after it was rolled back or copied: nothing was changed"));
-            }
-            back.push(key);
-        }
-        previous = Some(record_link(&whole));
-    }
-    if act {
-        for key in &back {
-            let whole = copy.storage().get(key, None).await?;
-            replace(storage, key, whole).await?;
-        }
-    }
-    Ok(back)
 }

@@ -19,7 +19,7 @@ use object_store::{
 use self::error::Call;
 use super::address::Address;
 use super::counted::Counts;
-use super::remote::{CONNECT, IDLE, LARGEST, collect, in_time, read_ca};
+use super::remote::{CONNECT, IDLE, Remote, collect, in_time, read_ca};
 use super::{Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
@@ -111,10 +111,6 @@ impl CloudStorage {
         Call { action, key, store: &self.name }
     }
 
-    fn exists(&self, key: &str) -> Error {
-        Error::conflict(format!("{key} exists already in {}", self.name))
-    }
-
     async fn put_once(&self, key: &str, body: Bytes, mark: Option<&Mark>) -> Result<()> {
         let call = self.call("write", key);
         let length = body.len() as u64;
@@ -138,31 +134,6 @@ impl CloudStorage {
         Ok(())
     }
 
-    /// The object's length and mark.
-    async fn head(&self, key: &str) -> Result<(u64, Option<String>)> {
-        let call = self.call("read", key);
-        self.sent.sizes.add(1);
-        let options = GetOptions { head: true, ..GetOptions::default() };
-        in_time(&call, 0, async {
-            let found = self
-                .store
-                .get_opts(&self.path(key), options)
-                .await
-                .map_err(|e| error::translated(&call, &e))?;
-            Ok((found.meta.size, found.attributes.get(&MARK).map(|mark| mark.as_ref().to_owned())))
-        })
-        .await
-    }
-
-    /// Whether the object that is there came from a put with this mark; None when there is none.
-    async fn bears(&self, key: &str, mark: &Mark) -> Result<Option<bool>> {
-        match self.head(key).await {
-            Ok((_, found)) => Ok(Some(found.as_deref() == Some(mark.text()))),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     async fn delete_one(&self, key: &str) -> Result<()> {
         let call = self.call("delete", key);
         self.sent.deletes.add(1);
@@ -174,39 +145,6 @@ impl CloudStorage {
             }
         })
         .await
-    }
-
-    async fn get_some(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
-        let call = self.call("read", key);
-        self.sent.gets.add(1);
-        let options = GetOptions {
-            range: range.map(|range| GetRange::Bounded(range.clone())),
-            ..GetOptions::default()
-        };
-        let found =
-            in_time(&call, 0, async { Ok(self.store.get_opts(&self.path(key), options).await) }).await?;
-        let found = match (found, range) {
-            (Ok(found), _) => found,
-            (Err(e), Some(range)) if !matches!(e, object_store::Error::NotFound { .. }) => {
-                // A range that begins behind the end is an error of no kind of its own.
-                return Err(match self.head(key).await {
-                    Ok((size, _)) if size < range.end => ends_early(key, range, size),
-                    _ => error::translated(&call, &e),
-                });
-            }
-            (Err(e), _) => return Err(error::translated(&call, &e)),
-        };
-        let whole = 0..found.meta.size;
-        let wanted = range.unwrap_or(&whole);
-        if found.meta.size < wanted.end {
-            return Err(ends_early(key, wanted, found.meta.size));
-        }
-        if found.range != *wanted {
-            return Err(Error::unavailable(format!("{call}: another range came: {:?}", found.range)));
-        }
-        let body = collect(&call, wanted.end - wanted.start, found.into_stream()).await?;
-        self.sent.bytes_got.add(body.len() as u64);
-        Ok(body)
     }
 }
 
@@ -261,27 +199,72 @@ fn settings(path: &str) -> Result<Vec<(AzureConfigKey, String)>> {
 }
 
 #[async_trait]
+impl Remote for CloudStorage {
+    async fn head(&self, key: &str) -> Result<(u64, Option<String>)> {
+        let call = self.call("read", key);
+        self.sent.sizes.add(1);
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        in_time(&call, 0, async {
+            let found = self
+                .store
+                .get_opts(&self.path(key), options)
+                .await
+                .map_err(|e| error::translated(&call, &e))?;
+            Ok((found.meta.size, found.attributes.get(&MARK).map(|mark| mark.as_ref().to_owned())))
+        })
+        .await
+    }
+
+    async fn get_once(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
+        let call = self.call("read", key);
+        self.sent.gets.add(1);
+        let options = GetOptions {
+            range: range.map(|range| GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
+        let found =
+            in_time(&call, 0, async { Ok(self.store.get_opts(&self.path(key), options).await) }).await?;
+        let found = match (found, range) {
+            (Ok(found), _) => found,
+            (Err(e), Some(range)) if !matches!(e, object_store::Error::NotFound { .. }) => {
+                // A range that begins behind the end is an error of no kind of its own.
+                return Err(match self.head(key).await {
+                    Ok((size, _)) if size < range.end => ends_early(key, range, size),
+                    _ => error::translated(&call, &e),
+                });
+            }
+            (Err(e), _) => return Err(error::translated(&call, &e)),
+        };
+        let whole = 0..found.meta.size;
+        let wanted = range.unwrap_or(&whole);
+        if found.meta.size < wanted.end {
+            return Err(ends_early(key, wanted, found.meta.size));
+        }
+        if found.range != *wanted {
+            return Err(Error::unavailable(format!("{call}: another range came: {:?}", found.range)));
+        }
+        let body = collect(&call, wanted.end - wanted.start, found.into_stream()).await?;
+        self.sent.bytes_got.add(body.len() as u64);
+        Ok(body)
+    }
+
+    async fn create_once(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        self.put_once(key, body, Some(mark)).await
+    }
+
+    fn exists(&self, key: &str) -> Error {
+        Error::conflict(format!("{key} exists already in {}", self.name))
+    }
+}
+
+#[async_trait]
 impl Storage for CloudStorage {
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
         self.put_marked(key, body, &Mark::draw(&*self.entropy)?).await
     }
 
     async fn put_marked(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
-        check_key(key)?;
-        if mark.is_again()
-            && let Some(ours) = self.bears(key, mark).await?
-        {
-            return if ours { Ok(()) } else { Err(self.exists(key)) };
-        }
-        match self.put_once(key, body, Some(mark)).await {
-            // The wire may have brought the request twice.
-            Err(e) if e.kind() == ErrorKind::Conflict => match self.bears(key, mark).await {
-                Ok(Some(true)) => Ok(()),
-                Err(unknown) if unknown.kind() == ErrorKind::Unavailable => Err(unknown),
-                _ => Err(e),
-            },
-            other => other,
-        }
+        self.create(key, body, mark).await
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
@@ -290,22 +273,7 @@ impl Storage for CloudStorage {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        check_key(key)?;
-        let Some(range) = range else { return self.get_some(key, None).await };
-        if range.start > range.end {
-            return Err(Error::invalid(format!("range {}..{} of {key}", range.start, range.end)));
-        }
-        // What HTTP cannot ask for.
-        if range.is_empty() || range.end > LARGEST {
-            let size = self.size(key).await?;
-            if range.end > size {
-                return Err(ends_early(key, &range, size));
-            }
-            if range.is_empty() {
-                return Ok(Bytes::new());
-            }
-        }
-        self.get_some(key, Some(&range)).await
+        self.read(key, range).await
     }
 
     async fn size(&self, key: &str) -> Result<u64> {

@@ -10,10 +10,13 @@ use crate::clock::{Clock, SystemClock};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
 
+#[cfg(any(feature = "s3", feature = "cloud"))]
 mod address;
 #[cfg(feature = "cloud")]
 mod cloud;
 mod counted;
+#[cfg(test)]
+pub(crate) mod front;
 mod local;
 mod lock;
 mod mark;
@@ -31,7 +34,7 @@ pub use local::LocalStorage;
 pub use lock::{Locked, delete_unlocked};
 pub use mark::Mark;
 pub use memory::MemoryStorage;
-pub use retry::Retried;
+pub use retry::{Retried, put_own};
 
 /// A flat store of named objects. Names are `/`-separated parts of `[A-Za-z0-9._-]`; see [`check_key`].
 ///

@@ -1,9 +1,11 @@
 //! What stores behind a network have in common.
 use std::fmt::Display;
 use std::future::Future;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use rustls::RootCertStore;
@@ -12,7 +14,8 @@ use rustls::pki_types::pem::PemObject;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::retry::slowest;
-use crate::error::{Error, Result};
+use super::{Mark, check_key, ends_early};
+use crate::error::{Error, ErrorKind, Result};
 
 /// How long a connection may take to come about.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
@@ -26,6 +29,67 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub(super) const LARGEST: u64 = 1 << 32;
 /// Taken at once for a body; more is taken as it comes.
 const TAKEN: u64 = 64 << 20;
+
+/// What single requests to such a store do, and what comes of several.
+#[async_trait]
+pub(super) trait Remote: Sync {
+    /// The object's length and mark.
+    async fn head(&self, key: &str) -> Result<(u64, Option<String>)>;
+
+    /// The object, or a range of it that is not empty and ends at [`LARGEST`] or before.
+    async fn get_once(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes>;
+
+    /// Creates the object under `mark`; a conflict may be with a request of the same mark.
+    async fn create_once(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()>;
+
+    fn exists(&self, key: &str) -> Error;
+
+    /// Whether the object that is there came from a put with this mark; None when there is none.
+    async fn bears(&self, key: &str, mark: &Mark) -> Result<Option<bool>> {
+        match self.head(key).await {
+            Ok((_, found)) => Ok(Some(found.as_deref() == Some(mark.text()))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn create(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        check_key(key)?;
+        if mark.is_again()
+            && let Some(ours) = self.bears(key, mark).await?
+        {
+            return if ours { Ok(()) } else { Err(self.exists(key)) };
+        }
+        match self.create_once(key, body, mark).await {
+            // The wire may have brought the request twice.
+            Err(e) if e.kind() == ErrorKind::Conflict => match self.bears(key, mark).await {
+                Ok(Some(true)) => Ok(()),
+                Err(unknown) if unknown.kind() == ErrorKind::Unavailable => Err(unknown),
+                _ => Err(e),
+            },
+            other => other,
+        }
+    }
+
+    async fn read(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
+        check_key(key)?;
+        let Some(range) = range else { return self.get_once(key, None).await };
+        if range.start > range.end {
+            return Err(Error::invalid(format!("range {}..{} of {key}", range.start, range.end)));
+        }
+        // What HTTP cannot ask for.
+        if range.is_empty() || range.end > LARGEST {
+            let (size, _) = self.head(key).await?;
+            if range.end > size {
+                return Err(ends_early(key, &range, size));
+            }
+            if range.is_empty() {
+                return Ok(Bytes::new());
+            }
+        }
+        self.get_once(key, Some(&range)).await
+    }
+}
 
 /// Ends a request whose answer does not come, with `bytes` to move on the way. Its outcome is then unknown.
 pub(super) async fn in_time<T>(

@@ -33,6 +33,9 @@ pub(super) const SLOWEST: u64 = 256 * 1024;
 /// one.
 const BURST: f64 = 64.0;
 const TURNS: f64 = 2.0;
+/// How long [`put_own`] goes on. Shorter than [`PATIENCE`], so that a store behind a network, which has been asked for
+/// as long as that, is not asked for as long again.
+const PATIENCE_OF_OTHERS: Duration = Duration::from_secs(60);
 
 pub struct Retried<S> {
     inner: S,
@@ -187,6 +190,36 @@ impl<S: Storage> Storage for Retried<S> {
     fn sent(&self) -> Option<Requests> {
         let sent = self.inner.sent()?;
         Some(Requests { retries: sent.retries + self.retries.read(), ..sent })
+    }
+}
+
+/// Creates an object whose name only the caller can have drawn, and again for as long as that may help: a directory, on a
+/// mount that goes and comes, does not ask again by itself. When an answer was lost, a conflict on a later try is with
+/// the first one, and its length proves it.
+pub async fn put_own(storage: &dyn Storage, key: &str, body: Bytes) -> Result<()> {
+    let began = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 0u32;
+    loop {
+        match storage.put_new(key, body.clone()).await {
+            Err(e) if e.kind() == ErrorKind::Conflict && tries > 0 => {
+                return match storage.size(key).await? {
+                    size if size == body.len() as u64 => Ok(()),
+                    size => Err(Error::corrupt(format!("{key} has {size} bytes, we wrote {}", body.len()))),
+                };
+            }
+            Err(e)
+                if e.kind() == ErrorKind::Unavailable
+                    && !e.is_full()
+                    && began.elapsed() + pause < PATIENCE_OF_OTHERS =>
+            {
+                tries += 1;
+                tracing::warn!(key, tries, error = %e.chain(), "put failed, trying again");
+            }
+            done => return done,
+        }
+        sleep(pause).await;
+        pause *= 2;
     }
 }
 

@@ -1,5 +1,4 @@
 //! A sweep that dies between any two of its steps, and what it costs.
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -14,7 +13,8 @@ use crate::keyfile::KeyFile;
 use crate::ledger::Purpose;
 use crate::ledger::fixture::{commit, node, pack, txn};
 use crate::retention::{Candidate, Policy, chores, decide, freed};
-use crate::storage::{Counted, MemoryStorage, Object, Storage, list_all};
+use crate::storage::front::Front;
+use crate::storage::{Counted, MemoryStorage, Storage, list_all};
 
 const E: Epoch = Epoch(1);
 
@@ -35,7 +35,11 @@ impl Mortal {
 }
 
 #[async_trait]
-impl Storage for Mortal {
+impl Front for Mortal {
+    fn behind(&self) -> &dyn Storage {
+        &*self.inner
+    }
+
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
         self.change()?;
         self.inner.put_new(key, body).await
@@ -44,18 +48,6 @@ impl Storage for Mortal {
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
         self.change()?;
         self.inner.put(key, body).await
-    }
-
-    async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.inner.get(key, range).await
-    }
-
-    async fn size(&self, key: &str) -> Result<u64> {
-        self.inner.size(key).await
-    }
-
-    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
-        self.inner.list(prefix, after, limit).await
     }
 
     /// One by one, so that it may die between two.

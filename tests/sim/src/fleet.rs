@@ -63,10 +63,10 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    pub(crate) fn draw(chance: &mut Chance) -> Self {
+    pub(crate) fn draw(chance: &mut Chance, two_leaders: bool) -> Self {
         let mut policies = chance.named("policies");
         let mut roles = vec![Role::Operator];
-        roles.extend((0..chance.between(1, 3)).map(|_| Role::Coordinator));
+        roles.extend((0..chance.between(1, 3).max(1 + u64::from(two_leaders))).map(|_| Role::Coordinator));
         let mut services = Vec::new();
         for service in (0..chance.between(1, 2)).map(|n| format!("s{n}")) {
             let nodes: Vec<String> = (0..chance.between(1, 3)).map(|n| format!("n{n}")).collect();

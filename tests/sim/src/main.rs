@@ -19,6 +19,9 @@ struct Arguments {
     /// With a planted bug, by its name in repository/src/mutant.rs
     #[arg(long)]
     mutant: Option<String>,
+    /// Two leaders at once in every run
+    #[arg(long)]
+    two_leaders: bool,
 }
 
 fn main() -> ExitCode {
@@ -33,5 +36,5 @@ fn main() -> ExitCode {
         eprintln!("the mutants are {:?}", Mutant::ALL);
         return ExitCode::from(2);
     }
-    palinurus_sim::command(from, count, Options { tell, mutant })
+    palinurus_sim::command(from, count, Options { tell, mutant, two_leaders: arguments.two_leaders })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use palinurus_agent::mover::Mover;
-use palinurus_agent::pipeline::{ClaimStream, Claims, Context, How, PackJournal, Verdict, put_new};
+use palinurus_agent::pipeline::{ClaimStream, Claims, Context, How, PackJournal, Verdict};
 use palinurus_agent::restore::{Request, RestoreResult};
 use palinurus_agent::warning::Warnings;
 use palinurus_proto::v1;
@@ -14,6 +14,7 @@ use palinurus_repository::index::IndexSegment;
 use palinurus_repository::manifest::entry::{Entry, Kind, Meta, Piece};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef, ManifestWriter, entry};
 use palinurus_repository::pack::{ChunkAt, FrameReader, PackSummary, PackWriter};
+use palinurus_repository::storage::put_own;
 use palinurus_repository::{ChunkId, Error, Keys, Result, Storage, Timestamp, WriterId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -160,7 +161,7 @@ impl SimMover {
             let body = Bytes::copy_from_slice(&sealed.buffer[..sealed.len]);
             lock(&self.world.buffers).push(sealed.buffer);
             let summary = sealed.summary;
-            put_new(&*context.storage, &summary.pack.key(), body).await?;
+            put_own(&*context.storage, &summary.pack.key(), body).await?;
             let encoded = Bytes::from(summary.encode());
             journal.append(encoded.clone()).await?;
             claims.stored(encoded).await?;
@@ -197,7 +198,7 @@ impl SimMover {
         let writer = WriterId(context.entropy.array()?);
         if !packs.is_empty() {
             let (key, body) = IndexSegment::seal(&context.keys, context.transaction, writer, 0, &packs)?;
-            put_new(&*context.storage, &key, body).await?;
+            put_own(&*context.storage, &key, body).await?;
         }
         let entries = entries(&context.keys, &content, &places)?;
         let mut manifest =
@@ -209,7 +210,7 @@ impl SimMover {
         let base = context.base.as_ref().filter(|base| base.root == finished.reference.root);
         if base.is_none() {
             for (key, part) in finished.parts {
-                put_new(&*context.storage, &key, part).await?;
+                put_own(&*context.storage, &key, part).await?;
             }
         }
         let summary = v1::BackupNode {

@@ -31,6 +31,8 @@ pub struct Options {
     pub tell: bool,
     /// A planted bug.
     pub mutant: Option<Mutant>,
+    /// Two leaders at once in every run, not only in those that draw it.
+    pub two_leaders: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -53,14 +55,16 @@ pub fn run(seed: u64, options: Options) -> Result<Outcome> {
     let directory = tempfile::Builder::new().prefix("palinurus-sim-").tempdir_in(fast());
     let directory = directory.map_err(|e| Error::io("make a directory", e))?;
     let chance = Chance::new(seed);
-    let fleet = Arc::new(Fleet::draw(&mut chance.named("fleet")));
+    let fleet = Arc::new(Fleet::draw(&mut chance.named("fleet"), options.two_leaders));
     let key = KeyFile::generate(&SeededEntropy::new(seed))?;
     key.write(&directory.path().join("key"))?;
     let buffers = crate::BUFFERS.with(|kept| kept.take());
     let world = World::new(seed, options.tell, fleet.names(), directory.path().to_owned(), key, buffers);
     world::enter(Some(world.clone()));
     let planted = mutant::plant(options.mutant);
-    let lived = tracing::subscriber::with_default(Log, || Run::new(&world, &fleet).into_its_end());
+    let lived = tracing::subscriber::with_default(Log, || {
+        Run::new(&world, &fleet, options.two_leaders).into_its_end()
+    });
     mutant::plant(planted);
     let backups = world.committed();
     world::enter(None);
@@ -95,7 +99,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(world: &'a Arc<World>, fleet: &'a Arc<Fleet>) -> Self {
+    fn new(world: &'a Arc<World>, fleet: &'a Arc<Fleet>, two_leaders: bool) -> Self {
         let mut chance = world.chance.named("disks");
         for service in &fleet.services {
             // Replicas begin with much in common.
@@ -117,7 +121,7 @@ impl<'a> Run<'a> {
                 .enumerate()
                 .map(|(id, role)| Host::new(id, !role.is_stored()))
                 .collect(),
-            chaos: Chaos::new(world.chance.named("chaos")),
+            chaos: Chaos::new(world.chance.named("chaos"), two_leaders),
             healed: Arc::default(),
             lives: 0,
             now: 0,

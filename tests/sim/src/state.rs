@@ -53,6 +53,11 @@ impl Registry {
         holder.map(|(leader, ..)| leader)
     }
 
+    /// Where the leader runs.
+    pub(crate) fn leads_at(&self) -> Option<HostId> {
+        self.holder().and(self.holder.as_ref()).map(|(.., host)| *host)
+    }
+
     fn leads(&self, host: HostId, epoch: Epoch) -> bool {
         let holds = self.holder.as_ref().is_some_and(|(.., holder)| *holder == host);
         holds && self.holder().is_some_and(|leader| leader.epoch == epoch)

@@ -1,10 +1,8 @@
 //! One service: its repository, who is connected for its nodes, and its one running operation.
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use palinurus_proto::v1;
 use palinurus_repository::{Epoch, Error, Result};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -23,6 +21,7 @@ mod admission;
 mod doubt;
 mod failover;
 mod fence;
+mod opening;
 mod operations;
 mod retention;
 mod scrub;
@@ -32,15 +31,11 @@ mod sessions;
 pub(crate) use admission::Admission;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
+use opening::OPEN_AGAIN_AFTER;
 use operations::Slot;
 use retention::{Retentions, Surveyed};
 pub(crate) use seat::as_specified;
 use seat::{Seat, seats};
-
-/// Between tries to open a repository, longer each time.
-const OPEN_AGAIN_AFTER: Duration = Duration::from_secs(1);
-const DEFERRED_MAX: usize = 1000;
-const OPEN_AGAIN_AT_MOST: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) enum ServiceMsg {
@@ -295,21 +290,6 @@ impl Service {
         Described { service: self.record.value.clone(), nodes: nodes.collect() }
     }
 
-    /// What needs the repository waits for the try that is under way.
-    fn unless_opening(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
-        let needs =
-            matches!(message, ServiceMsg::Start { .. } | ServiceMsg::Vault(_) | ServiceMsg::Claim(..));
-        if !needs || self.opening.is_none() || self.deferred.len() >= DEFERRED_MAX {
-            return Some(message);
-        }
-        self.deferred.push(message);
-        None
-    }
-
-    fn vault(&self) -> Result<Arc<Vault>> {
-        self.vault.as_ref().cloned().map_err(same)
-    }
-
     /// Nodes, zones and settings may change; while an operation runs, no node may go.
     async fn apply(&mut self, wanted: v1::Service) -> Result<v1::Service> {
         let kept: BTreeSet<&str> = wanted.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -356,48 +336,5 @@ impl Service {
         }
         self.add_seats();
         Ok(self.record.value.clone())
-    }
-
-    /// Opens the repository in a task of its own; `Opened` says how that went.
-    fn open(&mut self, me: &ActorRef<ServiceMsg>) {
-        let (shared, record, epoch, me) =
-            (self.shared.clone(), self.record.value.clone(), self.epoch, me.clone());
-        let open = async move {
-            let opened = AssertUnwindSafe(Vault::open(&shared, &record, epoch)).catch_unwind().await;
-            let opened = opened.unwrap_or_else(|_| Err(Error::internal("opening the repository panicked")));
-            let _ = me.cast(ServiceMsg::Opened(opened.map(Arc::new)));
-        };
-        self.opening = Some(AbortOnDropHandle::new(tokio::spawn(open)));
-    }
-
-    fn opened(&mut self, me: &ActorRef<ServiceMsg>, vault: Result<Arc<Vault>>) {
-        self.opening = None;
-        match &vault {
-            Ok(_) => {
-                tracing::info!(service = self.name(), epoch = self.epoch.0, "leads the repository");
-                let _ = me.cast(ServiceMsg::Resume);
-                let _ = me.cast(ServiceMsg::Reconsider);
-            }
-            Err(e) => {
-                tracing::error!(service = self.name(), error = e.chain(), "cannot open the repository");
-                me.send_after(self.open_again, || ServiceMsg::Open);
-                self.open_again = (self.open_again * 2).min(OPEN_AGAIN_AT_MOST);
-            }
-        }
-        self.vault = vault;
-        self.schedule_retention(me);
-        self.scrub_soon(me);
-        for message in self.deferred.drain(..) {
-            let _ = me.cast(message);
-        }
-    }
-}
-
-/// An error said once more.
-fn same(error: &Error) -> Error {
-    let again = Error::new(error.kind(), error.chain());
-    match error.hint() {
-        Some(hint) => again.with_hint(hint),
-        None => again,
     }
 }

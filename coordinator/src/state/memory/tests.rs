@@ -1,5 +1,10 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::election::MARGIN;
 use super::*;
-use crate::state::suite;
+use crate::state::{Election, suite};
 
 const TTL: Duration = Duration::from_secs(10);
 

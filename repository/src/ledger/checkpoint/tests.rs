@@ -13,15 +13,23 @@ async fn checkpoints(storage: &Arc<dyn Storage>) -> Vec<u64> {
     list_all(&**storage, PREFIX).await.unwrap().iter().filter_map(|object| number(&object.key)).collect()
 }
 
+mod epochs;
+
 /// Rounds of a backup, a pin, and the end of an older backup, with something open and something condemned in between.
 async fn write(storage: &Arc<dyn Storage>, records: u64) -> Ledger {
     let mut ledger = Ledger::open(storage.clone(), &keys()).await.unwrap();
     ledger.append(record(1, leader("c1"))).await.unwrap();
-    let mut n = 1;
+    write_on(&mut ledger, 1, records).await;
+    ledger
+}
+
+/// From that round on; returns the next.
+async fn write_on(ledger: &mut Ledger, from: u32, records: u64) -> u32 {
+    let mut n = from;
     while ledger.next() < records {
         let mut round =
             vec![begin(n), commit_without(n, &[(n, 0), (n, 1)], &["n9"]), pin(n, "why"), hold(n, 500)];
-        if n > 1 {
+        if n > from {
             let before = n - 1;
             round.extend([Body::Unpin { backup: txn(before) }, begin(100_000 + n), forget(before)]);
             round.extend([condemn(&[(before, 0), (before, 1)]), abort(100_000 + n), sweep(&[(before, 0)])]);
@@ -31,7 +39,7 @@ async fn write(storage: &Arc<dyn Storage>, records: u64) -> Ledger {
         }
         n += 1;
     }
-    ledger
+    n
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The record's protobuf.
-use super::damage_wire::Damage;
-use super::pack_wire::PackSet;
+use crate::ledger::damage::wire::Damage;
+use crate::ledger::pack_set::wire::PackSet;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Record {

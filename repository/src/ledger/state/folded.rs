@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{BackupRecord, Hold, OpenTransaction, Pin, Rules, State};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
-use crate::id::{Epoch, KeyId, TransactionId, WriterId};
+use crate::id::{Draw, Epoch, KeyId, TransactionId, WriterId};
 use crate::ledger::damage::{Known, wire as damage};
 use crate::ledger::pack_set::{PackSet, wire as packs};
 use crate::ledger::record::{Purpose, backup_from_wire, missing_from_wire, wire, wire_backup, wire_missing};
@@ -17,7 +17,7 @@ pub(in crate::ledger) struct Folded {
     #[prost(string, tag = "2")]
     leader: String,
     #[prost(message, repeated, tag = "3")]
-    open: Vec<Open>,
+    pub(in crate::ledger) open: Vec<Open>,
     /// 16 bytes each.
     #[prost(bytes = "vec", tag = "4")]
     closed: Vec<u8>,
@@ -36,10 +36,16 @@ pub(in crate::ledger) struct Folded {
     removed: Vec<Vec<u8>>,
     #[prost(message, optional, tag = "11")]
     damage: Option<damage::Known>,
+    /// Of key epochs 1, 2 and so on; 8 bytes each.
+    #[prost(bytes = "vec", tag = "12")]
+    pub(in crate::ledger) draws: Vec<u8>,
+    /// The key epochs of the closed; none where all are of 0.
+    #[prost(uint32, repeated, tag = "13")]
+    pub(in crate::ledger) closed_in: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Open {
+pub(in crate::ledger) struct Open {
     #[prost(bytes = "vec", tag = "1")]
     transaction: Vec<u8>,
     #[prost(uint32, tag = "2")]
@@ -52,6 +58,8 @@ struct Open {
     epoch: u64,
     #[prost(string, tag = "6")]
     writer: String,
+    #[prost(uint32, tag = "7")]
+    pub(in crate::ledger) key_epoch: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -103,7 +111,10 @@ struct Released {
 
 impl State {
     pub(in crate::ledger) fn to_wire(&self) -> Folded {
+        let key_epoch = |id: &TransactionId| self.sealed.get(id).copied().unwrap_or_default();
+        let closed_in = self.closed.iter().map(key_epoch).collect();
         let open = self.open.iter().map(|(id, open)| Open {
+            key_epoch: key_epoch(id),
             transaction: id.0.to_vec(),
             purpose: open.purpose as u32,
             number: open.number,
@@ -132,6 +143,8 @@ impl State {
             released: released.collect(),
             removed: self.removed.iter().map(|key| key.0.to_vec()).collect(),
             damage: Some(self.damage.to_wire()),
+            draws: self.draws.iter().flat_map(|draw| draw.0).collect(),
+            closed_in: if self.sealed.is_empty() { Vec::new() } else { closed_in },
         }
     }
 
@@ -141,6 +154,25 @@ impl State {
         if !rest.is_empty() {
             return Err(Error::corrupt("a transaction id is cut off"));
         }
+        let (draws, rest) = w.draws.as_chunks::<{ Draw::LEN }>();
+        if !rest.is_empty() {
+            return Err(Error::corrupt("a draw is cut off"));
+        }
+        if !w.closed_in.is_empty() && w.closed_in.len() != ids.len() {
+            return Err(Error::corrupt("key epochs of other transactions"));
+        }
+        let mut sealed = BTreeMap::new();
+        let mut seal = |id: TransactionId, number: u32| match number {
+            0 => Ok(()),
+            _ if number as usize > draws.len() => {
+                Err(Error::corrupt(format!("transaction {id} of key epoch {number}, which never began")))
+            }
+            _ => {
+                sealed.insert(id, number);
+                Ok(())
+            }
+        };
+        ids.iter().zip(&w.closed_in).try_for_each(|(id, number)| seal(TransactionId(*id), *number))?;
         let mut open = BTreeMap::new();
         for w in w.open {
             let purpose =
@@ -152,7 +184,9 @@ impl State {
                 epoch: Epoch(w.epoch),
                 writer: w.writer,
             };
-            open.insert(TransactionId::from_slice(&w.transaction)?, state);
+            let id = TransactionId::from_slice(&w.transaction)?;
+            seal(id, w.key_epoch)?;
+            open.insert(id, state);
         }
         let mut condemned = BTreeMap::new();
         for w in w.condemned {
@@ -177,8 +211,8 @@ impl State {
             removed: w.removed.iter().map(|key| KeyId::from_slice(key)).collect::<Result<_>>()?,
             damage: Known::from_wire(w.damage.unwrap_or_default())?,
             rules: Rules::default(),
-            draws: Vec::new(),
-            sealed: BTreeMap::new(),
+            draws: draws.iter().map(|draw| Draw(*draw)).collect(),
+            sealed,
         })
     }
 }

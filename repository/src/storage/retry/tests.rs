@@ -194,3 +194,31 @@ async fn no_more_than_some_at_once() {
     assert_eq!(storage.inner.calls.read() - before, AT_ONCE as u64);
     callers.into_iter().for_each(|caller| caller.abort());
 }
+
+#[tokio::test(start_paused = true)]
+async fn ones_own_object_is_put_again_for_a_minute() {
+    let body = || Bytes::from_static(b"abc");
+    let storage = Moody::with([Mood::Refuses, Mood::Forgets]);
+    put_own(&storage, "a", body()).await.unwrap();
+    assert_eq!(storage.inner.get("a", None).await.unwrap(), body());
+
+    // Somebody else's, and one of ours that is not what was put.
+    assert_eq!(put_own(&storage, "a", body()).await.unwrap_err().kind(), ErrorKind::Conflict);
+    let storage = Moody::with([Mood::Refuses]);
+    storage.inner.put_new("a", Bytes::from_static(b"ab")).await.unwrap();
+    assert_eq!(put_own(&storage, "a", body()).await.unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let storage = Moody::with([Mood::Refuses; 1000]);
+    let began = Instant::now();
+    assert_eq!(put_own(&storage, "a", body()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert!(began.elapsed() > Duration::from_secs(30) && began.elapsed() <= PATIENCE_OF_OTHERS);
+    assert_eq!(storage.calls.read(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_store_has_tried_long_is_not_tried_as_long_again() {
+    let storage = known(vec![Mood::Hangs; 100]).await;
+    let began = Instant::now();
+    assert_eq!(put_own(&storage, "a", Bytes::new()).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(began.elapsed(), PATIENCE);
+}

@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use self::config::Settings;
 use self::error::{Call, answer, is_stale};
 use super::counted::Counts;
-use super::remote::{LARGEST, collect, in_time};
+use super::remote::{Remote, collect, in_time};
 use super::{Locked, Mark, Object, Requests, Storage, check_key, check_prefix, ends_early};
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 mod config;
 mod error;
@@ -146,10 +146,6 @@ impl S3Storage {
         }
     }
 
-    fn exists(&self, key: &str) -> Error {
-        Error::conflict(format!("{key} exists already in {}", self.settings.name))
-    }
-
     async fn put_once(&self, key: &str, body: Bytes, condition: &Condition<'_>) -> Result<()> {
         let length = body.len() as u64;
         if body.len() > ONE_PUT {
@@ -175,62 +171,6 @@ impl S3Storage {
             Err(e) => return Err(self.failed(&call, e)),
         }
         Ok(())
-    }
-
-    /// The object's length and mark.
-    async fn head(&self, key: &str) -> Result<(u64, Option<String>)> {
-        let call = self.call("s3:GetObject", key);
-        self.sent.sizes.add(1);
-        let request = self.client().await?.head_object().bucket(&self.settings.bucket).key(self.name(key));
-        let found = self.ask(&call, 0, request.send()).await?;
-        let length = found.content_length.and_then(|length| length.try_into().ok());
-        let length = length.ok_or_else(|| Error::unavailable(format!("{call}: no length came")))?;
-        Ok((length, found.metadata.and_then(|mut all| all.remove(MARK))))
-    }
-
-    /// Whether the object that is there came from a put with this mark; None when there is none.
-    async fn bears(&self, key: &str, mark: &Mark) -> Result<Option<bool>> {
-        match self.head(key).await {
-            Ok((_, found)) => Ok(Some(found.as_deref() == Some(mark.text()))),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    async fn get_some(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
-        let call = self.call("s3:GetObject", key);
-        self.sent.gets.add(1);
-        let request = self.client().await?.get_object().bucket(&self.settings.bucket).key(self.name(key));
-        let request =
-            request.set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)));
-        let found = match (self.answer(&call, 0, request.send()).await?, range) {
-            (Ok(found), _) => found,
-            (Err(e), Some(range)) if answer_is(&e, 416) => {
-                return Err(ends_early(key, range, self.head(key).await?.0));
-            }
-            (Err(e), _) => return Err(self.failed(&call, e)),
-        };
-        let length: Option<u64> = found.content_length.and_then(|length| length.try_into().ok());
-        let mut length = length.ok_or_else(|| Error::unavailable(format!("{call}: no length came")))?;
-        if let Some(range) = range {
-            let (first, size) = found
-                .content_range
-                .as_deref()
-                .and_then(parse_range)
-                .ok_or_else(|| Error::invalid(format!("{call}: the store does not read ranges")))?;
-            if size < range.end {
-                return Err(ends_early(key, range, size));
-            }
-            if first != *range {
-                return Err(Error::unavailable(format!("{call}: another range came: {first:?}")));
-            }
-            length = range.end - range.start;
-        }
-        let body =
-            stream::unfold(found.body, |mut body| async move { body.next().await.map(|some| (some, body)) });
-        let body = collect(&call, length, body).await?;
-        self.sent.bytes_got.add(body.len() as u64);
-        Ok(body)
     }
 
     async fn page(
@@ -293,27 +233,70 @@ fn parse_range(header: &str) -> Option<(Range<u64>, u64)> {
 }
 
 #[async_trait]
+impl Remote for S3Storage {
+    async fn head(&self, key: &str) -> Result<(u64, Option<String>)> {
+        let call = self.call("s3:GetObject", key);
+        self.sent.sizes.add(1);
+        let request = self.client().await?.head_object().bucket(&self.settings.bucket).key(self.name(key));
+        let found = self.ask(&call, 0, request.send()).await?;
+        let length = found.content_length.and_then(|length| length.try_into().ok());
+        let length = length.ok_or_else(|| Error::unavailable(format!("{call}: no length came")))?;
+        Ok((length, found.metadata.and_then(|mut all| all.remove(MARK))))
+    }
+
+    async fn get_once(&self, key: &str, range: Option<&Range<u64>>) -> Result<Bytes> {
+        let call = self.call("s3:GetObject", key);
+        self.sent.gets.add(1);
+        let request = self.client().await?.get_object().bucket(&self.settings.bucket).key(self.name(key));
+        let request =
+            request.set_range(range.map(|range| format!("bytes={}-{}", range.start, range.end - 1)));
+        let found = match (self.answer(&call, 0, request.send()).await?, range) {
+            (Ok(found), _) => found,
+            (Err(e), Some(range)) if answer_is(&e, 416) => {
+                return Err(ends_early(key, range, self.head(key).await?.0));
+            }
+            (Err(e), _) => return Err(self.failed(&call, e)),
+        };
+        let length: Option<u64> = found.content_length.and_then(|length| length.try_into().ok());
+        let mut length = length.ok_or_else(|| Error::unavailable(format!("{call}: no length came")))?;
+        if let Some(range) = range {
+            let (first, size) = found
+                .content_range
+                .as_deref()
+                .and_then(parse_range)
+                .ok_or_else(|| Error::invalid(format!("{call}: the store does not read ranges")))?;
+            if size < range.end {
+                return Err(ends_early(key, range, size));
+            }
+            if first != *range {
+                return Err(Error::unavailable(format!("{call}: another range came: {first:?}")));
+            }
+            length = range.end - range.start;
+        }
+        let body =
+            stream::unfold(found.body, |mut body| async move { body.next().await.map(|some| (some, body)) });
+        let body = collect(&call, length, body).await?;
+        self.sent.bytes_got.add(body.len() as u64);
+        Ok(body)
+    }
+
+    async fn create_once(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
+        self.put_once(key, body, &Condition::Absent(mark)).await
+    }
+
+    fn exists(&self, key: &str) -> Error {
+        Error::conflict(format!("{key} exists already in {}", self.settings.name))
+    }
+}
+
+#[async_trait]
 impl Storage for S3Storage {
     async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
         self.put_marked(key, body, &Mark::draw(&*self.entropy)?).await
     }
 
     async fn put_marked(&self, key: &str, body: Bytes, mark: &Mark) -> Result<()> {
-        check_key(key)?;
-        if mark.is_again()
-            && let Some(ours) = self.bears(key, mark).await?
-        {
-            return if ours { Ok(()) } else { Err(self.exists(key)) };
-        }
-        match self.put_once(key, body, &Condition::Absent(mark)).await {
-            // The wire may have brought the request twice.
-            Err(e) if e.kind() == ErrorKind::Conflict => match self.bears(key, mark).await {
-                Ok(Some(true)) => Ok(()),
-                Err(unknown) if unknown.kind() == ErrorKind::Unavailable => Err(unknown),
-                _ => Err(e),
-            },
-            other => other,
-        }
+        self.create(key, body, mark).await
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<()> {
@@ -322,22 +305,7 @@ impl Storage for S3Storage {
     }
 
     async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-        check_key(key)?;
-        let Some(range) = range else { return self.get_some(key, None).await };
-        if range.start > range.end {
-            return Err(Error::invalid(format!("range {}..{} of {key}", range.start, range.end)));
-        }
-        // What HTTP cannot ask for.
-        if range.is_empty() || range.end > LARGEST {
-            let size = self.size(key).await?;
-            if range.end > size {
-                return Err(ends_early(key, &range, size));
-            }
-            if range.is_empty() {
-                return Ok(Bytes::new());
-            }
-        }
-        self.get_some(key, Some(&range)).await
+        self.read(key, range).await
     }
 
     async fn size(&self, key: &str) -> Result<u64> {

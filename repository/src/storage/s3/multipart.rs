@@ -6,6 +6,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{Condition, MARK, S3Storage, error};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::storage::remote::Remote;
 
 /// At least 5 MiB is asked for, and at most 10,000 parts are.
 const PART: usize = 16 << 20;
