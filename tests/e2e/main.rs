@@ -26,4 +26,5 @@ mod quarantine;
 mod refusals;
 mod replicas;
 mod retention;
+mod scrub;
 mod up;
