@@ -13,6 +13,7 @@ mod crash;
 mod damage;
 mod demo;
 mod failover;
+mod flood;
 mod freeze;
 mod full_disk;
 mod keys;

@@ -143,7 +143,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<S
 }
 
 /// What `tests/run` installed.
-fn tool(path: &str) -> PathBuf {
+pub fn tool(path: &str) -> PathBuf {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/tools").join(path);
     assert!(tool.exists(), "{} is missing: tests/run installs it", tool.display());
     tool

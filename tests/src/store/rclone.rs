@@ -30,25 +30,4 @@ impl Server {
         server.answers("GET", "/", "400").await;
         server
     }
-
-    /// Copies between a directory and `store:`, which is this S3 server, as many at once.
-    pub fn rclone_copy(&self, [from, to]: [&str; 2], at_once: usize) -> std::process::Output {
-        let mut rclone = command(tool("venv/bin/rclone"));
-        rclone.arg("--config").arg(self.dir.path().join("none.conf")).env("HOME", self.dir.path());
-        for (name, value) in [
-            ("TYPE", "s3"),
-            ("PROVIDER", "Other"),
-            ("ACCESS_KEY_ID", "labkey"),
-            ("SECRET_ACCESS_KEY", "labsecret"),
-            ("ENDPOINT", &format!("http://{}", self.address)),
-            ("NO_CHECK_BUCKET", "true"),
-            ("UPLOAD_CUTOFF", "64Mi"),
-        ] {
-            rclone.env(format!("RCLONE_CONFIG_STORE_{name}"), value);
-        }
-        rclone
-            .args(["copy", "--ignore-times", "--transfers", &at_once.to_string(), from, to])
-            .output()
-            .unwrap()
-    }
 }
