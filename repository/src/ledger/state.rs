@@ -111,11 +111,12 @@ pub(super) struct Rules {
     pub(super) manifests: bool,
     pub(super) fencing: bool,
     pub(super) pins: bool,
+    pub(super) key_epochs: bool,
 }
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true }
+        Self { swept: true, barrier: true, manifests: true, fencing: true, pins: true, key_epochs: true }
     }
 }
 
