@@ -8,6 +8,7 @@ use palinurus_proto::v1::{self, agent_message::Message, fleet_client::FleetClien
 use palinurus_tests::World;
 use palinurus_tests::certs::Certs;
 use palinurus_tests::seeded::Random;
+use palinurus_tests::world::SERVICE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -198,6 +199,8 @@ async fn floods_cost_their_own_and_nobody_else() {
     assert!(knocked > 3 * KNOCKING_EACH && longs > 10 && talks > 1000, "the floods happen");
     assert!(grown < MEMORY, "{} MiB", grown >> 20);
     floods.shutdown().await;
-    assert!(world.node("n1").await.connected);
+    let request = v1::ListNodesRequest { service: SERVICE.into() };
+    let nodes = world.client().await.list_nodes(request).await.unwrap().into_inner().nodes;
+    assert!(nodes.iter().all(|node| node.connected), "{nodes:?}");
     world.stop().await;
 }

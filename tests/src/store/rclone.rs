@@ -1,5 +1,5 @@
 //! `rclone serve s3`: a store that lets two creators of one object both win.
-use super::{BUCKET, Left, Server, aws_credentials, command, directory, free_ports, local, tool};
+use super::{BUCKET, Server, command, directory, free_ports, local, tool};
 use crate::process::Process;
 
 impl Server {
@@ -14,19 +14,7 @@ impl Server {
         rclone.args(["--addr", &local(port).to_string(), "--auth-key", "labkey,labsecret"]);
         rclone.env("HOME", dir.path());
         let process = Process::start("rclone", rclone, &dir.path().join("log"));
-        let credentials = aws_credentials(dir.path(), "labkey", "labsecret");
-        let settings = format!("endpoint=ENDPOINT&credentials={}", credentials.display());
-        let mut server = Self {
-            address: local(port),
-            https: None,
-            scheme: "s3",
-            container: BUCKET,
-            settings,
-            process,
-            _door: None,
-            _left: Left::default(),
-            dir,
-        };
+        let mut server = Self::plain_s3(process, dir, port, ["labkey", "labsecret"]);
         server.answers("GET", "/", "400").await;
         server
     }
