@@ -15,7 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("palinurus_descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".palinurus.v1").compile_fds(descriptors)?;
+    // Operations hold plans, and are held by many futures.
+    let boxed = ".palinurus.v1.RestorePlan.logs";
+    tonic_prost_build::configure().bytes(".palinurus.v1").boxed(boxed).compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! The way in over TCP: connections are taken within bounds, and proved before anything else is done for them. A flood
 //! of strangers costs a little memory and the patience of its own address.
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use palinurus_identity::{Known, TlsServer};
+use palinurus_identity::{Known, Proved, TlsServer, Who};
 use palinurus_repository::{Error, Result};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,10 +14,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::listen::{Incoming, Peer, Wire};
 
-/// All there may be. Agents keep one each, operators one a command.
+mod open;
+mod turn;
+
+use open::Open;
+use turn::Places;
+
+/// All there may be.
 const CONNECTIONS: usize = 4096;
-/// Those without a certificate, which any stranger can open where tokens are taken.
+/// An agent keeps one; while it dials anew, some that are dead are not known to be.
+const OF_AN_AGENT: usize = 8;
+/// An operator has one a command.
+const OF_AN_OPERATOR: usize = 64;
+/// Those without a certificate, which any stranger can open where tokens are taken, and those from one address.
 const NOBODIES: usize = 256;
+const NOBODIES_EACH: usize = 32;
 /// Handshakes under way, and those from one address.
 const KNOCKING: usize = 256;
 const KNOCKING_EACH: usize = 32;
@@ -33,14 +43,19 @@ pub(crate) fn open(bound: TcpListener, tls: Option<Arc<TlsServer>>, cancel: Canc
     let gate = Gate {
         tls,
         connections: Arc::new(Semaphore::new(CONNECTIONS)),
-        nobodies: Arc::new(Semaphore::new(NOBODIES)),
-        knocking: Arc::default(),
+        knocking: Places::new(KNOCKING),
+        house: House {
+            holders: Places::new(CONNECTIONS),
+            nobodies: Places::new(NOBODIES),
+            open: Open::default(),
+        },
     };
     tokio::spawn(async move {
         tokio::select! {
             biased;
             () = cancel.cancelled() => {}
             () = gate.run(bound, through, &cancel) => {}
+            () = gate.revoke() => {}
         }
     });
     ReceiverStream::new(incoming).map(Ok).boxed()
@@ -50,11 +65,26 @@ pub(crate) fn open(bound: TcpListener, tls: Option<Arc<TlsServer>>, cancel: Canc
 struct Gate {
     tls: Option<Arc<TlsServer>>,
     connections: Arc<Semaphore>,
-    nobodies: Arc<Semaphore>,
-    knocking: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    knocking: Places<IpAddr>,
+    house: House,
+}
+
+/// Those who are in.
+#[derive(Clone, Debug)]
+struct House {
+    holders: Places<Who>,
+    nobodies: Places<IpAddr>,
+    open: Open,
 }
 
 impl Gate {
+    async fn revoke(&self) {
+        match &self.tls {
+            Some(tls) => self.house.open.watch(tls).await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn run(&self, bound: TcpListener, through: mpsc::Sender<Wire>, cancel: &CancellationToken) {
         loop {
             let Ok(place) = self.connections.clone().acquire_owned().await else { return };
@@ -69,19 +99,19 @@ impl Gate {
             let _ = stream.set_nodelay(true);
             let Some(tls) = self.tls.clone() else {
                 let peer = Peer { address: Some(from), known: Known::Plain };
-                if through.send(Wire::held(stream, peer, vec![place])).await.is_err() {
+                if through.send(Wire::held(stream, peer, place)).await.is_err() {
                     return;
                 }
                 continue;
             };
             // Without a turn it is closed: whoever is served must not wait behind who is not known.
-            let Some(turn) = Turn::take(&self.knocking, from.ip()) else { continue };
-            let (through, nobodies, cancel) = (through.clone(), self.nobodies.clone(), cancel.clone());
+            let Some(turn) = self.knocking.take(from.ip(), KNOCKING_EACH) else { continue };
+            let (through, house, cancel) = (through.clone(), self.house.clone(), cancel.clone());
             tokio::spawn(async move {
                 let proved = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
-                    proved = prove(&tls, stream, from, place, &nobodies) => proved,
+                    proved = house.prove(&tls, stream, from, place) => proved,
                 };
                 drop(turn);
                 match proved {
@@ -97,51 +127,36 @@ impl Gate {
     }
 }
 
-async fn prove(
-    tls: &TlsServer,
-    stream: TcpStream,
-    from: SocketAddr,
-    place: OwnedSemaphorePermit,
-    nobodies: &Arc<Semaphore>,
-) -> Result<Wire> {
-    let accepted = tokio::time::timeout(PATIENCE, tls.accept(stream)).await;
-    let (stream, known) = accepted.map_err(|_| Error::unavailable("it did not say who it is in time"))??;
-    let mut held = vec![place];
-    if known == Known::Nobody {
-        let room = nobodies.clone().try_acquire_owned();
-        held.push(room.map_err(|_| Error::unavailable("too many without a certificate"))?);
-    }
-    Ok(Wire::held(stream, Peer { address: Some(from), known }, held))
-}
-
-/// One handshake's place among those of its address.
-#[derive(Debug)]
-struct Turn {
-    all: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    of: IpAddr,
-}
-
-impl Turn {
-    fn take(all: &Arc<Mutex<HashMap<IpAddr, usize>>>, of: IpAddr) -> Option<Self> {
-        let mut knocking = all.lock().unwrap_or_else(PoisonError::into_inner);
-        let total: usize = knocking.values().sum();
-        let mine = knocking.get(&of).copied().unwrap_or_default();
-        if total >= KNOCKING || mine >= KNOCKING_EACH {
-            return None;
-        }
-        knocking.insert(of, mine + 1);
-        Some(Self { all: all.clone(), of })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut knocking = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = knocking.get_mut(&self.of) {
-            *mine -= 1;
-            if *mine == 0 {
-                knocking.remove(&self.of);
+impl House {
+    async fn prove(
+        &self,
+        tls: &TlsServer,
+        stream: TcpStream,
+        from: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Wire> {
+        let accepted = tokio::time::timeout(PATIENCE, tls.accept(stream)).await;
+        let Proved { stream, known, certificate } =
+            accepted.map_err(|_| Error::unavailable("it did not say who it is in time"))??;
+        let peer = Peer { address: Some(from), known };
+        let mut wire = Wire::held(stream, peer.clone(), place);
+        match &peer.known {
+            Known::Holder(who) => {
+                let each = if matches!(who, Who::Agent { .. }) { OF_AN_AGENT } else { OF_AN_OPERATOR };
+                let full = || Error::denied(format!("{} has {each} connections already", who.name()));
+                wire.holds(self.holders.take(who.clone(), each).ok_or_else(full)?);
+            }
+            // Whose certificate says nothing can do no more than who has none.
+            Known::Nobody | Known::Unclear(_) | Known::Plain => {
+                let full = || Error::unavailable("too many without a certificate");
+                wire.holds(self.nobodies.take(from.ip(), NOBODIES_EACH).ok_or_else(full)?);
             }
         }
+        if let Some(certificate) = certificate {
+            let (entry, over) = self.open.enter(certificate);
+            wire.holds(entry);
+            wire.ends_with(over);
+        }
+        Ok(wire)
     }
 }

@@ -1,4 +1,5 @@
 //! Where calls come in: a TCP port, or what a simulation has for one.
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,9 +11,8 @@ use palinurus_identity::{Known, TlsServer};
 use palinurus_repository::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::{Connected, Router};
 
 use crate::access::Guarded;
@@ -42,17 +42,28 @@ pub struct Peer {
 pub struct Wire {
     duplex: Box<dyn Duplex>,
     peer: Peer,
-    _held: Vec<OwnedSemaphorePermit>,
+    /// Cancelled, it breaks.
+    over: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    held: Vec<Box<dyn Send>>,
 }
 
 impl Wire {
     /// Of a network of the caller's, where nobody is asked who they are.
     pub fn new(duplex: impl Duplex + 'static) -> Self {
-        Self::held(duplex, Peer { address: None, known: Known::Plain }, Vec::new())
+        Self::held(duplex, Peer { address: None, known: Known::Plain }, ())
     }
 
-    pub(crate) fn held(duplex: impl Duplex + 'static, peer: Peer, held: Vec<OwnedSemaphorePermit>) -> Self {
-        Self { duplex: Box::new(duplex), peer, _held: held }
+    pub(crate) fn held(duplex: impl Duplex + 'static, peer: Peer, place: impl Send + 'static) -> Self {
+        Self { duplex: Box::new(duplex), peer, over: None, held: vec![Box::new(place)] }
+    }
+
+    /// Drops it when the connection ends.
+    pub(crate) fn holds(&mut self, place: impl Send + 'static) {
+        self.held.push(Box::new(place));
+    }
+
+    pub(crate) fn ends_with(&mut self, over: CancellationToken) {
+        self.over = Some(Box::pin(over.cancelled_owned()));
     }
 }
 
@@ -76,6 +87,10 @@ impl AsyncRead for Wire {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Whoever serves it reads it all the time: with that the rest ends too.
+        if self.over.as_mut().is_some_and(|over| over.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.duplex).poll_read(cx, into)
     }
 }

@@ -63,7 +63,9 @@ async fn services(page: &mut Page, lead: &Lead) {
         logs.extend(vault.logs.writer().map(|writer| (name.as_str(), writer)));
         // Behind a lock that is held while the store is asked.
         let look = vault.repository.read(|state| {
-            (state.backups().count(), state.backups().next_back().map(|newest| newest.committed.0))
+            let newest = state.backups().next_back().map(|newest| newest.committed.0);
+            let spoiled = state.backups().filter(|backup| state.is_spoiled(backup)).count();
+            (state.backups().count(), spoiled, newest)
         });
         if let Ok(found) = tokio::time::timeout(PATIENCE, look).await {
             backups.push((name, found));
@@ -71,13 +73,18 @@ async fn services(page: &mut Page, lead: &Lead) {
     }
     nodes(page, described.iter().map(|each| (each.service.name.as_str(), each.nodes.as_slice())));
     page.family("palinurus_backups", Kind::Gauge, "Backups that can be restored.");
-    for (service, (count, _)) in &backups {
+    for (service, (count, ..)) in &backups {
         page.sample("palinurus_backups", &[("service", service)], count);
+    }
+    const SPOILED: &str = "palinurus_backups_spoiled";
+    page.family(SPOILED, Kind::Gauge, "Those of them that need something known to be damaged.");
+    for (service, (_, spoiled, _)) in &backups {
+        page.sample(SPOILED, &[("service", service)], spoiled);
     }
     const NEWEST: &str = "palinurus_newest_backup_timestamp_seconds";
     page.family(NEWEST, Kind::Gauge, "When the newest backup was committed.");
     const AGE: &str = "palinurus_newest_backup_age_seconds";
-    let newest: Vec<_> = backups.iter().filter_map(|(service, (_, at))| Some((*service, (*at)?))).collect();
+    let newest: Vec<_> = backups.iter().filter_map(|(service, (.., at))| Some((*service, (*at)?))).collect();
     for (service, at) in &newest {
         page.sample(NEWEST, &[("service", service)], *at as f64 / 1000.0);
     }

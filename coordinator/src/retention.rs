@@ -3,8 +3,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::BackupRecord;
-use palinurus_repository::retention::{Candidate, Chores, Policy, Verdict, chores, decide, freed};
+use palinurus_repository::ledger::{BackupRecord, State};
+use palinurus_repository::log::{self, Anchor, At};
+use palinurus_repository::retention::{self, Candidate, Chores, Policy, Verdict, chores, decide, freed};
 use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -84,10 +85,14 @@ pub(crate) async fn survey(
     if chores.leftovers.temporaries > 0 {
         tracing::info!(removed = chores.leftovers.temporaries, "removed what dead writers left");
     }
-    if forget.is_empty() && chores.is_empty() {
+    let floors = floors(repository, settings).await;
+    if forget.is_empty() && chores.is_empty() && floors.is_empty() {
         return Ok(None);
     }
-    let notes = reasons(&forget, &chores);
+    let mut notes = reasons(&forget, &chores);
+    if !floors.is_empty() {
+        notes.push("a part of the log that is older than the policy keeps it".to_owned());
+    }
     let detail =
         v1::RetentionDetail { forget, settings: settings.clone(), automatic: true, ..Default::default() };
     Ok(Some((detail, notes)))
@@ -111,38 +116,48 @@ fn reasons(forget: &[String], chores: &Chores) -> Vec<String> {
     notes
 }
 
-/// Forgets what was decided to go, and is still so decided: pins and other backups may have come since.
+/// Forgets what was decided to go, and is still so decided.
 pub(crate) async fn forget(
     operation: &v1::Operation,
     vault: &Vault,
     stop: &CancellationToken,
 ) -> Result<Patch> {
     let detail = operation.retention.clone().unwrap_or_default();
+    let wanted: Vec<BackupId> = detail.forget.iter().map(|id| id.parse()).collect::<Result<_>>()?;
+    let now = vault.repository.now();
+    let decide = |state: &State| {
+        let backups: Vec<_> = state.backups().cloned().collect();
+        verdicts(&backups, &detail.settings, now)
+    };
+    let done =
+        retention::forget(&vault.repository, vault.epoch, &wanted, &decide, &|| stop.is_cancelled()).await?;
     let repository = &vault.repository;
-    let (mut gone, mut kept) = (0, Vec::new());
-    for text in &detail.forget {
-        if stop.is_cancelled() {
-            break;
-        }
-        let id: BackupId = text.parse()?;
-        repository.refresh().await?;
-        let backups = repository.backups().await;
-        let verdicts = verdicts(&backups, &detail.settings, repository.now());
-        match verdicts.iter().find(|verdict| verdict.backup == id) {
-            None => gone += 1, // by this run before it was interrupted, or by hand
-            Some(verdict) if verdict.keeps() => {
-                kept.push(format!("backup {id} stays by now: {}", told(verdict).join(", ")));
+    repository.refresh().await?;
+    for floor in floors(repository, &detail.settings).await {
+        match repository.raise_floor(vault.epoch, floor).await {
+            Ok(()) => {
+                tracing::info!(lineage = %floor.lineage, floor.position, "gives up the log before that")
             }
-            Some(_) => match repository.forget(vault.epoch, id).await {
-                Ok(()) => gone += 1,
-                Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
-                    kept.push(format!("backup {id} stays by now: {}", e.what()));
-                }
-                Err(e) => return Err(e),
-            },
+            // Somebody has begun to read it.
+            Err(e) if e.kind() == ErrorKind::Conflict => {
+                tracing::info!(lineage = %floor.lineage, error = e.chain(), "the log stays for now");
+            }
+            Err(e) => return Err(e),
         }
     }
-    Ok(Patch::Forgot { gone, kept })
+    let kept = done.kept.iter().map(|(id, why)| format!("backup {id} stays by now: {why}"));
+    Ok(Patch::Forgot { gone: done.gone.len() as u64, kept: kept.collect() })
+}
+
+/// By the backups that there are, as of the last refresh.
+async fn floors(repository: &Repository, settings: &HashMap<String, String>) -> Vec<At> {
+    let Some(keep) = policy(settings).logs else { return Vec::new() };
+    let now = repository.now();
+    let look = |state: &State| {
+        let pins = state.open_transactions().values().filter_map(|open| open.log);
+        log::floors(&Anchor::all(state), state.lineages(), &pins.collect::<Vec<_>>(), now, keep)
+    };
+    repository.read(look).await
 }
 
 /// Counting reads manifests: nobody asked for it, so once a day will do.

@@ -33,6 +33,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Claims are many and small: a window that never makes them wait for an acknowledgement.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Calls of one connection at a time. An agent has its session and a claim stream an upload.
+const STREAMS: u32 = 32;
 /// What open calls get for ending once the coordinator stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -169,6 +171,7 @@ async fn router(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        .max_concurrent_streams(Some(STREAMS))
         .layer(Guard(access))
         .add_service(reflect().build_v1().map_err(reflection)?)
         .add_service(reflect().build_v1alpha().map_err(reflection)?)

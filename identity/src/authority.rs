@@ -56,6 +56,7 @@ impl Authority {
         let made = Issued { certificate: dir.join("ca.pem"), key: dir.join("ca.key") };
         write(&made.key, &key.serialize_pem(), 0o600, false)?;
         write(&made.certificate, &certificate.pem(), 0o644, false)?;
+        Self::open(dir)?.sign_revoked(now)?;
         Ok(made)
     }
 
@@ -71,6 +72,18 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&shown.subject);
         Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(params, key), ends: shown.not_after })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    pub(crate) fn ends(&self) -> Timestamp {
+        self.ends
     }
 
     /// A new key and its certificate; with `renew` in the place of the old.
@@ -108,6 +121,7 @@ impl Authority {
             certificate: self.dir.join(format!("{name}.pem")),
             key: self.dir.join(format!("{name}.key")),
         };
+        self.note_issued(&Shown::of(certificate.der())?, who)?;
         // A reader that sees the new key with the old certificate goes on with what it had.
         write(&made.key, &key.serialize_pem(), 0o600, renew)?;
         write(&made.certificate, &certificate.pem(), 0o644, renew)?;
@@ -136,11 +150,6 @@ fn named(name: &str) -> DistinguishedName {
 }
 
 fn between(now: Timestamp, end: Timestamp) -> Result<(OffsetDateTime, OffsetDateTime)> {
-    let at = |ms: u64| {
-        let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
-        OffsetDateTime::from_unix_timestamp(seconds)
-            .map_err(|_| Error::invalid("it would be valid beyond the year 9999"))
-    };
     let begin = now.0.saturating_sub(u64::try_from(EARLIER.as_millis()).unwrap_or(0));
     if end <= now {
         return Err(Error::invalid("it would have expired already").with_hint(
@@ -150,12 +159,18 @@ fn between(now: Timestamp, end: Timestamp) -> Result<(OffsetDateTime, OffsetDate
     Ok((at(begin)?, at(end.0)?))
 }
 
-fn failed(error: rcgen::Error) -> Error {
+pub(crate) fn at(ms: u64) -> Result<OffsetDateTime> {
+    let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map_err(|_| Error::invalid("it would be valid beyond the year 9999"))
+}
+
+pub(crate) fn failed(error: rcgen::Error) -> Error {
     Error::internal("make a certificate").with_source(error)
 }
 
 /// Whole or not there.
-fn write(file: &Path, text: &str, mode: u32, replace: bool) -> Result<()> {
+pub(crate) fn write(file: &Path, text: &str, mode: u32, replace: bool) -> Result<()> {
     let failed = |e| Error::io(format!("write {}", file.display()), e);
     let beside = file.parent().unwrap_or(Path::new("."));
     let mut new = tempfile::NamedTempFile::new_in(beside).map_err(failed)?;

@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::explain;
 use crate::files::{provider, read_authorities, read_pair};
 use crate::reloading::Reloading;
+use crate::revoked::Revoked;
 use crate::settings::TlsConfig;
 use crate::who::Who;
 
@@ -36,15 +37,26 @@ pub struct Dialer {
 
 impl Dialer {
     pub fn new(config: &TlsConfig, clock: Arc<dyn Clock>) -> Result<Self> {
-        Self::open(&config.ca, Some((config.certificate.clone(), config.key.clone())), clock)
+        let pair = Some((config.certificate.clone(), config.key.clone()));
+        Self::reading(config.files(), &config.ca, &config.revoked, pair, clock)
     }
 
     /// Without a pair of certificate and key: a token is to say who we are.
     pub fn open(ca: &Path, pair: Option<(PathBuf, PathBuf)>, clock: Arc<dyn Clock>) -> Result<Self> {
         let mut files = vec![ca.to_owned()];
         files.extend(pair.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]));
-        let ca = ca.to_owned();
-        let tls = Reloading::new("tls", files, move || dialling(&ca, pair.as_ref(), &*clock))?;
+        Self::reading(files, ca, Path::new(""), pair, clock)
+    }
+
+    fn reading(
+        files: Vec<PathBuf>,
+        ca: &Path,
+        revoked: &Path,
+        pair: Option<(PathBuf, PathBuf)>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let (ca, revoked) = (ca.to_owned(), revoked.to_owned());
+        let tls = Reloading::new("tls", files, move || dialling(&ca, &revoked, pair.as_ref(), &*clock))?;
         Ok(Self { tls: Arc::new(tls), refused: Arc::default() })
     }
 
@@ -92,10 +104,18 @@ impl Dialer {
     }
 }
 
-fn dialling(ca: &Path, pair: Option<&(PathBuf, PathBuf)>, clock: &dyn Clock) -> Result<Arc<ClientConfig>> {
+fn dialling(
+    ca: &Path,
+    revoked: &Path,
+    pair: Option<&(PathBuf, PathBuf)>,
+    clock: &dyn Clock,
+) -> Result<Arc<ClientConfig>> {
     let unusable = |e: String| Error::invalid("the TLS settings cannot be used").with_source(e);
     let roots = read_authorities(ca)?;
+    let revoked = Revoked::read(revoked, &roots)?;
     let proves = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .with_crls(revoked.signed())
+        .allow_unknown_revocation_status()
         .build()
         .map_err(|e| unusable(e.to_string()))?;
     let builder = ClientConfig::builder_with_provider(provider())

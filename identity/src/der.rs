@@ -35,6 +35,7 @@ fn all(mut input: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
 }
 
 pub(crate) struct Fields {
+    pub(crate) serial: Vec<u8>,
     pub(crate) issuer: String,
     pub(crate) subject: String,
     /// Unix seconds.
@@ -47,7 +48,7 @@ pub(crate) struct Fields {
 pub(crate) fn fields(certificate: &[u8]) -> Option<Fields> {
     let (signed, _) = within(within(certificate, SEQUENCE)?.0, SEQUENCE)?;
     let rest = within(signed, 0xa0).map_or(signed, |(_, rest)| rest); // version
-    let (_, rest) = within(rest, 2)?; // serial
+    let (serial, rest) = within(rest, 2)?;
     let (_, rest) = within(rest, SEQUENCE)?; // algorithm
     let (issuer, rest) = within(rest, SEQUENCE)?;
     let (validity, rest) = within(rest, SEQUENCE)?;
@@ -57,6 +58,7 @@ pub(crate) fn fields(certificate: &[u8]) -> Option<Fields> {
     let extensions = all(rest).find(|(tag, _)| *tag == 0xa3).and_then(|(_, found)| within(found, SEQUENCE));
     let addresses = extensions.map_or_else(Vec::new, |(found, _)| addresses(found));
     Some(Fields {
+        serial: serial.to_vec(),
         issuer: common_name(issuer),
         subject: common_name(subject),
         not_before,

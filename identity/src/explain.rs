@@ -26,6 +26,10 @@ pub(crate) fn dialling(address: &str, error: io::Error) -> Error {
                 format!("the certificate of the coordinator at {address} is not for that address"),
                 "use an address that it is for (`palinurus certs show`), or issue one with --address".into(),
             ),
+            Bad::Revoked => denied(
+                format!("the certificate of the coordinator at {address} has been revoked"),
+                "it may be somebody who should not be there; issue the coordinator a new one".into(),
+            ),
             Bad::InvalidPurpose | Bad::InvalidPurposeContext { .. } => denied(
                 format!("what answers at {address} has no coordinator's certificate"),
                 "it may be somebody who should not be there: see who listens".into(),
@@ -58,6 +62,10 @@ pub(crate) fn refused(alert: Alert) -> Error {
         Alert::CertificateExpired => (
             "the coordinator says that our certificate has expired, or is not valid yet",
             "`palinurus certs show FILE` says until when it holds; issue a new one, or see the clocks",
+        ),
+        Alert::CertificateRevoked => (
+            "the coordinator says that our certificate has been revoked",
+            "issue a new one: `palinurus certs issue --renew`",
         ),
         Alert::UnsupportedCertificate | Alert::CertificateUnknown | Alert::AccessDenied => (
             "the coordinator does not take our certificate for this",

@@ -2,8 +2,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use palinurus_repository::{Clock, Error, Result};
+use palinurus_repository::{Clock, Error, Result, Timestamp};
 use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
@@ -14,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::explain;
 use crate::files::{provider, read_authorities, read_pair};
 use crate::reloading::Reloading;
+use crate::revoked::Revoked;
 use crate::settings::TlsConfig;
 use crate::who::Who;
 
@@ -38,19 +40,32 @@ pub enum Known {
     Unclear(String),
 }
 
+/// A connection that is open, and what was shown for it.
 #[derive(Debug)]
-pub struct TlsServer(Reloading<Arc<ServerConfig>>);
+pub struct Proved {
+    pub stream: Stream,
+    pub known: Known,
+    pub certificate: Option<CertificateDer<'static>>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    config: Arc<ServerConfig>,
+    revoked: Revoked,
+}
+
+#[derive(Debug)]
+pub struct TlsServer(Reloading<Serving>);
 
 impl TlsServer {
     /// With `tokens`, who shows no certificate is let through as nobody.
     pub fn new(config: &TlsConfig, tokens: bool, clock: Arc<dyn Clock>) -> Result<Self> {
-        let files = config.files().map(|(_, file)| file.clone()).into();
-        let config = config.clone();
+        let (files, config) = (config.files(), config.clone());
         Reloading::new("tls", files, move || serving(&config, tokens, &*clock)).map(Self)
     }
 
     /// The caller bounds the time that this takes.
-    pub async fn accept(&self, mut stream: TcpStream) -> Result<(Stream, Known)> {
+    pub async fn accept(&self, mut stream: TcpStream) -> Result<Proved> {
         let mut first = [0];
         let read =
             stream.peek(&mut first).await.map_err(|e| Error::unavailable("it went away").with_source(e))?;
@@ -62,7 +77,8 @@ impl TlsServer {
             linger(stream).await;
             return Err(Error::invalid("it does not speak TLS"));
         }
-        let accepted = TlsAcceptor::from((*self.0.current()).clone()).accept(stream).into_fallible().await;
+        let accepted =
+            TlsAcceptor::from(self.0.current().config.clone()).accept(stream).into_fallible().await;
         let stream = match accepted {
             Ok(stream) => stream,
             Err((e, stream)) => {
@@ -70,20 +86,27 @@ impl TlsServer {
                 return Err(explain::accepting(&e));
             }
         };
-        let known = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+        let known = match &certificate {
             None => Known::Nobody,
             Some(certificate) => match Who::of(certificate) {
                 Ok(who) => Known::Holder(who),
                 Err(e) => Known::Unclear(e.chain()),
             },
         };
-        Ok((stream, known))
+        Ok(Proved { stream, known, certificate })
+    }
+
+    /// Whether a certificate that was good enough for a connection has been revoked since.
+    pub fn has_revoked(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.0.current().revoked.holds(certificate)
     }
 }
 
-fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Arc<ServerConfig>> {
+fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Serving> {
     let unusable = |e: String| Error::invalid("the TLS settings cannot be used").with_source(e);
     let roots = read_authorities(&config.ca)?;
+    let revoked = Revoked::read(&config.revoked, &roots)?;
     let (pair, shown) = read_pair(&config.certificate, &config.key, clock)?;
     if !matches!(shown.who, Some(Who::Coordinator { .. })) {
         let whose = shown.who.map_or_else(|| "nobody's".to_owned(), |who| who.name());
@@ -93,9 +116,23 @@ fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Arc<Se
         ))
         .with_hint("palinurus certs issue DIR coordinator --name NAME --address HOST"));
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .with_crls(revoked.signed())
+        // An authority of several that has no list revokes nothing.
+        .allow_unknown_revocation_status();
     let verifier = if tokens { verifier.allow_unauthenticated() } else { verifier };
     let verifier = verifier.build().map_err(|e| unusable(e.to_string()))?;
+    // A list with a wrong signature would lock everybody out: our own certificate tries it.
+    if let Some((own, between)) = pair.cert.split_first()
+        && let Err(rustls::Error::InvalidCertRevocationList(e)) = verifier.verify_client_cert(
+            own,
+            between,
+            UnixTime::since_unix_epoch(clock.now().since(Timestamp(0))),
+        )
+    {
+        return Err(Error::invalid(format!("{} is not signed by our authority", config.revoked.display()))
+            .with_source(format!("{e:?}")));
+    }
     let mut serving = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(|e| unusable(e.to_string()))?
@@ -105,7 +142,7 @@ fn serving(config: &TlsConfig, tokens: bool, clock: &dyn Clock) -> Result<Arc<Se
     // Who resumes a session does not show the certificate again, which may have expired meanwhile.
     serving.session_storage = Arc::new(NoServerSessionStorage {});
     serving.send_tls13_tickets = 0;
-    Ok(Arc::new(serving))
+    Ok(Serving { config: Arc::new(serving), revoked })
 }
 
 /// A connection that is closed with something unread is reset, and the caller would not hear why it was refused.

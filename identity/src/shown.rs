@@ -11,6 +11,8 @@ use crate::who::Who;
 
 #[derive(Clone, Debug)]
 pub struct Shown {
+    /// In hexadecimal, as the authority's own list has it.
+    pub serial: String,
     /// None: it names nobody; an authority's does not.
     pub who: Option<Who>,
     pub subject: String,
@@ -30,6 +32,7 @@ impl Shown {
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self> {
         let found = der::fields(certificate).ok_or_else(unreadable)?;
         Ok(Self {
+            serial: hex(&found.serial),
             who: Who::of(certificate).ok(),
             subject: found.subject,
             issuer: found.issuer,
@@ -43,6 +46,12 @@ impl Shown {
     pub fn remains(&self, now: Timestamp) -> Option<Duration> {
         (now.0 / 1000 <= self.not_after.0 / 1000).then(|| self.not_after.since(now))
     }
+}
+
+/// Without the zeros before a number.
+pub(crate) fn hex(number: &[u8]) -> String {
+    let first = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    number[first..].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unreadable() -> Error {

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::TransactionId;
 use crate::index::IndexSegment;
 use crate::ledger::{CHECKPOINTS, PackSet, State, newest_checkpoint, record_key};
+use crate::log::{self, Piece, history_key};
 use crate::pack::{PackId, open_whole};
 use crate::storage::{Object, Storage, list_all};
 
@@ -190,6 +191,8 @@ struct Needed {
     referenced: PackSet,
     /// Parts, by the manifest's name.
     manifests: BTreeMap<String, u32>,
+    /// For what of logs it keeps.
+    state: State,
 }
 
 impl Needed {
@@ -202,7 +205,7 @@ impl Needed {
                 manifests.insert(crate::ledger::manifest_stem(&node.manifest), node.manifest.parts);
             }
         }
-        Self { packs: state.committed().clone(), referenced, manifests }
+        Self { packs: state.committed().clone(), referenced, manifests, state: state.clone() }
     }
 
     fn transactions(&self) -> BTreeSet<TransactionId> {
@@ -215,7 +218,10 @@ impl Needed {
             Some("p") => PackId::from_key(key).is_ok_and(|pack| self.packs.contains(&pack)),
             Some("m") => stem(key).is_some_and(|stem| self.manifests.contains_key(stem)),
             Some("x") => IndexSegment::from_key(key).is_ok(),
-            _ => false,
+            _ => match Piece::from_key(key) {
+                Ok(piece) => !self.state.is_spare(&piece),
+                Err(_) => self.state.lineages().keys().any(|id| history_key(*id) == key),
+            },
         }
     }
 
@@ -252,6 +258,10 @@ impl Walk<'_> {
             for kind in ["p", "x", "m"] {
                 self.folder(&format!("t/{transaction}/{kind}/")).await?;
             }
+        }
+        // A log goes on: what there is of it now.
+        for lineage in self.needed.state.lineages().keys().copied().collect::<Vec<_>>() {
+            self.folder(&log::prefix(lineage)).await?;
         }
         Ok(())
     }
@@ -368,6 +378,14 @@ async fn prove(from: &Repository, key: &str, body: &Bytes, size: u64) -> Result<
         return Err(Error::unavailable(format!("{key}: {} bytes of {size} were read", body.len())));
     }
     let (keys, key, body) = (from.keys().clone(), key.to_owned(), body.clone());
+    if let Ok(piece) = Piece::from_key(&key) {
+        let grant = |state: &State| state.lineage(piece.lineage)?.grant(piece.epoch).cloned();
+        // Of a grant that is not known yet there is no key to open it with: it is not taken.
+        let grant = from.read(grant).await;
+        let key_epoch =
+            grant.ok_or_else(|| Error::not_found(format!("{piece} is of no known grant")))?.key_epoch;
+        return from.blocking().run(move || log::open(&keys, key_epoch, &piece, &body).map(drop)).await;
+    }
     let open = move || match PackId::from_key(&key) {
         Ok(pack) => open_whole(&keys, pack, &body).map(drop),
         Err(_) if key.contains("/x/") => IndexSegment::open(&keys, &key, &body).map(drop),

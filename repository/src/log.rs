@@ -8,6 +8,7 @@
 //! **What counts**: a piece counts from its grant's `from` to the next grant's, and nowhere else. So a writer whose grant
 //! is over may put what it likes, and no clock and no lock is needed.
 mod coverage;
+mod floor;
 mod history;
 mod lineage;
 mod name;
@@ -20,6 +21,7 @@ mod windows;
 mod wire;
 
 pub use coverage::{Counted, Coverage};
+pub use floor::floors;
 pub use history::HISTORY_MAX;
 pub use lineage::{At, Grant, IDENTITY_MAX, Lineage, Section, Span};
 pub use name::{Piece, history_key, prefix};

@@ -12,7 +12,9 @@ use crate::id::{Epoch, TransactionId};
 use crate::ledger::{Body, PackSet, State};
 use crate::mutant::{self, Mutant};
 use crate::pack::PackId;
-use crate::storage::{Object, delete_unlocked};
+use crate::storage::{Object, Storage, delete_unlocked};
+
+mod logs;
 
 const PAGE: usize = 1000;
 /// How often a decision is made anew because somebody else's record came first.
@@ -118,6 +120,7 @@ pub async fn leftovers(repository: &Repository) -> Result<Deleted> {
         let (garbage, last) = garbage(repository, &kept, &mut after).await?;
         found.add(&garbage);
         if last {
+            found.add(&logs::garbage(repository, &kept.state).await?);
             return Ok(found);
         }
     }
@@ -148,17 +151,18 @@ async fn delete(repository: &Repository, give_way: &(dyn Fn() -> bool + Sync)) -
             break;
         }
         let (garbage, last) = garbage(repository, &kept, &mut after).await?;
-        let keys = garbage.iter().map(|object| object.key.clone()).collect();
-        let locked = delete_unlocked(&**storage, keys).await?;
-        deleted.locked += locked.len() as u64;
-        deleted.locked_until = deleted.locked_until.max(locked.iter().filter_map(|each| each.until).max());
-        let stay: HashSet<_> = locked.into_iter().map(|locked| locked.key).collect();
-        for object in garbage.iter().filter(|object| !stay.contains(&object.key)) {
-            deleted.objects += 1;
-            deleted.bytes += object.size;
-        }
+        delete_some(&**storage, &garbage, &mut deleted).await?;
         if last {
             break;
+        }
+    }
+    if !gave_way {
+        for some in logs::garbage(repository, &kept.state).await?.chunks(PAGE) {
+            gave_way = give_way();
+            if gave_way {
+                break;
+            }
+            delete_some(&**storage, some, &mut deleted).await?;
         }
     }
     if deleted.objects > 0 {
@@ -169,6 +173,19 @@ async fn delete(repository: &Repository, give_way: &(dyn Fn() -> bool + Sync)) -
         tracing::info!(objects = deleted.locked, until_ms = until, "left what the store keeps locked");
     }
     Ok((deleted, gave_way))
+}
+
+async fn delete_some(storage: &dyn Storage, garbage: &[Object], deleted: &mut Deleted) -> Result<()> {
+    let keys = garbage.iter().map(|object| object.key.clone()).collect();
+    let locked = delete_unlocked(storage, keys).await?;
+    deleted.locked += locked.len() as u64;
+    deleted.locked_until = deleted.locked_until.max(locked.iter().filter_map(|each| each.until).max());
+    let stay: HashSet<_> = locked.into_iter().map(|locked| locked.key).collect();
+    for object in garbage.iter().filter(|object| !stay.contains(&object.key)) {
+        deleted.objects += 1;
+        deleted.bytes += object.size;
+    }
+    Ok(())
 }
 
 /// What a state keeps, in a form that answers quickly for each object.

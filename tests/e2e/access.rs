@@ -90,6 +90,7 @@ async fn each_role_does_its_part_and_the_audit_log_says_who() {
     let refused =
         by_token(&[("PALINURUS_SERVER", "")], &["backup", "list", "--server", &in_url]).await.expect(2);
     assert!(!refused.stderr.contains(&token), "{}", refused.stderr);
+    assert!(refused.stderr.contains("never goes into an address"), "{}", refused.stderr);
     // Taken away, it ends without a restart.
     world.run(&["tokens", "remove", "bob", "--file", text(&tokens)]).await.expect(0);
     wait_async("the token is forgotten", async || {
@@ -242,6 +243,66 @@ async fn whatever_is_wrong_with_a_certificate_is_said() {
     command.arg("--cert").arg(&ada.certificate).arg("--cert-key").arg(&ada.key).args(list);
     let named = run(command).await.expect(7);
     assert!(named.stderr.contains("is not for that address"), "{}", named.stderr);
+    world.stop().await;
+}
+
+/// What leaked is taken back: its connections end at once, no new one comes about, and everybody else goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_out_within_seconds() {
+    let mut world = World::encrypted(&["n1", "n2"]);
+    world.start().await;
+    world.backup().await;
+    let certs = world.certs.clone().unwrap();
+    let dir = world.path("certs");
+    let ada = certs.operator("ada", Role::Admin);
+    let list = &["backup", "list"];
+    run_as(&world, &ada, list).await.expect(0);
+    let mut watching = v1::coordinator_client::CoordinatorClient::new(channel(&world, &certs, &ada).await);
+    watching.get_cluster(v1::GetClusterRequest {}).await.unwrap();
+
+    world.run(&["certs", "revoke", text(&dir), text(&ada.certificate)]).await.expect(0);
+    let lost = world
+        .run(&["certs", "revoke", text(&dir), "--who", &format!("palinurus://service/{SERVICE}/node/n2")])
+        .await
+        .expect(0)
+        .json();
+    assert_eq!((lost["serials"].as_array().unwrap().len(), lost["count"].as_u64()), (1, Some(2)));
+    // A connection that was open before asks for nothing any more.
+    wait_async("the operator's connection is closed", async || {
+        let asked = watching.get_cluster(v1::GetClusterRequest {}).await;
+        asked.is_err().then_some(())
+    })
+    .await;
+    let out = run_as(&world, &ada, list).await.expect(7);
+    assert!(out.stderr.contains("has been revoked"), "{}", out.stderr);
+    wait_async("the agent's session is over", async || (!world.node("n2").await.connected).then_some(()))
+        .await;
+    assert!(world.node("n1").await.connected, "nobody else is disturbed");
+    wait_async("the agent says why", async || {
+        let log = fs::read_to_string(world.path("n2.log")).unwrap();
+        log.contains("has been revoked").then_some(())
+    })
+    .await;
+    // With a new one it is back, without a restart.
+    certs.agent(SERVICE, "n2", false);
+    wait_async("the agent is back", async || world.node("n2").await.connected.then_some(())).await;
+    world.backup().await;
+
+    // A list that is not our authority's changes nothing, and is said.
+    let elsewhere = Certs::new(&world.path("elsewhere"));
+    fs::copy(elsewhere.ca().with_file_name("revoked.pem"), dir.join("revoked.pem")).unwrap();
+    let log = world.path("coordinator.log");
+    wait_async("the wrong list is noticed", async || {
+        world.run(list).await.expect(0);
+        fs::read_to_string(&log).unwrap().contains("is not of our authority").then_some(())
+    })
+    .await;
+    run_as(&world, &ada, list).await.expect(7);
+    let unknown = ["certs", "revoke", text(&dir), "--who", "palinurus://operator/nobody?role=admin"];
+    let unknown = world.run(&unknown).await.expect(1);
+    assert!(unknown.stderr.contains("nothing was issued to"), "{}", unknown.stderr);
+    let no_number = world.run(&["certs", "revoke", text(&dir), "--serial", "xyz"]).await.expect(2);
+    assert!(no_number.stderr.contains("certs show"), "{}", no_number.stderr);
     world.stop().await;
 }
 

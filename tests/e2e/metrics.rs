@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// By name and labels, from the process with that state directory.
-async fn scrape(state: &Path) -> BTreeMap<String, f64> {
+pub(crate) async fn scrape(state: &Path) -> BTreeMap<String, f64> {
     let file = state.join("metrics-address");
     let address = world::wait("metrics are served", || {
         fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n'))
@@ -41,6 +41,7 @@ async fn a_backup_is_seen_in_the_metrics_of_both() {
     let before = scrape(&world.path("coordinator")).await;
     assert_eq!(before["palinurus_leader"], 1.0);
     assert_eq!(before["palinurus_backups{service=\"s\"}"], 0.0);
+    assert_eq!(before["palinurus_backups_spoiled{service=\"s\"}"], 0.0);
     assert!(!before.contains_key("palinurus_newest_backup_age_seconds{service=\"s\"}"));
     let operation = world.backup().await;
 

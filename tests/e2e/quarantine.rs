@@ -24,7 +24,7 @@ pub(crate) fn of_kind(world: &World, kind: &str) -> Vec<PathBuf> {
     found
 }
 
-fn fill(world: &World, random: &mut Random) {
+pub(crate) fn fill(world: &World, random: &mut Random) {
     for node in ["n1", "n2"] {
         for i in 0..8 {
             let path = world.data(node).join(format!("{node}-{i}"));
@@ -34,7 +34,7 @@ fn fill(world: &World, random: &mut Random) {
     }
 }
 
-async fn restored_equals(world: &World, backup: &str, node: &str, expected: i32) {
+pub(crate) async fn restored_equals(world: &World, backup: &str, node: &str, expected: i32) {
     let target = world.path("target");
     let (url, key) = (world.repository_url(), world.key());
     let keys = key.to_str().unwrap();

@@ -221,3 +221,72 @@ async fn the_leader_does_it_by_itself() {
     world.stop().await;
     restores(&world, &id, &copy).await;
 }
+
+/// The coordinator is gone for good. What a transaction that it left open may use stays until another has ended it.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_coordinator_the_ledger_decides() {
+    let mut world = World::new(&["n1"]);
+    world.start().await;
+    let mut random = Random::new(12);
+    let mut taken = Vec::new();
+    for n in 0..4 {
+        taken.push(backup(&world, &mut random, n).await);
+    }
+    world.run(&["backup", "pin", &taken[0].0, "--reason", "release 7"]).await.expect(0);
+    world.kill_coordinator();
+    let (url, key) = (world.repository_url(), world.key());
+    let at = ["--repository", &url, "--keys", key.to_str().unwrap()];
+    let retention = |verb: &'static str, more: &[&'static str]| {
+        let all = [&["retention", verb][..], &at, more].concat();
+        all.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let without = world.run(&retention("plan", &[])).await.expect(2);
+    assert!(without.stderr.contains("--policy"), "{}", without.stderr);
+    world.run(&retention("plan", &["--set", "patience=1h"])).await.expect(2);
+
+    let file = world.path("service.toml");
+    let text = format!(
+        "name = \"shop\"\nrepository = {url:?}\n[[nodes]]\nname = \"n1\"\n[settings]\nkeep_last = 2\n"
+    );
+    fs::write(&file, text).unwrap();
+    let mut by_file = retention("plan", &["--policy"]);
+    by_file.push(file.to_str().unwrap().to_owned());
+    let by_file = world.run(&by_file).await.expect(0).json();
+    let plan = world.run(&retention("plan", &["--set", "keep_last=2"])).await.expect(0).json();
+    assert_eq!((&by_file["service"], &by_file["backups"]), (&"shop".into(), &plan["backups"]));
+    let keeps: Vec<bool> =
+        plan["backups"].as_array().unwrap().iter().map(|choice| choice["keep"].as_bool().unwrap()).collect();
+    assert_eq!(keeps, [true, false, true, true]);
+    let before = stored(&world);
+    let applied = world.run(&retention("apply", &["--set", "keep_last=2", "--yes"])).await.expect(0).json();
+    assert_eq!(applied["forgotten"], serde_json::json!([taken[1].0]), "{applied}");
+    assert!(before - stored(&world) > 3 << 20, "{applied}");
+    for (id, copy) in [&taken[0], &taken[2], &taken[3]] {
+        restores(&world, id, copy).await;
+    }
+    let check = [&["repository", "check"][..], &at, &["--read-data"]].concat();
+    world.run(&check).await.expect(0);
+
+    // A backup that runs, as far as anybody can know: what it may use is condemned and not swept.
+    let (operator, _) = palinurus_repository::KeyFile::read(&world.key()).unwrap();
+    let storage = palinurus_repository::storage::open(&url).unwrap();
+    let repository = palinurus_repository::Repository::open(storage, &[operator]).await.unwrap();
+    let (epoch, id) =
+        (repository.read(|state| state.leader().0).await, palinurus_repository::TransactionId([7; 16]));
+    repository.begin(epoch, id, palinurus_repository::ledger::Purpose::Backup).await.unwrap();
+    let waits = world.run(&retention("apply", &["--set", "keep_last=1", "--yes"])).await.expect(0).json();
+    assert_eq!(
+        (&waits["packs_swept"], &waits["waits_for"]),
+        (&0.into(), &serde_json::json!([id.to_string()]))
+    );
+    assert!(waits["packs_waiting"].as_u64().unwrap() > 0, "{waits}");
+    repository.abort(epoch, id).await.unwrap();
+
+    // The coordinator comes back: its epoch was not taken from it, and it goes on.
+    world.start_coordinator().await;
+    world.joined().await;
+    assert_eq!(listed(&world).await, [taken[0].0.as_str(), &taken[3].0]);
+    backup(&world, &mut random, 4).await;
+    world.run(&["repository", "check", "--read-data"]).await.expect(0);
+    world.stop().await;
+}

@@ -48,7 +48,11 @@ impl Certs {
 
     pub fn section(&self, issued: &Issued) -> String {
         let Issued { certificate, key } = issued;
-        format!("\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {:?}\n\n", self.ca())
+        let revoked = self.0.join("revoked.pem");
+        format!(
+            "\n[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nca = {:?}\nrevoked = {revoked:?}\n\n",
+            self.ca()
+        )
     }
 
     pub fn dialer(&self, issued: &Issued) -> Dialer {

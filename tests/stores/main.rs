@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod bench;
 mod conform;
 mod copy;
 mod faults;
@@ -14,5 +15,4 @@ mod large;
 mod lock;
 mod mistakes;
 mod refusals;
-mod throughput;
 mod tls;

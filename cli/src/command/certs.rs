@@ -36,6 +36,20 @@ pub(crate) enum Verb {
     },
     /// Says whose a certificate is, and until when it holds.
     Show { file: PathBuf },
+    /// Takes certificates back, for good, and signs a new revoked.pem, which goes to whoever names it in [tls].
+    Revoke {
+        /// The authority's.
+        dir: PathBuf,
+        /// The certificate that is to hold no longer.
+        #[arg(required_unless_present_any = ["serial", "who"])]
+        file: Option<PathBuf>,
+        /// Its number instead; may be repeated.
+        #[arg(long)]
+        serial: Vec<String>,
+        /// All that was issued to somebody until now, such as palinurus://service/shop/node/n1.
+        #[arg(long, value_name = "URI", value_parser = str::parse::<Who>)]
+        who: Option<Who>,
+    },
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -69,8 +83,17 @@ pub(crate) enum Whom {
 }
 
 #[derive(Serialize)]
+struct Revoked {
+    /// These, now.
+    serials: Vec<String>,
+    /// As many in all.
+    count: usize,
+}
+
+#[derive(Serialize)]
 struct View {
     file: String,
+    serial: String,
     key: Option<String>,
     who: Option<String>,
     subject: String,
@@ -103,6 +126,25 @@ pub(crate) fn run(verb: Verb, output: &Output) -> Result<Outcome> {
                 return Ok(Outcome::Warnings);
             }
         }
+        Verb::Revoke { dir, file, serial, who } => {
+            let authority = Authority::open(&dir)?;
+            let mut serials = serial;
+            serials.extend(file.map(|file| Shown::read(&file)).transpose()?.map(|shown| shown.serial));
+            if let Some(who) = who {
+                let issued = authority.issued_to(&who)?;
+                if issued.is_empty() {
+                    return Err(Error::not_found(format!("nothing was issued to {who} here")).with_hint(
+                        "the file `issued` beside the authority's key has a line for each certificate",
+                    ));
+                }
+                serials.extend(issued);
+            }
+            let count = authority.revoke(&serials, now)?;
+            output.data(&Revoked { serials, count }, |revoked| {
+                format!("revoked: {}\n{} in all\n", revoked.serials.join(" "), revoked.count)
+            });
+            output.note("copy revoked.pem to the coordinators and agents: it is in force within a second");
+        }
     }
     Ok(Outcome::Done)
 }
@@ -134,6 +176,7 @@ fn view(file: &std::path::Path, key: Option<&PathBuf>, now: Timestamp) -> Result
     let left = shown.remains(now);
     Ok(View {
         file: file.display().to_string(),
+        serial: shown.serial,
         key: key.map(|key| key.display().to_string()),
         who: shown.who.as_ref().map(ToString::to_string),
         subject: shown.subject,
@@ -161,6 +204,7 @@ fn show(view: &View) -> String {
     if !view.addresses.is_empty() {
         lines.push(("for", clean(&view.addresses.join(" "))));
     }
+    lines.push(("serial", view.serial.clone()));
     lines.extend([("from", view.not_before.clone().unwrap_or_default()), ("until", until)]);
     fields(&lines)
 }

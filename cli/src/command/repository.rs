@@ -68,8 +68,12 @@ impl KnownPlace {
     }
 
     pub(crate) async fn open_with(&self, given: &[GivenKey]) -> Result<Repository> {
+        Self::open_at(&self.repository, given).await
+    }
+
+    pub(crate) async fn open_at(url: &str, given: &[GivenKey]) -> Result<Repository> {
         let keys: Vec<KeyFile> = given.iter().map(|given| given.key.clone()).collect();
-        Repository::open(storage::open(&self.repository)?, &keys).await
+        Repository::open(storage::open(url)?, &keys).await
     }
 }
 

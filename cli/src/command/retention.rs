@@ -11,12 +11,16 @@ use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
 use crate::{Global, client, human};
 
+mod alone;
+
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
     /// Shows what `apply` would forget, why the rest stays, and what becomes free; changes nothing.
     Plan {
         /// May be left out when there is only one.
         service: Option<String>,
+        #[command(flatten)]
+        alone: alone::Alone,
     },
     /// Forgets what the policy does not keep and frees what only it used, now.
     Apply {
@@ -26,8 +30,10 @@ pub(crate) enum Verb {
         #[arg(long)]
         yes: bool,
         /// Return at once with the operation's id.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "repository")]
         detach: bool,
+        #[command(flatten)]
+        alone: alone::Alone,
     },
     /// The policy in force, and the runs that had something to do.
     Show {
@@ -170,14 +176,22 @@ impl RetentionView {
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
-    let mut client = client::connect(global).await?;
     match verb {
-        Verb::Plan { service } => {
+        Verb::Plan { service, alone } => {
+            if let Some(looked) = alone.look(output).await? {
+                output.data(&looked.plan().await?, show);
+                return Ok(Outcome::Done);
+            }
+            let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
             output.data(&view(&plan(&mut client, service).await?), show);
             Ok(Outcome::Done)
         }
-        Verb::Apply { service, yes, detach } => {
+        Verb::Apply { service, yes, detach, alone } => {
+            if let Some(looked) = alone.look(output).await? {
+                return looked.apply(yes, output).await;
+            }
+            let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
             let plan = view(&plan(&mut client, service).await?);
             output.note(show(&plan));
@@ -187,12 +201,7 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
                 .filter(|choice| !choice.keep)
                 .map(|choice| choice.backup.clone())
                 .collect();
-            let question = match forget.len() {
-                0 => "Free what no backup needs?".to_owned(),
-                1 => "Forget this backup? It cannot be had back.".to_owned(),
-                n => format!("Forget these {n} backups? They cannot be had back."),
-            };
-            if !confirm(yes, &question)? {
+            if !confirm(yes, &question(&plan))? {
                 output.note("nothing was deleted");
                 return Ok(Outcome::Declined);
             }
@@ -202,6 +211,7 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             follow_or_detach(global, output, &started, detach).await
         }
         Verb::Show { service } => {
+            let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
             let request = v1::GetServiceRequest { service: service.clone() };
             let settings = client.get_service(request).await.map_err(from_status)?.into_inner().settings;
@@ -230,6 +240,14 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             output.data(&shown, show_policy);
             Ok(Outcome::Done)
         }
+    }
+}
+
+fn question(plan: &PlanView) -> String {
+    match plan.backups.iter().filter(|choice| !choice.keep).count() {
+        0 => "Free what no backup needs?".to_owned(),
+        1 => "Forget this backup? It cannot be had back.".to_owned(),
+        n => format!("Forget these {n} backups? They cannot be had back."),
     }
 }
 

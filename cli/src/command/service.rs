@@ -106,7 +106,7 @@ struct NodeSpecView {
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
     match verb {
         Verb::Apply { file } => {
-            let service = Some(parse(&file, &read(&file)?)?);
+            let service = Some(from_file(&file)?);
             let mut client = client::connect(global).await?;
             let applied =
                 client.apply_service(v1::ApplyServiceRequest { service }).await.map_err(from_status)?;
@@ -130,6 +130,11 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
         }
     }
     Ok(Outcome::Done)
+}
+
+/// `-` is stdin.
+pub(crate) fn from_file(file: &Path) -> Result<v1::Service> {
+    parse(file, &read(file)?)
 }
 
 fn read(file: &Path) -> Result<String> {

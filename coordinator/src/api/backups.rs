@@ -78,7 +78,7 @@ impl Lead {
         let all = vault.repository.backups().await;
         let mut planned =
             plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)?;
-        planned.plan.logs = logs;
+        planned.plan.logs = logs.map(Box::new);
         Ok(planned)
     }
 

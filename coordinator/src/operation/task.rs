@@ -98,6 +98,6 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
         manifest: manifest.manifest.clone(),
         backup_id: manifest.backup_id.clone(),
         delta: plan.is_some_and(|plan| plan.delta),
-        logs: plan.and_then(|plan| plan.logs.clone()),
+        logs: plan.and_then(|plan| plan.logs.as_deref().cloned()),
     })
 }

@@ -278,3 +278,33 @@ async fn a_promoted_standby_fills_its_parent_and_the_old_primary_is_out() {
     let nowhere = v1::LogOpen { history: vec![v1::LogFork::default(); 151], ..opening("n1", 1, 7_000) };
     assert_eq!(Writer::open(&world, nowhere).await.err().unwrap().kind(), ErrorKind::Invalid);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_its_place_loses_its_grant_before_anything_is_restored() {
+    let world = World::new().await;
+    let mut operator = world.operator().await;
+    let settings = [("failover", "automatic"), ("failover_patience", "1s")];
+    operator.apply(world.service_with(&["n1", "n2"], &["s1"], &settings)).await.unwrap();
+    let (one, two) = (world.peer("n1", &[("a", vec![1])]), world.peer("n2", &[("b", vec![2])]));
+    one.connected().await;
+    two.connected().await;
+    let mut old = Writer::open(&world, opening("n2", 1, 4_096)).await.unwrap();
+    operator.until_backups(1).await;
+    old.put(&world, 4_096, 5_000, 1_000, "").await;
+    two.cut().await;
+    let spare = world.peer_with("s1", &[], |config| config.data_empty = true);
+    spare.connected().await;
+    spare.hold("restore");
+    let begun = operator.failover(0).await;
+    let revoked = old.next().await;
+    assert!(matches!(revoked.message, Some(log_reply::Message::Revoked(_))), "{revoked:?}");
+    assert_eq!(spare.restored(), None, "nothing is restored yet");
+    // It does not know, and puts on.
+    old.put(&world, 5_000, 9_000, 2_000, "").await;
+    spare.let_go();
+    assert_eq!(operator.finished(&begun.id).await.state(), v1::OperationState::Succeeded);
+    let shown = operator.logs().await;
+    assert_eq!(shown.lineages[0].stretches, [v1::LogStretch { from: 4_096, to: 5_000 }]);
+    let last = shown.lineages[0].lineage.as_ref().unwrap().grants.last().unwrap().clone();
+    assert_eq!((last.node.as_str(), last.from, last.epoch), ("s1", 5_000, 2));
+}

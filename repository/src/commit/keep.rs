@@ -3,12 +3,25 @@ use super::Repository;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{BackupId, Epoch};
-use crate::ledger::Body;
+use crate::ledger::{Body, State};
 
 impl Repository {
     /// Gives a backup up. What only it needed is garbage from here on.
     pub async fn forget(&self, epoch: Epoch, backup: BackupId) -> Result<()> {
         self.append(epoch, Body::Forget { backup }).await.map(|_| ())
+    }
+
+    /// The same, if `still` agrees with the very state that the record follows.
+    pub(crate) async fn forget_if(
+        &self,
+        epoch: Epoch,
+        backup: BackupId,
+        still: &(dyn Fn(&State) -> Result<()> + Send + Sync),
+    ) -> Result<()> {
+        let record = self.record(epoch, Body::Forget { backup });
+        let mut ledger = self.ledger.lock().await;
+        ledger.refresh().await?;
+        ledger.append_if(record, still).await.map(|_| ())
     }
 
     /// By the clock that dates the records.

@@ -52,6 +52,7 @@ async fn each_way_to_fail_is_told() {
         ("true", "it is empty"),
         ("echo hunter2", "does not begin with"),
         ("yes | head -c 1000000", "longer than 4096"),
+        ("head -c 3000 /dev/urandom | tr '\\000' x", "not text"),
     ] {
         let error = refused(sh(printed, LONG)).await;
         assert_eq!(error.kind(), ErrorKind::Invalid, "{printed}");
@@ -85,6 +86,9 @@ async fn is_killed_with_all_it_started_when_its_time_is_up() {
     let error = refused(sh(&script, Duration::from_millis(500))).await;
     assert!(error.kind() == ErrorKind::Unavailable && error.what().contains("500ms"), "{error:?}");
     reader.await.unwrap();
+    // Nor does it wait, or keep anything, for one that never stops printing.
+    let error = refused(sh("exec yes", Duration::from_millis(500))).await;
+    assert!(error.what().contains("500ms"), "{error:?}");
     let error = refused(sh("sleep 600 & exit 0", Duration::from_millis(500))).await;
     assert!(error.what().contains("500ms"), "{error:?}");
 }

@@ -231,9 +231,19 @@ impl Ledger {
 
     /// `append` for who has refreshed a moment ago: the conditional put finds out whether anything came since.
     pub(crate) async fn append_next(&mut self, record: Record) -> Result<u64> {
+        self.append_if(record, &|_| Ok(())).await
+    }
+
+    /// And if `agreed` to by the very state that it follows, whatever came meanwhile.
+    pub(crate) async fn append_if(
+        &mut self,
+        record: Record,
+        agreed: &(dyn Fn(&State) -> Result<()> + Send + Sync),
+    ) -> Result<u64> {
         let mut pause = PAUSE;
         let mut failures = 0;
         loop {
+            agreed(&self.state)?;
             if !mutant::on(Mutant::UnguardedAppend) {
                 self.state.check(&record)?;
             }

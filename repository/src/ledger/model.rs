@@ -6,10 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::fixture::{begin_as, record};
 use super::state::Rules;
 use super::*;
-use crate::id::{Epoch, TransactionId, WriterId};
+use crate::epochs::KeyEpoch;
+use crate::id::{Draw, Epoch, TransactionId, WriterId};
 use crate::manifest::ManifestRef;
 use crate::pack::PackId;
 use crate::sweep::Kept;
+
+mod key_epochs;
+
+use key_epochs::Operator;
 
 const STEPS: usize = 250;
 
@@ -27,6 +32,8 @@ struct Mutant {
     hasty_delete: bool,
     /// Who has rewritten a backup deletes its old packs there and then.
     hasty_rewrite: bool,
+    /// Seals under the key epoch of a state from before its BEGIN.
+    old_epochs: bool,
 }
 
 /// What must never be seen.
@@ -40,6 +47,10 @@ enum Violation {
     Stale,
     /// A pinned backup was forgotten.
     Pinned,
+    /// Two key epochs have one number.
+    KeyEpoch,
+    /// A transaction's objects are sealed in another key epoch than readers look in.
+    Sealed,
 }
 
 #[derive(Default)]
@@ -53,6 +64,7 @@ struct Seen {
     leaders: u32,
     foreign: u32,
     rewrites: u32,
+    key_epochs: u32,
 }
 
 /// splitmix64: schedules are told by their seed.
@@ -133,6 +145,11 @@ struct World {
     sessions: Vec<Session>,
     zombies: Vec<Session>,
     coordinators: [Coordinator; 2],
+    operators: [Operator; 2],
+    /// So many masters were drawn.
+    draws: u64,
+    /// What each transaction that has begun seals under.
+    sealed: BTreeMap<TransactionId, u32>,
     next_epoch: u64,
     next_session: u32,
     next_pack: u32,
@@ -172,6 +189,9 @@ impl World {
             sessions: Vec::new(),
             zombies: Vec::new(),
             coordinators: Default::default(),
+            operators: Default::default(),
+            draws: 0,
+            sealed: BTreeMap::new(),
             next_epoch: 1,
             next_session: 1,
             next_pack: 0,
@@ -210,6 +230,9 @@ impl World {
             _ => false,
         };
         let counts = self.push(record.clone());
+        if counts {
+            self.check_key_epoch(&record.body);
+        }
         if counts && Epoch(epoch) < highest {
             self.violation(Violation::Stale);
         }
@@ -316,6 +339,7 @@ impl World {
             return match self.append(&mut session.view, session.epoch, begin_as(session.number, purpose)) {
                 Outcome::Done => {
                     session.begun = Some(session.view);
+                    self.seals(session.id, session.view);
                     true
                 }
                 Outcome::Lost => true,
@@ -553,13 +577,15 @@ impl World {
                     }
                 }
                 55..60 => self.zombie_step(),
-                60..92 => {
+                60..91 => {
                     let which = self.random.below(2);
                     self.coordinator_step(which);
                 }
+                91..92 => self.operator_step(),
                 _ => self.delete_step(),
             }
         }
+        self.check_seals();
         self.seen
     }
 }
@@ -579,12 +605,14 @@ fn explore(schedules: u64, mutant: Mutant) -> Seen {
         all.leaders += seen.leaders;
         all.foreign += seen.foreign;
         all.rewrites += seen.rewrites;
+        all.key_epochs += seen.key_epochs;
     }
     println!(
-        "{schedules} schedules: {:?}; {} commits, {} rewrites, {} foreign packs, {} swept, {} deleted, {} leaders, {} fenced, {} commits refused",
+        "{schedules} schedules: {:?}; {} commits, {} rewrites, {} key epochs, {} foreign packs, {} swept, {} deleted, {} leaders, {} fenced, {} commits refused",
         all.violations,
         all.commits,
         all.rewrites,
+        all.key_epochs,
         all.foreign,
         all.swept,
         all.deleted,
@@ -610,14 +638,14 @@ fn no_schedule_loses_anything() {
         seen.commits > 4000 && seen.foreign > 4000 && seen.swept > 1000 && seen.deleted > 4000,
         "too tame"
     );
-    assert!(seen.rewrites > 500, "too tame");
+    assert!(seen.rewrites > 500 && seen.key_epochs > 1000, "too tame");
     assert!(seen.fenced > 500 && seen.leaders > 2000, "too tame");
     assert_eq!(seen.refused, 0, "whoever keeps the rules is never refused its COMMIT");
 }
 
 #[test]
 fn a_missing_rule_is_noticed() {
-    use Violation::{Backup, Pinned, Stale, Transaction};
+    use Violation::{Backup, KeyEpoch, Pinned, Sealed, Stale, Transaction};
     let no_swept = rules(|rules| rules.swept = false);
     let mutants = [
         (
@@ -642,6 +670,8 @@ fn a_missing_rule_is_noticed() {
         ("manifests deleted at once", rules(|rules| rules.manifests = false), Backup),
         ("no fencing", rules(|rules| rules.fencing = false), Stale),
         ("pins ignored", rules(|rules| rules.pins = false), Pinned),
+        ("key epochs not numbered", rules(|rules| rules.key_epochs = false), KeyEpoch),
+        ("sealed as of before BEGIN", Mutant { old_epochs: true, ..Mutant::default() }, Sealed),
     ];
     for (name, mutant, violation) in mutants {
         println!("{name}");

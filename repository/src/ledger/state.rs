@@ -119,6 +119,7 @@ pub(super) struct Rules {
     pub(super) pins: bool,
     pub(super) grants: bool,
     pub(super) floors: bool,
+    pub(super) key_epochs: bool,
 }
 
 impl Default for Rules {
@@ -131,6 +132,7 @@ impl Default for Rules {
             pins: true,
             grants: true,
             floors: true,
+            key_epochs: true,
         }
     }
 }

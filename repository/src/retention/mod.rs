@@ -16,12 +16,14 @@ use crate::clock::Timestamp;
 use crate::id::BackupId;
 use crate::ledger::BackupRecord;
 
+mod forget;
 mod outlook;
 mod period;
 mod policy;
 #[cfg(test)]
 mod tests;
 
+pub use forget::{Forgot, forget};
 pub use outlook::{Chores, Freed, chores, freed};
 pub use period::Period;
 pub(crate) use period::date;

@@ -8,7 +8,8 @@ use super::Period;
 use crate::error::{Error, Result};
 
 /// `keep_*`: which backups stay. `retention_interval`: how often the leader looks (`off`: never by itself).
-pub const SETTINGS: [&str; 10] = [
+/// `logs`: for how long any moment can be restored.
+pub const SETTINGS: [&str; 11] = [
     "keep_last",
     "keep_hourly",
     "keep_daily",
@@ -19,6 +20,7 @@ pub const SETTINGS: [&str; 10] = [
     "keep_minimum",
     "time_zone",
     "retention_interval",
+    "logs",
 ];
 
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -36,6 +38,8 @@ pub struct Policy {
     pub zone: TimeZone,
     /// None: nothing happens by itself.
     pub interval: Option<Duration>,
+    /// For so long any moment stays restorable, where logs are kept. None: for ever.
+    pub logs: Option<Duration>,
 }
 
 impl Default for Policy {
@@ -47,6 +51,7 @@ impl Default for Policy {
             minimum: 0,
             zone: TimeZone::UTC,
             interval: Some(INTERVAL),
+            logs: None,
         }
     }
 }
@@ -81,6 +86,9 @@ impl Policy {
                 "off" => None,
                 text => Some(duration("retention_interval", text)?.max(SHORTEST)),
             };
+        }
+        if let Some(text) = get("logs") {
+            policy.logs = Some(duration("logs", text)?);
         }
         if policy.is_empty() && policy.minimum > 0 {
             return Err(Error::invalid("keep_minimum without another rule").with_hint(

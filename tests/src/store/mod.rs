@@ -45,6 +45,22 @@ pub struct Server {
 }
 
 impl Server {
+    /// An S3 without TLS that takes this key.
+    fn plain_s3(process: Process, dir: tempfile::TempDir, port: u16, [id, secret]: [&str; 2]) -> Self {
+        let credentials = aws_credentials(dir.path(), id, secret);
+        Self {
+            address: local(port),
+            https: None,
+            scheme: "s3",
+            container: BUCKET,
+            settings: format!("endpoint=ENDPOINT&credentials={}", credentials.display()),
+            process,
+            _door: None,
+            _left: Left::default(),
+            dir,
+        }
+    }
+
     pub fn url(&self, prefix: &str) -> String {
         self.url_through(self.address, prefix)
     }
@@ -143,7 +159,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> std::io::Result<S
 }
 
 /// What `tests/run` installed.
-fn tool(path: &str) -> PathBuf {
+pub fn tool(path: &str) -> PathBuf {
     let tool = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("target/tools").join(path);
     assert!(tool.exists(), "{} is missing: tests/run installs it", tool.display());
     tool

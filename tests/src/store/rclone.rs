@@ -1,5 +1,5 @@
 //! `rclone serve s3`: a store that lets two creators of one object both win.
-use super::{BUCKET, Left, Server, aws_credentials, command, directory, free_ports, local, tool};
+use super::{BUCKET, Server, command, directory, free_ports, local, tool};
 use crate::process::Process;
 
 impl Server {
@@ -14,41 +14,8 @@ impl Server {
         rclone.args(["--addr", &local(port).to_string(), "--auth-key", "labkey,labsecret"]);
         rclone.env("HOME", dir.path());
         let process = Process::start("rclone", rclone, &dir.path().join("log"));
-        let credentials = aws_credentials(dir.path(), "labkey", "labsecret");
-        let settings = format!("endpoint=ENDPOINT&credentials={}", credentials.display());
-        let mut server = Self {
-            address: local(port),
-            https: None,
-            scheme: "s3",
-            container: BUCKET,
-            settings,
-            process,
-            _door: None,
-            _left: Left::default(),
-            dir,
-        };
+        let mut server = Self::plain_s3(process, dir, port, ["labkey", "labsecret"]);
         server.answers("GET", "/", "400").await;
         server
-    }
-
-    /// Copies between a directory and `store:`, which is this S3 server, as many at once.
-    pub fn rclone_copy(&self, [from, to]: [&str; 2], at_once: usize) -> std::process::Output {
-        let mut rclone = command(tool("venv/bin/rclone"));
-        rclone.arg("--config").arg(self.dir.path().join("none.conf")).env("HOME", self.dir.path());
-        for (name, value) in [
-            ("TYPE", "s3"),
-            ("PROVIDER", "Other"),
-            ("ACCESS_KEY_ID", "labkey"),
-            ("SECRET_ACCESS_KEY", "labsecret"),
-            ("ENDPOINT", &format!("http://{}", self.address)),
-            ("NO_CHECK_BUCKET", "true"),
-            ("UPLOAD_CUTOFF", "64Mi"),
-        ] {
-            rclone.env(format!("RCLONE_CONFIG_STORE_{name}"), value);
-        }
-        rclone
-            .args(["copy", "--ignore-times", "--transfers", &at_once.to_string(), from, to])
-            .output()
-            .unwrap()
     }
 }

@@ -1,10 +1,13 @@
 //! Measures the real coordinator and agent, as processes of their own, beside the machine's limit and a peer, on
 //! the same data in the same run. Numbers of different runs or machines do not compare; ratios of one run do.
+mod copier;
 mod data;
 mod limit;
 mod meter;
+mod rates;
 mod report;
 mod restic;
+mod store;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,10 +28,15 @@ use restic::Restic;
 
 const SERVICE: &str = "bench";
 const NODE: &str = "n1";
+/// The folder below each run's own.
+const REPOSITORY: &str = "repository";
 const JOINING: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Measure with a copy of these files.
     #[arg(long, conflicts_with = "generate")]
     data: Option<PathBuf>,
@@ -52,9 +60,26 @@ pub(crate) struct Bench {
     no_peer: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Puts and gets of whole objects, beside rclone and s5cmd, and a backup, on a store of yours.
+    Store(store::Store),
+}
+
 pub(crate) async fn run(bench: Bench, global: &Global, output: &Output) -> Result<Outcome> {
+    if let Some(Part::Store(store)) = bench.part {
+        return Box::pin(store::run(store, global, output)).await;
+    }
+    let report =
+        in_directory(bench.work.as_deref(), async |dir| measure(&bench, dir, global, output).await).await?;
+    output.data(&report, report::show);
+    Ok(Outcome::Done)
+}
+
+/// In a new directory that is gone afterwards, also when it is interrupted.
+async fn in_directory<T>(work: Option<&Path>, measure: impl AsyncFnOnce(&Path) -> Result<T>) -> Result<T> {
     let cancel = signal::cancel_on_signal()?;
-    let parent = bench.work.clone().unwrap_or_else(std::env::temp_dir);
+    let parent = work.map_or_else(std::env::temp_dir, Path::to_owned);
     let dir = tempfile::Builder::new()
         .prefix("palinurus-bench-")
         .tempdir_in(&parent)
@@ -62,11 +87,10 @@ pub(crate) async fn run(bench: Bench, global: &Global, output: &Output) -> Resul
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(Error::unavailable("interrupted")),
-        result = Box::pin(measure(&bench, dir.path(), global, output)) => result,
+        result = Box::pin(measure(dir.path())) => result,
     };
     dir.close().map_err(|e| Error::io("clean up", e))?;
-    output.data(&result?, report::show);
-    Ok(Outcome::Done)
+    result
 }
 
 async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) -> Result<Report> {
@@ -150,7 +174,7 @@ async fn one_run(
         })
     };
     let limit = threads.await?;
-    let mut fleet = Fleet::start(home, data, bench.pages.is_some(), global, output).await?;
+    let mut fleet = Fleet::start(home, data, bench.pages.is_some(), None, global, output).await?;
     let peer = if with_peer { Some(Restic::new(home.join("restic")).await?) } else { None };
     let mut steps = Vec::new();
     let mut files = 0;
@@ -170,7 +194,7 @@ async fn one_run(
             None => None,
         };
         if name == "cold" {
-            stored = meter::bytes_below(&fleet.repository)?;
+            stored = meter::bytes_below(&home.join(REPOSITORY))?;
             peer_stored = peer.as_ref().map(Restic::stored).transpose()?;
         }
         steps.push(Step { name, bytes, ours, peer: theirs });
@@ -188,7 +212,6 @@ async fn one_run(
 /// A coordinator and an agent, as processes of their own.
 struct Fleet<'a> {
     home: PathBuf,
-    repository: PathBuf,
     pages: bool,
     global: Global,
     output: &'a Output,
@@ -202,6 +225,7 @@ impl<'a> Fleet<'a> {
         home: &Path,
         data: &Path,
         pages: bool,
+        repository: Option<&str>,
         global: &Global,
         output: &'a Output,
     ) -> Result<Self> {
@@ -217,12 +241,12 @@ impl<'a> Fleet<'a> {
         let mut coordinator = Process::start("coordinator", "the coordinator", &config)?;
         let server = fleet::address(&mut coordinator, &state).await?;
         let mut client = client::dial(&server).await?;
-        let repository = home.join("repository");
-        make_dir(&repository)?;
+        let folder = home.join(REPOSITORY);
+        make_dir(&folder)?;
         let service = v1::Service {
             name: SERVICE.into(),
             r#type: "files".into(),
-            repository: format!("file://{}", repository.display()),
+            repository: repository.map_or_else(|| format!("file://{}", folder.display()), str::to_owned),
             nodes: vec![v1::NodeSpec { name: NODE.into(), ..Default::default() }],
             ..Default::default()
         };
@@ -233,7 +257,7 @@ impl<'a> Fleet<'a> {
         // Bars would be measured with the rest.
         let global = Global { server, no_progress: true, ..global.clone() };
         let home = home.to_owned();
-        let mut fleet = Self { home, repository, pages, global, output, client, coordinator, agent: None };
+        let mut fleet = Self { home, pages, global, output, client, coordinator, agent: None };
         fleet.start_agent("agent", data).await?;
         Ok(fleet)
     }
@@ -270,13 +294,13 @@ impl<'a> Fleet<'a> {
     }
 
     async fn backup(&mut self) -> Result<(v1::Operation, Cost)> {
-        let before = meter::bytes_below(&self.repository)?;
         let meters = self.begin()?;
         let request = v1::StartBackupRequest { service: SERVICE.into(), full: false };
         let started = self.client.start_backup(request).await.map_err(from_status)?.into_inner();
         let operation = self.finish(&started.id).await?;
         let mut cost = self.end(&meters, &operation)?;
-        cost.uploaded = Some(meter::bytes_below(&self.repository)?.saturating_sub(before));
+        let requests = operation.progress.and_then(|progress| progress.requests);
+        cost.uploaded = Some(requests.unwrap_or_default().bytes_sent);
         Ok((operation, cost))
     }
 
