@@ -233,6 +233,8 @@ async fn without_a_coordinator_the_ledger_decides() {
         taken.push(backup(&world, &mut random, n).await);
     }
     world.run(&["backup", "pin", &taken[0].0, "--reason", "release 7"]).await.expect(0);
+    let ruled = world.run(&["retention", "plan", "shop", "--set", "keep_last=2"]).await.expect(2);
+    assert!(ruled.stderr.contains("service apply"), "{}", ruled.stderr);
     world.kill_coordinator();
     let (url, key) = (world.repository_url(), world.key());
     let at = ["--repository", &url, "--keys", key.to_str().unwrap()];

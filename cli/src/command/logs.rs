@@ -142,6 +142,9 @@ fn show(logs: &Logs) -> String {
     for gap in logs.writer.iter().flat_map(|writer| &writer.gaps) {
         text.push_str(&format!("lost: {} to {}\n", gap.from, gap.to));
     }
+    if logs.lineages.is_empty() {
+        return text;
+    }
     let rows: Vec<Vec<String>> = logs.lineages.iter().flat_map(rows_of).collect();
     text.push('\n');
     text.push_str(&table(&["LINEAGE", "PARENT", "STORED FROM", "TO", "OBJECTS", "SIZE"], &[4, 5], &rows));

@@ -64,6 +64,12 @@ impl Alone {
     /// None when a coordinator is to be asked.
     pub(super) async fn look(&self, output: &Output) -> Result<Option<Looked>> {
         let Some(repository) = self.repository.clone() else {
+            // What `requires` would say, but for clap's silence where a service is named.
+            if self.policy.is_some() || !self.rules.is_empty() {
+                return Err(Error::invalid("a coordinator keeps by its own policy").with_hint(
+                    "set it with `palinurus service apply`, or leave the coordinator out with --repository URL",
+                ));
+            }
             return match self.given.sources().as_slice() {
                 [] => Ok(None),
                 _ => Err(Error::invalid("a key opens a repository, and none is named").with_hint(
