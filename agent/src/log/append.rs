@@ -266,9 +266,10 @@ impl<'a> Append<'a> {
         if let Some(held) = self.held.as_mut() {
             held.stored = stored;
         }
-        let as_of = if filling.from == stored && filling.bytes.is_empty() { filling.as_of() } else { as_of };
+        let all = filling.from == stored && filling.bytes.is_empty();
+        let as_of = if all { filling.complete() } else { as_of };
         self.status.send_modify(|status| {
-            (status.stored, status.stored_ms, status.failure) = (stored, as_of.0, None);
+            (status.stored, status.stored_ms, status.failure) = (stored, status.stored_ms.max(as_of.0), None);
         });
     }
 
@@ -278,7 +279,7 @@ impl<'a> Append<'a> {
             (status.received, status.server_end, status.server_ms) =
                 (filling.to(), server.position, server.ms);
             if status.stored == filling.to() {
-                status.stored_ms = filling.as_of().0;
+                status.stored_ms = filling.complete().0;
             }
         });
     }
