@@ -166,7 +166,9 @@ impl Writer {
                 .map(|fork| v1::LogFork { identity: fork.identity.clone().into(), until: fork.until })
                 .collect(),
             position: history.end,
-            oldest: history.position,
+            // Not known: a slot says from where on the server keeps its WAL, and more may be there. Only a server that
+            // refuses a position proves a gap.
+            oldest: 0,
             segment: u32::try_from(history.segment).unwrap_or_default(),
             ..v1::LogOpen::default()
         }

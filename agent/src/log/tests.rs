@@ -210,6 +210,17 @@ async fn what_the_database_let_go_of_is_said_to_be_a_gap() {
 }
 
 #[tokio::test]
+async fn what_a_new_slot_keeps_is_not_told_to_be_all_there_is() {
+    let (host, _) = puppet::host(tempfile::tempdir().unwrap().path(), crate::Config::default());
+    let (_orders, orders) = watch::channel(None);
+    let (open, status) = (watch::Sender::new(None), watch::Sender::new(v1::LogStatus::default()));
+    let writer =
+        Writer { host, logs: Arc::new(Script::default()), wires: Wires { open, status, orders }, held: None };
+    let open = writer.open(&History { position: 9, end: 10, ..History::default() });
+    assert_eq!((open.oldest, open.position), (0, 10));
+}
+
+#[tokio::test]
 async fn a_grant_of_another_node_is_none() {
     let mut world = World::new().await;
     world.lineage.grants[0].node = "n2".into();
