@@ -47,10 +47,15 @@ pub(super) fn wanted(name: &str, plan: &Plan) -> Wanted {
         };
     }
     let Some((timeline, high, low)) = segment(name) else { return Wanted::Absent };
+    // All that is needed came with the backup. What is stored may be forgotten up to beyond it.
+    if plan.target == Target::Immediate || plan.end <= plan.first {
+        return Wanted::Absent;
+    }
     let Some(section) = of_chain(timeline).and_then(|at| plan.chain.get(at)) else { return Wanted::Absent };
     let len = u64::from(section.lineage.segment);
-    let from = ((1 << 32) / len).checked_mul(high).and_then(|before| (before + low).checked_mul(len));
-    let Some(from) = from else { return Wanted::Absent };
+    let of_id = (1 << 32) / len.max(1);
+    let from = of_id.checked_mul(high).and_then(|before| (before + low).checked_mul(len));
+    let Some(from) = from.filter(|_| low < of_id) else { return Wanted::Absent };
     let stop = plan.end.min(section.to.unwrap_or(u64::MAX));
     let to = (from + len).min(stop);
     // Before a timeline began, its parent's files are meant; before `first`, those that came with the backup.
@@ -222,6 +227,12 @@ mod tests {
         ];
         for name in absent {
             assert_eq!(ask(name), Wanted::Absent, "{name}");
+        }
+        for target in [Target::Immediate, Target::End] {
+            let end = if target == Target::End { plan.first } else { plan.end };
+            let alone = Plan { target, end, ..plan.clone() };
+            assert_eq!(wanted("000000010000000000000001", &alone), Wanted::Absent, "the backup is enough");
+            assert_eq!(wanted("00000003.history", &alone), Wanted::Account(1));
         }
         let name = "0000000300000001000000FE";
         assert_eq!(following(name)[..2], ["0000000300000001000000FF", "000000030000000200000000"]);
