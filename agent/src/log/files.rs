@@ -90,7 +90,7 @@ impl Files {
         if running.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        let names = self.logs.following(name);
+        let names = self.logs.following(name, &open.plan);
         let (files, open) = (Arc::clone(self), Arc::clone(open));
         *running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             for name in names {
