@@ -50,9 +50,12 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     })
 }
 
+/// Whose log, and the words of the command.
+type Recover = (Arc<dyn Logs>, Vec<String>);
+
 /// What is restored goes along the log when the database is started, and goes on as a history of its own: with what, and the
 /// command that it asks for log files with.
-fn ready(call: &Call, recovery: &Recovery, wanted: bool) -> Result<Option<(Arc<dyn Logs>, Vec<String>)>> {
+fn ready(call: &Call, recovery: &Recovery, wanted: bool) -> Result<Option<Recover>> {
     let host = &call.host;
     let Some(logs) = host.engine.logs().filter(|logs| wanted || logs.is_stored()) else { return Ok(None) };
     let state = host.state.path();
