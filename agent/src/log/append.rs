@@ -109,8 +109,14 @@ impl<'a> Append<'a> {
         if self.until.is_some_and(|until| from >= until) {
             return Ok(End::Waits);
         }
-        let start = from - from % u64::from(self.lineage.segment);
+        let segment = u64::from(self.lineage.segment);
+        let own = from - from % segment;
+        // At a segment's start two histories would join unseen: the one before it is compared, where the database has it.
+        let mut start = if own == from { own.saturating_sub(segment) } else { own };
         let mut before = self.before(start, from).await?;
+        if before.1.is_empty() {
+            start = own;
+        }
         let mut stream = logs.open(&self.lineage.identity, start).await?;
         let mut filling = Filling::new(from, Timestamp(0));
         let mut position = start;
@@ -151,7 +157,8 @@ impl<'a> Append<'a> {
                     self.advance(stored, &filling);
                     stream.release(stored.0).await?;
                 }
-                _ = say.tick() => stream.release(self.stored()).await?,
+                // Never back to before what the slot keeps: it would look lost.
+                _ = say.tick(), if position >= own => stream.release(self.stored()).await?,
                 () = at(due), if idle => {}
                 next = stream.next(), if wants => match next? {
                     Next::Bytes { bytes, marks, server } => {
@@ -167,11 +174,15 @@ impl<'a> Append<'a> {
                     }
                     Next::Quiet { server, asks } => {
                         self.heard(&mut filling, server);
-                        if asks {
+                        if asks && position >= own {
                             stream.release(self.stored()).await?;
                         }
                     }
                     Next::Ended => ended = true,
+                    Next::Gone(_) if position < own => {
+                        stream = logs.open(&self.lineage.identity, own).await?;
+                        (position, before) = (own, (from, Vec::new()));
+                    }
                     Next::Gone(why) => {
                         return Ok(if self.gap(&why) { End::Waits } else { End::Gone });
                     }

@@ -211,6 +211,28 @@ async fn what_the_database_let_go_of_is_said_to_be_a_gap() {
 }
 
 #[tokio::test]
+async fn at_a_segments_start_the_one_before_it_is_compared() {
+    let mut world = World::new().await;
+    let from = 2 * SEGMENT;
+    world.store(vec![bytes(SEGMENT, from, from), Next::Ended], 0).await.unwrap();
+    world.grant(from);
+    let other = Next::Bytes {
+        bytes: vec![1; 1000].into(),
+        marks: Vec::new(),
+        server: ServerEnd { position: from + 100, ms: 1 },
+    };
+    assert_eq!(world.store(vec![other], 0).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let (end, gone) = (from + 100, Next::Gone("recycled".into()));
+    for script in [vec![bytes(SEGMENT, from, end)], vec![gone]] {
+        let script = script.into_iter().chain([bytes(from, end, end), Next::Ended]).collect();
+        let (ended, script) = world.store(script, 0).await.unwrap();
+        assert_eq!((ended, script.opened.lock().unwrap()[0]), (End::Ended, SEGMENT));
+        assert!(script.released.lock().unwrap().iter().all(|at| *at >= from));
+        assert_eq!(world.reader().await.end_from(SEGMENT), end);
+    }
+}
+
+#[tokio::test]
 async fn a_gap_that_ends_before_what_is_stored_is_none() {
     let mut world = World::new().await;
     world.grant(9 * SEGMENT);
