@@ -32,7 +32,7 @@ pub trait Logs: Send + Sync + fmt::Debug {
     fn wanted(&self, name: &str, plan: &Plan) -> Wanted;
 
     /// The names that it will ask for after that one, the next first.
-    fn following(&self, name: &str) -> Vec<String>;
+    fn following(&self, name: &str, plan: &Plan) -> Vec<String>;
 
     /// Makes the data that was restored here, and is not in use yet, recover along `plan` when the database is started.
     /// `command` with the name and the path of a log file behind it puts that file there.

@@ -19,11 +19,16 @@ use crate::session::Backoff;
 /// A database takes a reader that says nothing for a minute for dead.
 const SAY_SO: Duration = Duration::from_secs(10);
 
+/// What is stored already is compared with what the database sends, but never more of it than is held at once.
+const COMPARED_MAX: u64 = 16 << 20;
+
 /// Why nothing more is stored under this grant, for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// There is another order.
     Ordered,
+    /// The database let go of what comes next, and only a new look says what it still has.
+    Gone,
     /// All of it is stored, or a gap is told: the next order says how it goes on.
     Waits,
     /// The database writes another history now.
@@ -104,8 +109,14 @@ impl<'a> Append<'a> {
         if self.until.is_some_and(|until| from >= until) {
             return Ok(End::Waits);
         }
-        let start = from - from % u64::from(self.lineage.segment);
+        let segment = u64::from(self.lineage.segment);
+        let own = from - from % segment;
+        // At a segment's start two histories would join unseen: the one before it is compared, where the database has it.
+        let mut start = if own == from { own.saturating_sub(segment) } else { own };
         let mut before = self.before(start, from).await?;
+        if before.1.is_empty() {
+            start = own;
+        }
         let mut stream = logs.open(&self.lineage.identity, start).await?;
         let mut filling = Filling::new(from, Timestamp(0));
         let mut position = start;
@@ -146,7 +157,8 @@ impl<'a> Append<'a> {
                     self.advance(stored, &filling);
                     stream.release(stored.0).await?;
                 }
-                _ = say.tick() => stream.release(self.stored()).await?,
+                // Never back to before what the slot keeps: it would look lost.
+                _ = say.tick(), if position >= own => stream.release(self.stored()).await?,
                 () = at(due), if idle => {}
                 next = stream.next(), if wants => match next? {
                     Next::Bytes { bytes, marks, server } => {
@@ -162,14 +174,17 @@ impl<'a> Append<'a> {
                     }
                     Next::Quiet { server, asks } => {
                         self.heard(&mut filling, server);
-                        if asks {
+                        if asks && position >= own {
                             stream.release(self.stored()).await?;
                         }
                     }
                     Next::Ended => ended = true,
+                    Next::Gone(_) if position < own => {
+                        stream = logs.open(&self.lineage.identity, own).await?;
+                        (position, before) = (own, (from, Vec::new()));
+                    }
                     Next::Gone(why) => {
-                        self.gap(&why);
-                        return Ok(End::Waits);
+                        return Ok(if self.gap(&why) { End::Waits } else { End::Gone });
                     }
                 },
             }
@@ -189,7 +204,7 @@ impl<'a> Append<'a> {
     /// What is stored of the segment already, to be compared with what the database sends of it. Nothing, where some of
     /// it is a parent's or lost.
     async fn before(&self, start: u64, from: u64) -> Result<(u64, Vec<u8>)> {
-        let first = start.max(self.lineage.from);
+        let first = compared(start.max(self.lineage.from), from);
         if first >= from {
             return Ok((from, Vec::new()));
         }
@@ -266,9 +281,10 @@ impl<'a> Append<'a> {
         if let Some(held) = self.held.as_mut() {
             held.stored = stored;
         }
-        let as_of = if filling.from == stored && filling.bytes.is_empty() { filling.as_of() } else { as_of };
+        let all = filling.from == stored && filling.bytes.is_empty();
+        let as_of = if all { filling.complete() } else { as_of };
         self.status.send_modify(|status| {
-            (status.stored, status.stored_ms, status.failure) = (stored, as_of.0, None);
+            (status.stored, status.stored_ms, status.failure) = (stored, status.stored_ms.max(as_of.0), None);
         });
     }
 
@@ -278,25 +294,49 @@ impl<'a> Append<'a> {
             (status.received, status.server_end, status.server_ms) =
                 (filling.to(), server.position, server.ms);
             if status.stored == filling.to() {
-                status.stored_ms = filling.as_of().0;
+                status.stored_ms = filling.complete().0;
             }
         });
     }
 
-    /// What the database let go of before it was stored is lost: only a grant beyond it lets the log go on.
-    fn gap(&self, why: &str) {
-        let (from, to) = (self.stored(), self.oldest.max(self.stored()));
+    /// What the database let go of before it was stored is lost: only a grant beyond it lets the log go on. False: from
+    /// where on that is, the last look did not see.
+    fn gap(&self, why: &str) -> bool {
+        let (from, to) = (self.stored(), self.oldest);
+        if to <= from {
+            tracing::warn!(from, why, "the database let go of what was not stored yet");
+            return false;
+        }
         tracing::error!(from, to, why, "the log has a gap: the database let go of what was not stored yet");
         self.status.send_modify(|status| {
             status.gap = Some(v1::LogGap { from, to });
             status.slot_lost = true;
         });
+        true
     }
+}
+
+/// From where on.
+fn compared(start: u64, from: u64) -> u64 {
+    start.max(from.saturating_sub(COMPARED_MAX))
 }
 
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_large_segments_only_the_end_is_compared() {
+        let segment = 1 << 30;
+        assert_eq!(compared(segment, segment + 5), segment);
+        let first = compared(segment, 2 * segment - 1);
+        assert!(first > segment && 2 * segment - 1 - first <= palinurus_repository::log::READ_MAX);
     }
 }

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::{UnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     let rest: Vec<OsString> = arguments.collect();
     let code = match rest.as_slice() {
         [flag, state, name, path] if flag == "--state" => match name.to_str() {
-            Some(name) => get(Path::new(state), name, &PathBuf::from(path)),
+            Some(name) => whole(|| get(Path::new(state), name, &PathBuf::from(path))),
             None => Err(io::Error::other("the name of a log file is not UTF-8")),
         },
         _ => Err(io::Error::other("usage: wal-get --state DIR NAME PATH")),
@@ -37,6 +38,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
         let _ = writeln!(io::stderr(), "palinurus wal-get: {error}");
         FAILED
     }))
+}
+
+/// A panic would end in 101, which the database takes for the end of the log.
+fn whole(deed: impl FnOnce() -> io::Result<u8> + UnwindSafe) -> io::Result<u8> {
+    catch_unwind(deed).unwrap_or_else(|_| Err(io::Error::other("it panicked, which is a bug: see above")))
 }
 
 fn get(state: &Path, name: &str, path: &Path) -> io::Result<u8> {
@@ -103,6 +109,12 @@ mod tests {
         let code = run(words.into_iter().chain(rest));
         assert_eq!(agent.join().unwrap(), "get 00000002.history\n");
         (code, std::fs::read(file).ok())
+    }
+
+    #[test]
+    fn a_panic_is_no_end_of_the_log() {
+        assert!(whole(|| panic!("here")).is_err());
+        assert_eq!(whole(|| Ok(ABSENT)).unwrap(), ABSENT);
     }
 
     #[test]

@@ -31,6 +31,13 @@ pub(super) enum Order {
     Revoked(v1::Failure),
 }
 
+/// Why a stream needs no other at once.
+enum Over {
+    Revoked,
+    /// There is nothing to give any more.
+    Closed,
+}
+
 #[derive(Debug)]
 pub(super) struct Far {
     pub(super) host: Arc<Host>,
@@ -57,8 +64,17 @@ impl Far {
             };
             if let Some(channel) = channel {
                 let heard = self.orders.borrow().clone();
-                if let Err(error) = self.connection(channel).await {
-                    tracing::info!(error = %error.chain(), "the log's stream to the coordinator ended");
+                match self.connection(channel).await {
+                    // What was looked at before that may be days old, and would look like a database that was set back.
+                    Ok(Over::Revoked) => {
+                        if self.opens.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(Over::Closed) => {}
+                    Err(error) => {
+                        tracing::info!(error = %error.chain(), "the log's stream to the coordinator ended");
+                    }
                 }
                 if heard != *self.orders.borrow() {
                     backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
@@ -68,7 +84,7 @@ impl Far {
         }
     }
 
-    async fn connection(&mut self, channel: Channel) -> Result<()> {
+    async fn connection(&mut self, channel: Channel) -> Result<Over> {
         let (out, outgoing) = mpsc::channel(QUEUE);
         self.tell_open(&out)?;
         let timeout = self.host.config.session.connect_timeout;
@@ -95,7 +111,7 @@ impl Far {
                         }
                         Some(Reply::Revoked(failure)) => {
                             self.orders.send_replace(Some(Order::Revoked(failure)));
-                            return Ok(());
+                            return Ok(Over::Revoked);
                         }
                         None => {}
                     }
@@ -103,7 +119,7 @@ impl Far {
                 changed = self.opens.changed() => {
                     changed.map_err(|_| Error::internal("the writer of the log is gone"))?;
                     if self.opens.borrow().is_none() {
-                        return Ok(());
+                        return Ok(Over::Closed);
                     }
                     self.tell_open(&out)?;
                 }
@@ -125,7 +141,8 @@ impl Far {
         let Some(mut open) = self.opens.borrow_and_update().clone() else { return Ok(()) };
         open.epoch = self.epochs.highest(&self.host.config.service).0;
         open.node_epoch = self.node_epoch.last();
-        // Told again in the middle of it: what was true when it began would look like a database that was set back.
+        // Told again in the middle of it: what was true when it began would look like a database that was set back. A new
+        // look has taken back what was received, so that one which was set back indeed is seen.
         if let Some(Order::Grant(grant)) = &*self.orders.borrow()
             && let Some(lineage) = grant.lineage.as_ref().filter(|lineage| lineage.identity == open.identity)
         {

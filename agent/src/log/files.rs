@@ -48,12 +48,15 @@ impl Files {
             Wanted::Account(at) => open.account(at).await?,
             Wanted::Bytes { from, to, len } => {
                 let path = open.ahead.join(name);
-                let file = match std::fs::read(&path) {
-                    Ok(file) if file.len() as u64 == len => file,
+                // It is asked for again only after a restart of the database.
+                let take = move || {
+                    let file = std::fs::read(&path).ok();
+                    durable::remove(&path).map(|()| file)
+                };
+                let file = match self.host.seams.blocking.run(take).await? {
+                    Some(file) if file.len() as u64 == len => file,
                     _ => open.bytes(from, to, len).await?,
                 };
-                // It is asked for again only after a restart of the database.
-                durable::remove(&path)?;
                 self.fetch_ahead(&open, name).await;
                 file
             }
@@ -90,7 +93,7 @@ impl Files {
         if running.as_ref().is_some_and(|running| !running.is_finished()) {
             return;
         }
-        let names = self.logs.following(name);
+        let names = self.logs.following(name, &open.plan);
         let (files, open) = (Arc::clone(self), Arc::clone(open));
         *running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
             for name in names {

@@ -13,15 +13,18 @@ const AT_ONCE_MAX: usize = PIECE_MAX - ENOUGH;
 pub(super) struct Filling {
     pub(super) from: u64,
     pub(super) bytes: Vec<u8>,
+    /// Its *as of* is 0 unless the database's end was this piece's.
     trail: Trail,
+    /// The last time at which nothing was missing here.
+    complete: Timestamp,
     /// When its first byte came.
     pub(super) since: Option<Instant>,
 }
 
 impl Filling {
-    /// `as_of`: when the database's end was `from`, in ms since 1970.
-    pub(super) fn new(from: u64, as_of: Timestamp) -> Self {
-        Self { from, bytes: Vec::new(), trail: Trail { as_of, ..Trail::default() }, since: None }
+    /// `complete`: when the database's end was not beyond `from`, in ms since 1970.
+    pub(super) fn new(from: u64, complete: Timestamp) -> Self {
+        Self { from, bytes: Vec::new(), trail: Trail::default(), complete, since: None }
     }
 
     pub(super) fn to(&self) -> u64 {
@@ -32,8 +35,8 @@ impl Filling {
         self.bytes.len() >= ENOUGH
     }
 
-    pub(super) fn as_of(&self) -> Timestamp {
-        self.trail.as_of
+    pub(super) fn complete(&self) -> Timestamp {
+        self.complete
     }
 
     /// What follows; false when it is more than a piece may have.
@@ -46,6 +49,8 @@ impl Filling {
         }
         self.since.get_or_insert(now);
         self.bytes.extend_from_slice(bytes);
+        // What was heard before was not heard of these: a backup that stops in them would look older than it is.
+        self.trail.as_of = Timestamp(0);
         true
     }
 
@@ -66,13 +71,14 @@ impl Filling {
     /// What the database said, when all that is here had come: only an end that is not beyond it is a proof.
     pub(super) fn heard(&mut self, server: ServerEnd) {
         if server.position <= self.to() {
-            self.trail.as_of = self.trail.as_of.max(Timestamp(server.ms));
+            self.complete = self.complete.max(Timestamp(server.ms));
+            self.trail.as_of = self.complete;
         }
     }
 
     /// The piece, and an empty one behind it.
     pub(super) fn take(&mut self) -> (u64, Vec<u8>, Trail) {
-        let next = Self::new(self.to(), self.as_of());
+        let next = Self::new(self.to(), self.complete);
         let full = std::mem::replace(self, next);
         (full.from, full.bytes, full.trail)
     }
@@ -93,17 +99,24 @@ mod tests {
         assert!(filling.push(&[1; 50], now));
         filling.mark(vec![end(90, 1), end(120, 30), end(150, 20)]);
         filling.heard(ServerEnd { position: 151, ms: 9 });
-        assert_eq!(filling.as_of(), Timestamp(5), "the database was further");
+        assert_eq!(filling.complete(), Timestamp(5), "the database was further");
         filling.heard(ServerEnd { position: 150, ms: 8 });
         let (from, bytes, trail) = filling.take();
         assert_eq!((from, bytes.len(), trail.as_of), (100, 50, Timestamp(8)));
         assert_eq!((trail.first_commit, trail.last_commit), (Some(20), Some(30)));
-        assert_eq!((filling.from, filling.to(), filling.as_of()), (150, 150, Timestamp(8)));
+        assert_eq!((filling.from, filling.to(), filling.complete()), (150, 150, Timestamp(8)));
         assert!(filling.since.is_none());
         let name = Mark { end: 160, what: Marked::Name("x".into()) };
         assert!(filling.push(&[1; 50], now));
         filling.mark(vec![name]);
-        assert_eq!(filling.take().2.points, [RestorePoint { name: "x".into(), position: 160 }]);
+        let trail = filling.take().2;
+        assert_eq!(trail.points, [RestorePoint { name: "x".into(), position: 160 }]);
+        assert_eq!(trail.as_of, Timestamp(0), "nobody said when it ended");
+        filling.heard(ServerEnd { position: 200, ms: 10 });
+        assert!(filling.push(&[1; 10], now));
+        filling.heard(ServerEnd { position: 300, ms: 11 });
+        assert_eq!(filling.take().2.as_of, Timestamp(0), "heard of what came before");
+        assert_eq!(filling.complete(), Timestamp(10));
     }
 
     #[tokio::test]

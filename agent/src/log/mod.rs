@@ -91,6 +91,11 @@ impl LogTask {
     }
 }
 
+/// Its data was brought back: it writes another history under the same name.
+fn is_set_back(held: &Held, history: &History) -> bool {
+    held.identity == history.identity && history.end < held.stored
+}
+
 struct Writer {
     host: Arc<Host>,
     logs: Arc<dyn Logs>,
@@ -130,7 +135,17 @@ impl Writer {
         let parent = |identity: &[u8]| history.parents.iter().any(|fork| fork.identity == identity);
         let held = |held: &Held| held.identity == history.identity || parent(&held.identity);
         self.held = self.held.take().filter(held);
+        let over = matches!(&*self.wires.orders.borrow_and_update(), Some(Order::Revoked(_)))
+            || self.held.as_ref().is_some_and(|held| is_set_back(held, &history));
+        // What was granted before this look is not for what the database is now.
+        if over {
+            self.held = None;
+        }
+        self.wires.status.send_modify(|status| (status.received, status.server_end) = (0, 0));
         self.wires.open.send_replace(Some(self.open(&history)));
+        if over {
+            self.changed().await?;
+        }
         loop {
             let grant = self.grant().await?;
             // A parent is given up to where it was left; without that, it is the grant of before the promotion.
@@ -147,6 +162,7 @@ impl Writer {
             match append.run(&*self.logs, &mut self.wires.orders).await? {
                 End::Ordered => {}
                 End::Waits => self.changed().await?,
+                End::Gone => return Ok(LOOK),
                 End::Ended => return Ok(Duration::ZERO),
             }
         }
@@ -166,7 +182,9 @@ impl Writer {
                 .map(|fork| v1::LogFork { identity: fork.identity.clone().into(), until: fork.until })
                 .collect(),
             position: history.end,
-            oldest: history.position,
+            // Not known: a slot says from where on the server keeps its WAL, and more may be there. Only a server that
+            // refuses a position proves a gap.
+            oldest: 0,
             segment: u32::try_from(history.segment).unwrap_or_default(),
             ..v1::LogOpen::default()
         }

@@ -27,6 +27,7 @@ fn bytes(from: u64, to: u64, end: u64) -> Next {
 
 #[derive(Clone, Debug, Default)]
 struct Script {
+    history: Option<History>,
     next: Arc<Mutex<VecDeque<Next>>>,
     opened: Arc<Mutex<Vec<u64>>>,
     released: Arc<Mutex<Vec<u64>>>,
@@ -63,7 +64,7 @@ impl Logs for Script {
     }
 
     async fn look(&self) -> Result<Option<History>> {
-        Ok(None)
+        Ok(self.history.clone())
     }
 
     async fn open(&self, _: &[u8], position: u64) -> Result<Box<dyn LogStream>> {
@@ -75,7 +76,7 @@ impl Logs for Script {
         Wanted::Absent
     }
 
-    fn following(&self, _: &str) -> Vec<String> {
+    fn following(&self, _: &str, _: &Plan) -> Vec<String> {
         Vec::new()
     }
 
@@ -207,6 +208,74 @@ async fn what_the_database_let_go_of_is_said_to_be_a_gap() {
     let status = world.status.borrow().clone();
     assert_eq!((ended, status.slot_lost), (End::Waits, true));
     assert_eq!(status.gap, Some(v1::LogGap { from: SEGMENT, to: 9 * SEGMENT }));
+}
+
+#[tokio::test]
+async fn at_a_segments_start_the_one_before_it_is_compared() {
+    let mut world = World::new().await;
+    let from = 2 * SEGMENT;
+    world.store(vec![bytes(SEGMENT, from, from), Next::Ended], 0).await.unwrap();
+    world.grant(from);
+    let other = Next::Bytes {
+        bytes: vec![1; 1000].into(),
+        marks: Vec::new(),
+        server: ServerEnd { position: from + 100, ms: 1 },
+    };
+    assert_eq!(world.store(vec![other], 0).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let (end, gone) = (from + 100, Next::Gone("recycled".into()));
+    for script in [vec![bytes(SEGMENT, from, end)], vec![gone]] {
+        let script = script.into_iter().chain([bytes(from, end, end), Next::Ended]).collect();
+        let (ended, script) = world.store(script, 0).await.unwrap();
+        assert_eq!((ended, script.opened.lock().unwrap()[0]), (End::Ended, SEGMENT));
+        assert!(script.released.lock().unwrap().iter().all(|at| *at >= from));
+        assert_eq!(world.reader().await.end_from(SEGMENT), end);
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_ends_before_what_is_stored_is_none() {
+    let mut world = World::new().await;
+    world.grant(9 * SEGMENT);
+    let (ended, _) = world.store(vec![Next::Gone("removed".into())], 0).await.unwrap();
+    assert_eq!((ended, world.status.borrow().gap), (End::Gone, None));
+}
+
+#[tokio::test]
+async fn a_history_that_was_set_back_is_told_as_it_is() {
+    let (host, _) = puppet::host(tempfile::tempdir().unwrap().path(), crate::Config::default());
+    let history = History { identity: b"x".to_vec(), end: 10, ..History::default() };
+    let logs = Arc::new(Script { history: Some(history), ..Script::default() });
+    let grant = v1::LogGrant {
+        lineage: Some(v1::LogLineage { identity: b"x".to_vec().into(), ..v1::LogLineage::default() }),
+        ..v1::LogGrant::default()
+    };
+    let (_orders, orders) = watch::channel(Some(Order::Grant(grant)));
+    let (open, status) = (watch::Sender::new(None), watch::Sender::new(v1::LogStatus::default()));
+    status.send_modify(|status| (status.received, status.server_end) = (20, 20));
+    let held = Held { lineage: LineageId([7; 16]), identity: b"x".to_vec(), epoch: 1, stored: 20 };
+    let mut opened = open.subscribe();
+    let told = status.subscribe();
+    let mut writer = Writer { host, logs, wires: Wires { open, status, orders }, held: Some(held) };
+    let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
+    tokio::select! {
+        biased;
+        // The grant of before is not taken up: it would not parse.
+        ended = writer.once(&mut backoff) => panic!("{ended:?}"),
+        _ = opened.wait_for(Option::is_some) => {}
+    }
+    assert_eq!(opened.borrow().as_ref().unwrap().position, 10);
+    assert_eq!((told.borrow().received, told.borrow().server_end, writer.held), (0, 0, None));
+}
+
+#[tokio::test]
+async fn what_a_new_slot_keeps_is_not_told_to_be_all_there_is() {
+    let (host, _) = puppet::host(tempfile::tempdir().unwrap().path(), crate::Config::default());
+    let (_orders, orders) = watch::channel(None);
+    let (open, status) = (watch::Sender::new(None), watch::Sender::new(v1::LogStatus::default()));
+    let writer =
+        Writer { host, logs: Arc::new(Script::default()), wires: Wires { open, status, orders }, held: None };
+    let open = writer.open(&History { position: 9, end: 10, ..History::default() });
+    assert_eq!((open.oldest, open.position), (0, 10));
 }
 
 #[tokio::test]

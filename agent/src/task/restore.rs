@@ -6,6 +6,7 @@ use palinurus_repository::manifest::ManifestRef;
 use palinurus_repository::{Error, Result};
 
 use super::{Call, WARNINGS_TOLD};
+use crate::engine::Logs;
 use crate::log::{self, Recovery};
 use crate::restore::Request;
 
@@ -22,6 +23,8 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
             .with_hint("restore without --to"));
     }
     let target = host.engine.restore_prepare().await?;
+    // What can be refused is, before data lies there that would start without it.
+    let recover = ready(call, &recovery, order.logs.is_some())?;
     let request = Request {
         storage: unlocked.storage,
         keys: unlocked.keys,
@@ -34,7 +37,9 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
     host.engine.restore_finish().await?;
-    prepare(call, &recovery, order.logs.is_some()).await?;
+    if let Some((logs, command)) = recover {
+        logs.prepare(&recovery.plan()?, &command).await?;
+    }
     Ok(RestoreResult {
         files: restored.files,
         bytes: restored.bytes,
@@ -45,15 +50,19 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     })
 }
 
-/// What is restored goes along the log when the database is started, and goes on as a history of its own.
-async fn prepare(call: &Call, recovery: &Recovery, wanted: bool) -> Result<()> {
+/// Whose log, and the words of the command.
+type Recover = (Arc<dyn Logs>, Vec<String>);
+
+/// What is restored goes along the log when the database is started, and goes on as a history of its own: with what, and the
+/// command that it asks for log files with.
+fn ready(call: &Call, recovery: &Recovery, wanted: bool) -> Result<Option<Recover>> {
     let host = &call.host;
-    let Some(logs) = host.engine.logs().filter(|logs| wanted || logs.is_stored()) else { return Ok(()) };
+    let Some(logs) = host.engine.logs().filter(|logs| wanted || logs.is_stored()) else { return Ok(None) };
     let state = host.state.path();
     recovery.keep(state)?;
     log::give(state, &*logs)?;
     let text = state.to_str().ok_or_else(|| Error::invalid("the state directory's path is not UTF-8"))?;
     let more = ["wal-get", "--state", text].map(str::to_owned);
-    let command: Vec<String> = host.seams.program.iter().cloned().chain(more).collect();
-    logs.prepare(&recovery.plan()?, &command).await
+    let command = host.seams.program.iter().cloned().chain(more).collect();
+    Ok(Some((logs, command)))
 }

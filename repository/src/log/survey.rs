@@ -71,18 +71,22 @@ impl Survey {
 
     /// When the server was where the window begins and where it ends, by its own clock: unknown where nothing is covered.
     pub async fn times(&self, window: &Window) -> Result<(Timestamp, Option<Timestamp>)> {
-        let end = match self.pieces(window, window.from)?.last().copied() {
-            Some(piece) => Some(self.trail(piece).await?.as_of),
-            None => None,
-        };
+        let mut end = None;
+        for piece in self.pieces(window, window.from)?.into_iter().rev() {
+            end = Some(Timestamp(u64::try_from(known(&self.trail(piece).await?) / 1000).unwrap_or_default()));
+            if end > Some(Timestamp(0)) {
+                break;
+            }
+        }
         if window.from != window.anchor.span.stop {
             let start =
                 self.coverage.get(&window.lineage()).and_then(|it| it.pick(window.from, window.from + 1));
             let piece = start.and_then(|parts| parts.first().map(|part| part.piece));
-            return Ok(match piece {
-                Some(piece) => (self.trail(piece).await?.as_of, end),
-                None => (window.anchor.committed, end),
-            });
+            let as_of = match piece {
+                Some(piece) => self.trail(piece).await?.as_of,
+                None => Timestamp(0),
+            };
+            return Ok((if as_of.0 > 0 { as_of } else { window.anchor.committed }, end));
         }
         Ok((self.stopped(&window.anchor).await?, end))
     }
@@ -137,18 +141,21 @@ impl Survey {
         if time < micros(self.stopped(&window.anchor).await?) {
             return Ok(None);
         }
-        for (back, piece) in self.pieces(window, window.anchor.span.stop)?.into_iter().rev().enumerate() {
+        let mut until = 0;
+        for piece in self.pieces(window, window.anchor.span.stop)?.into_iter().rev() {
             let trail = self.trail(piece).await?;
+            until = until.max(known(&trail));
             match trail.last_commit {
                 Some(last) if last > time => return Ok(Some(Target::Time(time))),
+                // A piece stored while the server was ahead says nothing of when it ended: one before it may.
+                _ if until > 0 && time > until => return Ok(None),
                 // A server that says nothing to a time later than its last commit is told the position.
-                _ if back == 0 && time > micros(trail.as_of) => return Ok(None),
                 Some(_) => return Ok(Some(Target::Position(window.to))),
                 None => {}
             }
         }
         // Nothing was committed since the backup: its end is that moment, as far as the log says how long.
-        Ok((window.to > window.anchor.span.stop).then_some(Target::Position(window.to)))
+        Ok((window.to > window.anchor.span.stop && time <= until).then_some(Target::Position(window.to)))
     }
 
     async fn named(&self, name: &str, candidates: &[&Window]) -> Result<Resolved> {
@@ -214,15 +221,17 @@ impl Survey {
         ))
     }
 
-    /// When the backup ended, by the server's clock where the log says so.
+    /// When the backup ended, by the server's clock where the log says so. Never too early: the restore would go beyond
+    /// its target.
     async fn stopped(&self, anchor: &Anchor) -> Result<Timestamp> {
         let span = anchor.span;
         let last = span.stop.saturating_sub(1);
         let parts = self.coverage.get(&span.lineage).and_then(|covered| covered.pick(last, span.stop));
-        match parts.and_then(|parts| parts.first().map(|part| part.piece)) {
-            Some(piece) => Ok(self.trail(piece).await?.as_of),
-            None => Ok(anchor.committed),
-        }
+        let as_of = match parts.and_then(|parts| parts.first().map(|part| part.piece)) {
+            Some(piece) => self.trail(piece).await?.as_of,
+            None => Timestamp(0),
+        };
+        Ok(if as_of.0 > 0 { as_of } else { anchor.committed })
     }
 
     /// What is read from there to the window's end, along its chain.
@@ -255,6 +264,11 @@ impl Survey {
         self.trails.lock().unwrap_or_else(PoisonError::into_inner).insert(piece, trail.clone());
         Ok(trail)
     }
+}
+
+/// Up to when a piece says what was committed; 0: it does not.
+fn known(trail: &Trail) -> i64 {
+    micros(trail.as_of).max(trail.last_commit.unwrap_or_default())
 }
 
 fn micros(at: Timestamp) -> i64 {

@@ -126,8 +126,8 @@ impl Logs for Wal {
         recovery::wanted(name, plan)
     }
 
-    fn following(&self, name: &str) -> Vec<String> {
-        recovery::following(name)
+    fn following(&self, name: &str, plan: &Plan) -> Vec<String> {
+        recovery::following(name, plan)
     }
 
     async fn prepare(&self, plan: &Plan, command: &[String]) -> Result<()> {

@@ -47,10 +47,15 @@ pub(super) fn wanted(name: &str, plan: &Plan) -> Wanted {
         };
     }
     let Some((timeline, high, low)) = segment(name) else { return Wanted::Absent };
+    // All that is needed came with the backup. What is stored may be forgotten up to beyond it.
+    if plan.target == Target::Immediate || plan.end <= plan.first {
+        return Wanted::Absent;
+    }
     let Some(section) = of_chain(timeline).and_then(|at| plan.chain.get(at)) else { return Wanted::Absent };
     let len = u64::from(section.lineage.segment);
-    let from = ((1 << 32) / len).checked_mul(high).and_then(|before| (before + low).checked_mul(len));
-    let Some(from) = from else { return Wanted::Absent };
+    let of_id = of_id(section.lineage.segment);
+    let from = of_id.checked_mul(high).and_then(|before| (before + low).checked_mul(len));
+    let Some(from) = from.filter(|_| low < of_id) else { return Wanted::Absent };
     let stop = plan.end.min(section.to.unwrap_or(u64::MAX));
     let to = (from + len).min(stop);
     // Before a timeline began, its parent's files are meant; before `first`, those that came with the backup.
@@ -60,14 +65,20 @@ pub(super) fn wanted(name: &str, plan: &Plan) -> Wanted {
     Wanted::Bytes { from, to, len }
 }
 
-pub(super) fn following(name: &str) -> Vec<String> {
+pub(super) fn following(name: &str, plan: &Plan) -> Vec<String> {
     let Some((timeline, high, low)) = segment(name) else { return Vec::new() };
-    // Of 16 MiB, which nearly all are; of others those that do not exist are not found.
+    let Some(section) = plan.chain.last() else { return Vec::new() };
+    let of_id = of_id(section.lineage.segment);
     let next = |more: u64| {
-        let (high, low) = (high + (low + more) / 256, (low + more) % 256);
+        let (high, low) = (high + (low + more) / of_id, (low + more) % of_id);
         format!("{timeline:08X}{high:08X}{low:08X}")
     };
-    if low < 256 { (1..=AHEAD).map(next).collect() } else { Vec::new() }
+    if low < of_id { (1..=AHEAD).map(next).collect() } else { Vec::new() }
+}
+
+/// How many segments a name counts before its middle part is one more.
+fn of_id(segment: u32) -> u64 {
+    (1 << 32) / u64::from(segment.max(1))
 }
 
 /// Blocks.
@@ -223,9 +234,22 @@ mod tests {
         for name in absent {
             assert_eq!(ask(name), Wanted::Absent, "{name}");
         }
+        for target in [Target::Immediate, Target::End] {
+            let end = if target == Target::End { plan.first } else { plan.end };
+            let alone = Plan { target, end, ..plan.clone() };
+            assert_eq!(wanted("000000010000000000000001", &alone), Wanted::Absent, "the backup is enough");
+            assert_eq!(wanted("00000003.history", &alone), Wanted::Account(1));
+        }
         let name = "0000000300000001000000FE";
-        assert_eq!(following(name)[..2], ["0000000300000001000000FF", "000000030000000200000000"]);
-        assert!(following("00000003.history").is_empty());
+        assert_eq!(following(name, &plan)[..2], ["0000000300000001000000FF", "000000030000000200000000"]);
+        assert!(following("00000003.history", &plan).is_empty());
+        let mut large = plan.clone();
+        for section in &mut large.chain {
+            section.lineage.segment = 128 << 20;
+        }
+        let next = following("00000003000000010000001E", &large);
+        assert_eq!(next[..2], ["00000003000000010000001F", "000000030000000200000000"]);
+        assert_eq!(wanted("000000010000000000000020", &Plan { end: u64::MAX, ..large }), Wanted::Absent);
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub(super) async fn ready(access: &Access) -> Result<Ready> {
 
 impl Server {
     fn parse(row: &Row) -> Result<Self> {
+        // The server compares without regard to case.
+        let standbys = text(row, 7)?.to_ascii_lowercase();
         Ok(Self {
             major: (number(row, 0)? / 10_000) as u32,
             in_recovery: text(row, 1)? == "t",
@@ -95,7 +97,7 @@ impl Server {
             page_size: number(row, 4)? as u32,
             relation_pages: u32::try_from(number(row, 5)?).unwrap_or(u32::MAX).max(1),
             segment_size: check_segment_size(number(row, 6)?)?,
-            synchronous: text(row, 7)?.contains('*') || text(row, 7)?.contains("palinurus"),
+            synchronous: ["*", "palinurus"].iter().any(|name| standbys.contains(name)),
             senders: number(row, 8)? as u32,
             slots: number(row, 9)? as u32,
         })
@@ -197,6 +199,7 @@ mod tests {
         server.check().unwrap();
         assert_eq!((server.major, server.checksums, server.synchronous), (15, true, false));
         assert!(Server::parse(&settings(&[(7, "ANY 1 (*)")])).unwrap().synchronous);
+        assert!(Server::parse(&settings(&[(7, "FIRST 1 (Palinurus)")])).unwrap().synchronous);
         for (column, value, word) in
             [(0, "120010", "13"), (2, "minimal", "wal_level"), (8, "0", "max_wal_senders"), (9, "0", "slots")]
         {

@@ -17,7 +17,23 @@ pub(super) struct WalStream {
     segment: Segment,
     received: Lsn,
     scanner: Scanner,
+    written: Written,
     more: bool,
+}
+
+/// How far the server had written. What it says with bytes is that; with a sign of life it only says how far it has sent.
+#[derive(Debug, Default)]
+struct Written(u64);
+
+impl Written {
+    fn with_bytes(&mut self, said: ServerEnd) -> ServerEnd {
+        self.0 = self.0.max(said.position);
+        said
+    }
+
+    fn with_none(&self, said: ServerEnd) -> ServerEnd {
+        ServerEnd { position: said.position.max(self.0), ..said }
+    }
 }
 
 impl fmt::Debug for WalStream {
@@ -30,7 +46,8 @@ impl WalStream {
     /// From the start of `first` on; `more`: the server sends.
     pub(super) fn new(replication: Client, first: Segment, system_identifier: u64, more: bool) -> Self {
         let scanner = Scanner::new(first.start().0, first.size);
-        Self { replication, system_identifier, segment: first, received: first.start(), scanner, more }
+        let (received, written) = (first.start(), Written::default());
+        Self { replication, system_identifier, segment: first, received, scanner, written, more }
     }
 
     fn bytes(&mut self, start: Lsn, bytes: Bytes, server: ServerEnd) -> Result<Next> {
@@ -74,12 +91,12 @@ impl LogStream for WalStream {
             (Some(b'w'), 25..) => {
                 message.advance(1);
                 let start = Lsn(message.get_u64());
-                let server = server_end(&mut message);
+                let server = self.written.with_bytes(server_end(&mut message));
                 self.bytes(start, message, server)
             }
             (Some(b'k'), 18..) => {
                 message.advance(1);
-                let server = server_end(&mut message);
+                let server = self.written.with_none(server_end(&mut message));
                 Ok(Next::Quiet { server, asks: message.get_u8() == 1 })
             }
             _ => Err(Error::corrupt("a message of WAL is cut short")),
@@ -106,4 +123,19 @@ fn server_end(message: &mut Bytes) -> ServerEnd {
     let position = message.get_u64();
     let ms = message.get_i64().saturating_add(EPOCH) / 1000;
     ServerEnd { position, ms: u64::try_from(ms).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_not_all_that_is_written() {
+        let mut written = Written::default();
+        let said = |position, ms| ServerEnd { position, ms };
+        assert_eq!(written.with_bytes(said(90, 1)), said(90, 1));
+        assert_eq!(written.with_none(said(40, 2)), said(90, 2));
+        assert_eq!(written.with_none(said(90, 3)), said(90, 3));
+        assert_eq!(written.with_none(said(95, 4)), said(95, 4));
+    }
 }

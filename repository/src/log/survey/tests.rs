@@ -130,6 +130,28 @@ async fn times_at_before_and_after_every_commit() {
 }
 
 #[tokio::test]
+async fn a_backup_that_stopped_in_a_piece_of_no_known_time_is_not_taken_for_an_old_one() {
+    let world = World::new().await;
+    world.put(0, 0, 20, Some(1_000), 1_500, "").await;
+    world.put(0, 20, 40, Some(2_000), 0, "").await;
+    world.put(0, 40, 60, Some(9_000), 9_500, "").await;
+    world.backup(1, 0, 10, 20).await;
+    world.backup(2, 0, 25, 35).await;
+    for at in [1_600, 8_999] {
+        assert_eq!(world.time(at, 0).await.unwrap(), (1, Target::Time(at * 1000)));
+    }
+    // Nor is the end of what is covered lost when the last piece does not say when that was.
+    world.put(0, 60, 70, None, 0, "").await;
+    assert_eq!(world.time(9_500, 0).await.unwrap(), (1, Target::Position(70)));
+    world.time(9_501, 0).await.unwrap_err();
+    let survey = Survey::of(&world.repository).await.unwrap();
+    assert_eq!(survey.times(&survey.windows[0]).await.unwrap(), (Timestamp(1_500), Some(Timestamp(9_500))));
+    world.put(0, 70, 80, Some(9_700), 0, "").await;
+    assert_eq!(world.time(9_700, 0).await.unwrap(), (1, Target::Position(80)));
+    world.time(9_701, 0).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn positions_names_and_ends() {
     let world = world().await;
     let at = |position| world.resolve(Target::Position(position), 0);
