@@ -77,18 +77,18 @@ impl Desk {
                         "two servers of one history: shut one down, or make it a service of its own",
                     ));
                 }
-                Step::Begin { parent, from, identity, gap } => {
-                    gap.into_iter().for_each(|gap| self.lost(gap));
+                Step::Begin { parent, from, identity, lost } => {
+                    lost.into_iter().for_each(|gap| self.lost(gap));
                     let new = opening.lineage(parent, from, identity);
                     let new = self.repository.add_lineage(self.epoch, new, &*self.entropy).await?;
                     tracing::info!(lineage = %new.id, from, "a log has a new history");
                     backup = Some(format!("the log has a new history, {}", new.id));
                 }
-                Step::Grant { lineage, from, until, gap } => {
-                    gap.into_iter().for_each(|gap| self.lost(gap));
-                    if let Some((from, to)) = gap {
+                Step::Grant { lineage, from, until, lost } => {
+                    if let Some((from, to)) = lost.last() {
                         backup = Some(format!("the log from {from:x} to {to:x} is lost"));
                     }
+                    lost.into_iter().for_each(|gap| self.lost(gap));
                     self.repository.grant_log(self.epoch, lineage, &opening.node, from).await?;
                     return self.granted(lineage, until, backup).await;
                 }
@@ -114,8 +114,11 @@ impl Desk {
         let lineages = self.repository.read(|state| state.lineages().clone()).await;
         let mut fenced = 0;
         for lineage in lineages.values() {
-            let Some(last) = lineage.last_grant().filter(|last| last.node == node) else { continue };
-            let from = self.covered(lineage).await?.end_from(last.from).max(last.from);
+            if lineage.last_grant().is_none_or(|last| last.node != node) {
+                continue;
+            }
+            let (from, lost) = decide::end(lineage, &self.covered(lineage).await?);
+            lost.into_iter().for_each(|gap| self.lost(gap));
             self.repository.grant_log(self.epoch, lineage.id, next, from).await?;
             fenced += 1;
         }
@@ -140,8 +143,7 @@ impl Desk {
     }
 
     async fn covered(&self, lineage: &Lineage) -> Result<Coverage> {
-        let begun = lineage.last_grant().map_or(lineage.from, |grant| grant.from);
-        let stored = self.repository.logs().list_from(lineage, begun).await?;
+        let stored = self.repository.logs().list_from(lineage, lineage.begun()).await?;
         Ok(lineage.coverage(stored.into_iter().map(|stored| stored.piece)))
     }
 

@@ -121,8 +121,12 @@ impl Stream<'_> {
         opening.position = opening.position.max(status.server_end).max(status.stored);
         let (gap, stored) = (status.gap.take(), status.stored);
         self.desk.tells(&opening.node, status, self.clock.now());
-        if let Some(gap) = gap {
-            opening.oldest = opening.oldest.max(gap.to);
+        // Where it ends, a log file begins: what the server refuses is gone with the rest of its file. Told again, it is
+        // the gap that the grant begins behind.
+        let gap = gap.map(|gap| opening.up(gap.to.max(gap.from.saturating_add(1))));
+        let begun = granted.lineage.grant(granted.epoch).map_or(0, |grant| grant.from);
+        if let Some(to) = gap.filter(|to| *to > begun) {
+            opening.oldest = opening.oldest.max(to);
             return self.anew(opening).await.map(Some);
         }
         if granted.until.is_some_and(|until| stored >= until) {
