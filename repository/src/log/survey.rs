@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::windows::{Anchor, Lineages, Window, windows};
-use super::{Coverage, LogStore, Piece, Position, Stored, Trail};
+use super::{Counted, Coverage, LogStore, Piece, Position, Stored, Trail};
 use crate::clock::Timestamp;
 use crate::commit::Repository;
 use crate::error::{Error, Result};
@@ -71,8 +71,9 @@ impl Survey {
 
     /// When the server was where the window begins and where it ends, by its own clock: unknown where nothing is covered.
     pub async fn times(&self, window: &Window) -> Result<(Timestamp, Option<Timestamp>)> {
-        let end = match self.pieces(window, window.from)?.last().copied() {
-            Some(piece) => Some(self.trail(piece).await?.as_of),
+        let parts = self.parts(window, window.from)?;
+        let end = match parts.iter().rev().find(|part| !is_cut(part)) {
+            Some(part) => Some(self.trail(part.piece).await?.as_of),
             None => None,
         };
         if window.from != window.anchor.span.stop {
@@ -137,15 +138,29 @@ impl Survey {
         if time < micros(self.stopped(&window.anchor).await?) {
             return Ok(None);
         }
-        for (back, piece) in self.pieces(window, window.anchor.span.stop)?.into_iter().rev().enumerate() {
-            let trail = self.trail(piece).await?;
+        // A piece that is cut tells of commits and of a time that may lie behind the cut, in another history.
+        let mut cut = None;
+        for (back, part) in self.parts(window, window.anchor.span.stop)?.into_iter().rev().enumerate() {
+            let trail = self.trail(part.piece).await?;
             match trail.last_commit {
-                Some(last) if last > time => return Ok(Some(Target::Time(time))),
+                Some(last) if last > time && !is_cut(&part) => return Ok(Some(Target::Time(time))),
                 // A server that says nothing to a time later than its last commit is told the position.
                 _ if back == 0 && time > micros(trail.as_of) => return Ok(None),
+                last if is_cut(&part) && (back == 0 || last.is_some_and(|last| last > time)) => {
+                    cut = Some(part);
+                }
+                Some(_) if cut.is_some() => break,
                 Some(_) => return Ok(Some(Target::Position(window.to))),
                 None => {}
             }
+        }
+        if let Some(part) = cut {
+            return Err(Error::not_found(format!(
+                "the log does not say what was committed when between {} and {}",
+                show(part.from),
+                show(part.to)
+            ))
+            .with_hint(format!("give a position: {} is where that part of the log ends", show(part.to))));
         }
         // Nothing was committed since the backup: its end is that moment, as far as the log says how long.
         Ok((window.to > window.anchor.span.stop).then_some(Target::Position(window.to)))
@@ -154,13 +169,16 @@ impl Survey {
     async fn named(&self, name: &str, candidates: &[&Window]) -> Result<Resolved> {
         let mut found = BTreeMap::new();
         for window in candidates {
-            let pieces = self.pieces(window, window.anchor.span.stop)?;
-            for some in pieces.chunks(PARALLEL) {
+            let parts = self.parts(window, window.anchor.span.stop)?;
+            for some in parts.chunks(PARALLEL) {
                 let trails =
-                    futures::future::try_join_all(some.iter().map(|piece| self.trail(*piece))).await?;
-                let points = trails.iter().flat_map(|trail| &trail.points).filter(|point| point.name == name);
-                for point in points.filter(|point| window.reaches(point.position)) {
-                    found.entry(point.position).or_insert_with(|| (*window).clone());
+                    futures::future::try_join_all(some.iter().map(|part| self.trail(part.piece))).await?;
+                for (part, trail) in some.iter().zip(trails) {
+                    // A point is where its record ends: others are of another history.
+                    let is = |at| part.from < at && at <= part.to;
+                    for point in trail.points.iter().filter(|it| it.name == name && is(it.position)) {
+                        found.entry(point.position).or_insert_with(|| (*window).clone());
+                    }
                 }
             }
         }
@@ -226,19 +244,18 @@ impl Survey {
     }
 
     /// What is read from there to the window's end, along its chain.
-    fn pieces(&self, window: &Window, from: Position) -> Result<Vec<Piece>> {
-        let (mut at, mut pieces) = (from, Vec::new());
+    fn parts(&self, window: &Window, from: Position) -> Result<Vec<Counted>> {
+        let (mut at, mut parts) = (from, Vec::new());
         for section in window.sections(&self.lineages) {
             let to = section.to.unwrap_or(Position::MAX).min(window.to);
             if at >= to {
                 continue;
             }
             let picked = self.coverage.get(&section.lineage.id).and_then(|covered| covered.pick(at, to));
-            let picked = picked.ok_or_else(|| Error::internal("a window over a hole"))?;
-            pieces.extend(picked.iter().map(|part| part.piece));
+            parts.extend(picked.ok_or_else(|| Error::internal("a window over a hole"))?);
             at = to;
         }
-        Ok(pieces)
+        Ok(parts)
     }
 
     async fn trail(&self, piece: Piece) -> Result<Trail> {
@@ -255,6 +272,11 @@ impl Survey {
         self.trails.lock().unwrap_or_else(PoisonError::into_inner).insert(piece, trail.clone());
         Ok(trail)
     }
+}
+
+/// It has more than counts here, behind it.
+fn is_cut(part: &Counted) -> bool {
+    part.to < part.piece.to
 }
 
 fn micros(at: Timestamp) -> i64 {
