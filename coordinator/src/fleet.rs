@@ -240,6 +240,7 @@ impl FleetService {
             };
             let stream = logs::stream::Stream {
                 desk: place.vault.logs.clone(),
+                number: place.vault.logs.begins(),
                 epoch: place.vault.epoch.0,
                 repository: place.repository,
                 clock: lead.shared.world.clock.clone(),

@@ -1,5 +1,5 @@
 //! Logs: what a database writes between two backups, kept so that a restore may stop at any moment
-//! (docs/decisions/013-log-streams.md, docs/format.md §11).
+//! (docs/decisions/013-log-streams.md, docs/format.md §16).
 //!
 //! A *lineage* is one history that only grows at its end. A *grant* says who may append to it, from which position on,
 //! under an epoch that only grows. A *piece* is one object with the bytes from one position to another. Lineages and

@@ -2,7 +2,7 @@
 use palinurus_proto::logs::{chain_to_wire, lineage_to_wire};
 use palinurus_proto::v1::{self, log_target};
 use palinurus_repository::log::{Lineages, Resolved, Survey, Target};
-use palinurus_repository::{BackupId, Error, LineageId, Result};
+use palinurus_repository::{BackupId, Error, ErrorKind, LineageId, Result};
 
 use crate::door::Lead;
 use crate::vault::Vault;
@@ -24,7 +24,15 @@ impl Lead {
         });
         let mut windows = Vec::with_capacity(survey.windows.len());
         for window in &survey.windows {
-            let (from, to) = survey.times(window).await?;
+            let (from, to) = match survey.times(window).await {
+                Ok(times) => times,
+                // One object that is swept or damaged hides nothing else.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                    tracing::warn!(error = e.chain(), "the times of a window are not known");
+                    (window.anchor.committed, None)
+                }
+                Err(e) => return Err(e),
+            };
             windows.push(v1::LogWindow {
                 backup_id: window.anchor.backup.to_string(),
                 node: window.anchor.node.clone(),
@@ -91,6 +99,12 @@ fn parsed(target: &v1::LogTarget) -> Result<Target> {
 /// The one that begins so; without a name the one that is written, or was written last.
 fn lineage(known: &Lineages, named: &str, vault: &Vault) -> Result<LineageId> {
     if named.is_empty() {
+        let now = vault.logs.written();
+        if now.len() > 1 {
+            let all: Vec<_> = now.iter().map(ToString::to_string).collect();
+            return Err(Error::conflict(format!("histories that are written at once: {}", all.join(", ")))
+                .with_hint("name the one that is meant; `palinurus logs show` shows who writes"));
+        }
         let written = vault.logs.writer().and_then(|writer| LineageId::from_slice(&writer.lineage).ok());
         let newest = || known.values().max_by_key(|lineage| lineage.number).map(|lineage| lineage.id);
         return written.filter(|id| known.contains_key(id)).or_else(newest).ok_or_else(|| {

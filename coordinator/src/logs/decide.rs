@@ -8,6 +8,8 @@ use palinurus_repository::{Error, LineageId, Result};
 /// The first bytes of an identity say which cluster it is of: in PostgreSQL the system identifier.
 const CLUSTER_LEN: usize = 8;
 
+pub(crate) type Gap = (Position, Position);
+
 /// A log as its writer tells of it. Checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Opening {
@@ -39,10 +41,10 @@ pub(crate) enum Step {
         /// A parent: it is given up to there, and then the step after.
         until: Option<Position>,
         /// What nobody can give any more.
-        gap: Option<(Position, Position)>,
+        lost: Vec<Gap>,
     },
-    /// Make this lineage known, and decide again. The parent has lost what lies in the gap.
-    Begin { parent: Option<LineageId>, from: Position, identity: Vec<u8>, gap: Option<(Position, Position)> },
+    /// Make this lineage known, and decide again. What is lost is the parent's.
+    Begin { parent: Option<LineageId>, from: Position, identity: Vec<u8>, lost: Vec<Gap> },
 }
 
 impl Opening {
@@ -98,7 +100,7 @@ impl Opening {
         position - position % u64::from(self.segment)
     }
 
-    fn up(&self, position: Position) -> Position {
+    pub(crate) fn up(&self, position: Position) -> Position {
         let segment = u64::from(self.segment);
         position.checked_next_multiple_of(segment).unwrap_or(Position::MAX - Position::MAX % segment)
     }
@@ -131,33 +133,40 @@ pub(crate) fn decide(opening: &Opening, lineages: &Lineages, covered: &Coverage)
     let Some((lineage, below)) = known(opening, lineages) else {
         return first(opening, lineages);
     };
-    let begun = lineage.last_grant().map_or(lineage.from, |grant| grant.from);
-    let end = covered.end_from(begun).max(begun);
-    let oldest = opening.up(opening.oldest);
+    let (end, mut lost) = end(lineage, covered);
     if below > 0 {
         let at = opening.history.len() - below;
         let until = opening.history[at].1;
         let identity =
             opening.history.get(at + 1).map_or(&opening.identity, |(identity, _)| identity).clone();
-        if end < until && oldest <= end {
-            return Ok(Step::Grant { lineage: lineage.id, from: end, until: Some(until), gap: None });
+        if end < until && opening.oldest <= end {
+            return Ok(Step::Grant { lineage: lineage.id, from: end, until: Some(until), lost });
         }
-        let gap = (end < until).then_some((end, until));
-        return Ok(Step::Begin { parent: Some(lineage.id), from: until, identity, gap });
-    }
-    if opening.position < end && !opening.goes_on {
-        // It is behind what it has written before: it was set back, and writes another history under the same name.
-        let from = opening.down(opening.position);
-        return Ok(Step::Begin { parent: None, from, identity: opening.identity.clone(), gap: None });
+        lost.retain(|(from, _)| *from < until);
+        lost.extend((end < until).then_some((end, until)));
+        return Ok(Step::Begin { parent: Some(lineage.id), from: until, identity, lost });
     }
     if let (Some((held, epoch)), Some(last)) = (opening.held, lineage.last_grant())
         && (held, epoch, &opening.node) == (lineage.id, last.epoch, &last.node)
     {
+        // It may have put more since it looked at its position.
         return Ok(Step::Keep(held));
     }
-    let gap = (oldest > end).then_some((end, oldest));
-    let from = gap.map_or(end, |(_, to)| to);
-    Ok(Step::Grant { lineage: lineage.id, from, until: None, gap })
+    if opening.position < end && !opening.goes_on {
+        // It is behind what it has written before: it was set back, and writes another history under the same name.
+        let from = opening.down(opening.position);
+        return Ok(Step::Begin { parent: None, from, identity: opening.identity.clone(), lost: Vec::new() });
+    }
+    let gap = (opening.oldest > end).then(|| (end, opening.up(opening.oldest)));
+    lost.extend(gap);
+    Ok(Step::Grant { lineage: lineage.id, from: gap.map_or(end, |(_, to)| to), until: None, lost })
+}
+
+/// Where the next grant begins, and the holes before it. Never in a hole, even if the writer could fill it: what lies
+/// behind would not count any more, and the next sweep would delete it.
+pub(crate) fn end(lineage: &Lineage, covered: &Coverage) -> (Position, Vec<Gap>) {
+    let begun = lineage.begun();
+    (covered.end().map_or(begun, |end| end.max(begun)), covered.holes_from(begun))
 }
 
 /// Of no known parent.
@@ -174,7 +183,7 @@ fn first(opening: &Opening, lineages: &Lineages) -> Result<Step> {
     let from = if opening.oldest > 0 { opening.up(opening.oldest) } else { opening.down(opening.position) };
     let begins = opening.history.last().map_or(0, |(_, until)| opening.down(*until));
     let from = from.max(begins).min(opening.down(opening.position));
-    Ok(Step::Begin { parent: None, from, identity: opening.identity.clone(), gap: None })
+    Ok(Step::Begin { parent: None, from, identity: opening.identity.clone(), lost: Vec::new() })
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! One service's logs, under this leader: decisions one after the other, and what writers tell, which is kept in memory.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use palinurus_proto::logs::lineage_to_wire;
 use palinurus_proto::v1;
-use palinurus_repository::log::{Coverage, Lineage, Position};
+use palinurus_repository::log::{Anchor, Coverage, Lineage, Position};
 use palinurus_repository::{Entropy, Epoch, Error, LineageId, Repository, Result, Timestamp};
 use tokio::sync::Mutex;
 
@@ -25,9 +25,20 @@ pub(crate) struct Desk {
 
 #[derive(Debug, Default)]
 struct Told {
-    /// By node, with the node epoch of its place.
-    writers: BTreeMap<String, (u64, v1::LogWriterView)>,
+    /// By node.
+    writers: BTreeMap<String, Writer>,
     gaps: VecDeque<v1::LogGap>,
+    streams: u64,
+    /// Whether a backup leads along them is known.
+    looked: BTreeSet<LineageId>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    /// Of its place.
+    node_epoch: u64,
+    stream: u64,
+    view: v1::LogWriterView,
 }
 
 /// What a writer is given. In the ledger already.
@@ -77,18 +88,18 @@ impl Desk {
                         "two servers of one history: shut one down, or make it a service of its own",
                     ));
                 }
-                Step::Begin { parent, from, identity, gap } => {
-                    gap.into_iter().for_each(|gap| self.lost(gap));
+                Step::Begin { parent, from, identity, lost } => {
+                    lost.into_iter().for_each(|gap| self.lost(gap));
                     let new = opening.lineage(parent, from, identity);
                     let new = self.repository.add_lineage(self.epoch, new, &*self.entropy).await?;
                     tracing::info!(lineage = %new.id, from, "a log has a new history");
                     backup = Some(format!("the log has a new history, {}", new.id));
                 }
-                Step::Grant { lineage, from, until, gap } => {
-                    gap.into_iter().for_each(|gap| self.lost(gap));
-                    if let Some((from, to)) = gap {
+                Step::Grant { lineage, from, until, lost } => {
+                    if let Some((from, to)) = lost.last() {
                         backup = Some(format!("the log from {from:x} to {to:x} is lost"));
                     }
+                    lost.into_iter().for_each(|gap| self.lost(gap));
                     self.repository.grant_log(self.epoch, lineage, &opening.node, from).await?;
                     return self.granted(lineage, until, backup).await;
                 }
@@ -102,8 +113,8 @@ impl Desk {
         let last = lineage.last_grant().filter(|last| last.node != opening.node);
         let told = self.told();
         let writer = last.and_then(|last| told.writers.get(&last.node));
-        writer.is_some_and(|(epoch, view)| {
-            view.streaming && view.lineage == lineage.id.as_bytes() && *epoch >= opening.node_epoch
+        writer.is_some_and(|Writer { node_epoch, view, .. }| {
+            view.streaming && view.lineage == lineage.id.as_bytes() && *node_epoch >= opening.node_epoch
         })
     }
 
@@ -114,8 +125,11 @@ impl Desk {
         let lineages = self.repository.read(|state| state.lineages().clone()).await;
         let mut fenced = 0;
         for lineage in lineages.values() {
-            let Some(last) = lineage.last_grant().filter(|last| last.node == node) else { continue };
-            let from = self.covered(lineage).await?.end_from(last.from).max(last.from);
+            if lineage.last_grant().is_none_or(|last| last.node != node) {
+                continue;
+            }
+            let (from, lost) = decide::end(lineage, &self.covered(lineage).await?);
+            lost.into_iter().for_each(|gap| self.lost(gap));
             self.repository.grant_log(self.epoch, lineage.id, next, from).await?;
             fenced += 1;
         }
@@ -140,8 +154,7 @@ impl Desk {
     }
 
     async fn covered(&self, lineage: &Lineage) -> Result<Coverage> {
-        let begun = lineage.last_grant().map_or(lineage.from, |grant| grant.from);
-        let stored = self.repository.logs().list_from(lineage, begun).await?;
+        let stored = self.repository.logs().list_from(lineage, lineage.begun()).await?;
         Ok(lineage.coverage(stored.into_iter().map(|stored| stored.piece)))
     }
 
@@ -166,24 +179,31 @@ impl Desk {
         gaps.push_back(v1::LogGap { from, to });
     }
 
+    /// The number of a stream that begins.
+    pub(crate) fn begins(&self) -> u64 {
+        let streams = &mut self.told().streams;
+        *streams += 1;
+        *streams
+    }
+
     /// A writer's stream has begun, or has another grant.
-    pub(crate) fn writes(&self, opening: &Opening, granted: &Granted, now: Timestamp) {
+    pub(crate) fn writes(&self, stream: u64, opening: &Opening, granted: &Granted, now: Timestamp) {
         let mut told = self.told();
-        let (epoch, view) = told.writers.entry(opening.node.clone()).or_default();
-        *epoch = opening.node_epoch;
-        *view = v1::LogWriterView {
+        let writer = told.writers.entry(opening.node.clone()).or_default();
+        let view = v1::LogWriterView {
             node: opening.node.clone(),
             lineage: granted.lineage.id.as_bytes().to_vec().into(),
             epoch: granted.epoch,
             streaming: true,
-            status: view.status.take(),
+            status: writer.view.status.take(),
             told_ms: now.0,
             ..Default::default()
         };
+        *writer = Writer { node_epoch: opening.node_epoch, stream, view };
     }
 
-    pub(crate) fn tells(&self, node: &str, status: v1::LogStatus, now: Timestamp) {
-        if let Some((_, view)) = self.told().writers.get_mut(node) {
+    pub(crate) fn tells(&self, stream: u64, node: &str, status: v1::LogStatus, now: Timestamp) {
+        self.change(stream, node, |view| {
             view.told_ms = now.0;
             view.lag_bytes = status.server_end.saturating_sub(status.stored);
             view.lag_ms = match view.lag_bytes {
@@ -191,25 +211,55 @@ impl Desk {
                 _ => status.server_ms.saturating_sub(status.stored_ms),
             };
             view.status = Some(status);
-        }
+        });
     }
 
-    /// Its stream of that grant has ended.
-    pub(crate) fn ends(&self, node: &str, granted: &Granted) {
-        if let Some((_, view)) = self.told().writers.get_mut(node)
-            && view.epoch == granted.epoch
-            && view.lineage == granted.lineage.id.as_bytes()
-        {
-            view.streaming = false;
+    pub(crate) fn ends(&self, stream: u64, node: &str) {
+        self.change(stream, node, |view| view.streaming = false);
+    }
+
+    /// Not when another stream of the node has taken its place: an old connection may end long after that.
+    fn change(&self, stream: u64, node: &str, change: impl FnOnce(&mut v1::LogWriterView)) {
+        if let Some(writer) = self.told().writers.get_mut(node).filter(|writer| writer.stream == stream) {
+            change(&mut writer.view);
         }
     }
 
     /// Who writes now, or wrote last: with what it told, and what was lost under this leader.
     pub(crate) fn writer(&self) -> Option<v1::LogWriterView> {
         let told = self.told();
-        let views = told.writers.values().map(|(_, view)| view);
+        let views = told.writers.values().map(|writer| &writer.view);
         let newest = views.max_by_key(|view| (view.streaming, view.told_ms))?;
         Some(v1::LogWriterView { gaps: told.gaps.iter().copied().collect(), ..newest.clone() })
+    }
+
+    /// What is written at this moment.
+    pub(crate) fn written(&self) -> BTreeSet<LineageId> {
+        let told = self.told();
+        let views = told.writers.values().map(|writer| &writer.view).filter(|view| view.streaming);
+        views.filter_map(|view| LineageId::from_slice(&view.lineage).ok()).collect()
+    }
+
+    /// Why a full backup is wanted: also when an earlier leader wanted it, and it never came to be. Looked at once.
+    pub(crate) async fn wish(&self, granted: &Granted) -> Result<Option<String>> {
+        let lineage = &granted.lineage;
+        if granted.until.is_some() || self.told().looked.contains(&lineage.id) {
+            return Ok(granted.backup.clone());
+        }
+        let leads = granted.backup.is_some() || self.is_led_to(lineage).await?;
+        self.told().looked.insert(lineage.id);
+        let why = (!leads).then(|| format!("no backup leads to what is written of {} now", lineage.id));
+        Ok(granted.backup.clone().or(why))
+    }
+
+    /// From the newest backup on it, its log has no hole.
+    async fn is_led_to(&self, lineage: &Lineage) -> Result<bool> {
+        let anchors = self.repository.read(Anchor::all).await;
+        let stops = anchors.iter().filter(|it| it.span.lineage == lineage.id).map(|it| it.span.stop);
+        let Some(stop) = stops.max() else { return Ok(false) };
+        let stored = self.repository.logs().list_from(lineage, stop).await?;
+        let covered = lineage.coverage(stored.into_iter().map(|stored| stored.piece));
+        Ok(covered.covers(stop, lineage.begun()))
     }
 }
 
@@ -221,3 +271,6 @@ pub(crate) enum Standing {
     /// A key epoch has begun since: what is put from now on needs a fresh grant.
     Outdated,
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ const REFRESH_EVERY: u32 = 60;
 /// What a stream belongs to.
 pub(crate) struct Stream<'a> {
     pub(crate) desk: Arc<Desk>,
+    /// Drawn by the desk.
+    pub(crate) number: u64,
     pub(crate) epoch: u64,
     pub(crate) repository: String,
     pub(crate) clock: Arc<dyn Clock>,
@@ -44,7 +46,7 @@ impl Stream<'_> {
         let mut opening = Opening::of(&first, (self.may)(first.clone()).await?)?;
         let mut granted = self.grant(self.desk.open(&opening).await?, &opening).await?;
         let ended = self.serve(&mut opening, &mut granted, &mut requests, &first).await;
-        self.desk.ends(&opening.node, &granted);
+        self.desk.ends(self.number, &opening.node);
         match ended {
             Ok(Some(over)) => {
                 self.send(log_reply::Message::Revoked(failure(&over))).await;
@@ -120,9 +122,13 @@ impl Stream<'_> {
         bound::log_status(&mut status)?;
         opening.position = opening.position.max(status.server_end).max(status.stored);
         let (gap, stored) = (status.gap.take(), status.stored);
-        self.desk.tells(&opening.node, status, self.clock.now());
-        if let Some(gap) = gap {
-            opening.oldest = opening.oldest.max(gap.to);
+        self.desk.tells(self.number, &opening.node, status, self.clock.now());
+        // Where it ends, a log file begins: what the server refuses is gone with the rest of its file. Told again, it is
+        // the gap that the grant begins behind.
+        let gap = gap.map(|gap| opening.up(gap.to.max(gap.from.saturating_add(1))));
+        let begun = granted.lineage.grant(granted.epoch).map_or(0, |grant| grant.from);
+        if let Some(to) = gap.filter(|to| *to > begun) {
+            opening.oldest = opening.oldest.max(to);
             return self.anew(opening).await.map(Some);
         }
         if granted.until.is_some_and(|until| stored >= until) {
@@ -138,11 +144,12 @@ impl Stream<'_> {
     }
 
     async fn grant(&self, granted: Granted, opening: &Opening) -> Result<Granted> {
-        if let Some(why) = &granted.backup {
-            (self.backup)(why.clone());
-        }
-        self.desk.writes(opening, &granted, self.clock.now());
+        self.desk.writes(self.number, opening, &granted, self.clock.now());
         self.send(log_reply::Message::Grant(granted.to_wire(&self.repository))).await;
+        match self.desk.wish(&granted).await {
+            Ok(why) => why.into_iter().for_each(self.backup),
+            Err(e) => tracing::warn!(error = e.chain(), "it is not known whether a backup leads to the log"),
+        }
         Ok(granted)
     }
 

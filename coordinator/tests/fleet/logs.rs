@@ -4,8 +4,9 @@ use std::time::Duration;
 use palinurus_proto::v1::fleet_client::FleetClient;
 use palinurus_proto::v1::{self, log_reply, log_request, log_target};
 use palinurus_proto::{from_status, logs};
-use palinurus_repository::log::{Lineage, Piece, RestorePoint, Trail, seal};
-use palinurus_repository::{ErrorKind, Result, Timestamp};
+use palinurus_repository::entropy::SeededEntropy;
+use palinurus_repository::log::{At, Lineage, Piece, RestorePoint, Trail, seal};
+use palinurus_repository::{ErrorKind, LineageId, Result, Timestamp};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -219,6 +220,40 @@ async fn a_stream_makes_moments_restorable_and_asks_for_the_backup_that_they_nee
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_an_earlier_leader_wanted_is_made_and_two_histories_at_once_are_not_guessed_between() {
+    let (world, mut operator, peers) = world(&["n1", "n2"]).await;
+    // An earlier leader made the history known, and ended.
+    let repository = world.repository().await;
+    let epoch = repository.read(|state| state.leader().0).await;
+    let new = Lineage {
+        id: LineageId([0; 16]),
+        parent: None,
+        from: 4_096,
+        kind: "postgresql".to_owned(),
+        identity: identity(1),
+        segment: SEGMENT,
+        grants: Vec::new(),
+        floor: 0,
+        number: 0,
+    };
+    let id = repository.add_lineage(epoch, new, &SeededEntropy::new(7)).await.unwrap().id;
+    let span = v1::LogSpan { lineage: id.as_bytes().to_vec().into(), start: 4_100, stop: 4_200 };
+    peers[0].writes_log(span);
+    let one = Writer::open(&world, opening("n1", 1, 5_000)).await.unwrap();
+    assert_eq!(one.lineage.id, id);
+    operator.until_backups(1).await;
+    one.put(&world, 4_096, 6_000, 1_000, "").await;
+    operator.plan(log_target::Target::Latest(true)).await.unwrap();
+    // The same history, set back on another node.
+    let two = Writer::open(&world, opening("n2", 1, 5_500)).await.unwrap();
+    let refused = operator.plan(log_target::Target::Latest(true)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict);
+    for id in [one.lineage.id, two.lineage.id] {
+        assert!(refused.what().contains(&id.to_string()), "{refused:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_is_said_and_a_new_backup_begins_behind_it() {
     let (world, mut operator, peers) = world(&["n1"]).await;
     let mut writer = Writer::open(&world, opening("n1", 1, 4_096)).await.unwrap();
@@ -290,7 +325,13 @@ async fn who_loses_its_place_loses_its_grant_before_anything_is_restored() {
     two.connected().await;
     let mut old = Writer::open(&world, opening("n2", 1, 4_096)).await.unwrap();
     operator.until_backups(1).await;
-    old.put(&world, 4_096, 5_000, 1_000, "").await;
+    // An object is lost, and the beginning is given up: neither lets the fence throw away the rest.
+    for (from, to) in [(4_096, 4_500), (4_500, 5_000), (5_100, 5_400)] {
+        old.put(&world, from, to, 1_000, "").await;
+    }
+    let repository = world.repository().await;
+    let epoch = repository.read(|state| state.leader().0).await;
+    repository.raise_floor(epoch, At { lineage: old.lineage.id, position: 4_600 }).await.unwrap();
     two.cut().await;
     let spare = world.peer_with("s1", &[], |config| config.data_empty = true);
     spare.connected().await;
@@ -300,11 +341,12 @@ async fn who_loses_its_place_loses_its_grant_before_anything_is_restored() {
     assert!(matches!(revoked.message, Some(log_reply::Message::Revoked(_))), "{revoked:?}");
     assert_eq!(spare.restored(), None, "nothing is restored yet");
     // It does not know, and puts on.
-    old.put(&world, 5_000, 9_000, 2_000, "").await;
+    old.put(&world, 5_400, 9_000, 2_000, "").await;
     spare.let_go();
     assert_eq!(operator.finished(&begun.id).await.state(), v1::OperationState::Succeeded);
     let shown = operator.logs().await;
-    assert_eq!(shown.lineages[0].stretches, [v1::LogStretch { from: 4_096, to: 5_000 }]);
+    let stretch = |from, to| v1::LogStretch { from, to };
+    assert_eq!(shown.lineages[0].stretches, [stretch(4_500, 5_000), stretch(5_100, 5_400)]);
     let last = shown.lineages[0].lineage.as_ref().unwrap().grants.last().unwrap().clone();
-    assert_eq!((last.node.as_str(), last.from, last.epoch), ("s1", 5_000, 2));
+    assert_eq!((last.node.as_str(), last.from, last.epoch), ("s1", 5_400, 2));
 }

@@ -20,7 +20,7 @@ impl Repository {
         known.ok_or_else(|| Error::not_found(format!("lineage {id} is not known")))
     }
 
-    /// Makes the lineage known, under an id drawn for it. The same history told again is the one that there is.
+    /// Makes the lineage known, under an id drawn for it. The same promotion told again is the one that there is.
     pub async fn add_lineage(
         &self,
         epoch: Epoch,
@@ -31,9 +31,8 @@ impl Repository {
         match self.append(epoch, Body::Lineage(Box::new(new.clone()))).await {
             Ok(_) => self.lineage(new.id).await,
             Err(e) if e.kind() == ErrorKind::Conflict => {
-                let key = |it: &Lineage| (it.parent, it.from, it.identity.clone());
                 let same = self
-                    .read(|state| state.lineages().values().find(|it| key(it) == key(&new)).cloned())
+                    .read(|state| state.lineages().values().find(|it| it.is_same_promotion(&new)).cloned())
                     .await;
                 same.ok_or(e)
             }

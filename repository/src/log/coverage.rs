@@ -49,6 +49,18 @@ impl Coverage {
         self.stretches.last().map(|(_, to)| *to)
     }
 
+    /// What is not covered from there on, before something that is.
+    pub fn holes_from(&self, position: Position) -> Vec<(Position, Position)> {
+        let (mut at, mut holes) = (position, Vec::new());
+        for (from, to) in self.stretches.iter().filter(|(_, to)| *to > position) {
+            if *from > at {
+                holes.push((at, *from));
+            }
+            at = *to;
+        }
+        holes
+    }
+
     pub fn covers(&self, from: Position, to: Position) -> bool {
         from >= to || self.end_from(from) >= to
     }

@@ -1,4 +1,5 @@
 //! What of the logs may be given up: pure, from the backups that are kept and how far back any moment is to be restorable.
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Anchor, At, Lineage, Lineages, Position};
@@ -15,8 +16,12 @@ pub fn floors(
     keep: Duration,
 ) -> Vec<At> {
     let horizon = Timestamp(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)));
+    let needed = needed(anchors, lineages, horizon);
     let raised = lineages.values().filter_map(|lineage| {
-        let position = floor(lineage, anchors, lineages, horizon)?;
+        let position = match needed.get(&lineage.id) {
+            Some(position) => *position,
+            None => left(lineage, anchors, lineages, horizon)?,
+        };
         let pinned = pins.iter().filter(|pin| pin.lineage == lineage.id).map(|pin| pin.position);
         let position = pinned.fold(position, Position::min);
         (position > lineage.floor).then_some(At { lineage: lineage.id, position })
@@ -24,27 +29,48 @@ pub fn floors(
     raised.collect()
 }
 
-fn floor(lineage: &Lineage, anchors: &[Anchor], lineages: &Lineages, horizon: Timestamp) -> Option<Position> {
-    let down = |position: Position| position - position % u64::from(lineage.segment.max(1));
-    let of = |id: LineageId| anchors.iter().filter(move |anchor| anchor.span.lineage == id);
-    let base = |id: LineageId| of(id).filter(|it| it.committed <= horizon).max_by_key(|it| it.committed);
-    // Backups inside the window need what follows each of them.
-    let inside = of(lineage.id).filter(|it| it.committed > horizon).map(|it| down(it.span.start)).min();
-    let children = lineages.values().filter(|child| child.parent == Some(lineage.id));
-    // Once a backup of a child is as old, nobody goes through the parent any more to get there.
-    let ended = children.filter(|child| base(child.id).is_some()).map(|child| child.from).max();
-    let begins = match (ended, base(lineage.id)) {
-        (Some(ended), base) => Some(ended.max(base.map_or(0, |base| down(base.span.start)))),
-        (None, Some(base)) => Some(down(base.span.start)),
-        // A backup of its parent may lead here; and a history that has just begun waits for its own.
-        (None, None) => None,
-    };
-    match (begins, inside) {
-        (Some(begins), Some(inside)) => Some(begins.min(inside)),
-        (Some(begins), None) => Some(begins),
-        (None, Some(inside)) if lineage.parent.is_none() => Some(inside),
-        (None, _) => None,
+/// From where on each lineage is read by a restore to a moment behind the horizon, of whatever lineage: 0 is all of it.
+fn needed(anchors: &[Anchor], lineages: &Lineages, horizon: Timestamp) -> BTreeMap<LineageId, Position> {
+    let mut needed = BTreeMap::new();
+    for lineage in lineages.values() {
+        let ways = anchors.iter().filter_map(|anchor| Some((anchor, way(anchor, lineage, lineages)?)));
+        let ways: Vec<_> = ways.collect();
+        let before = ways.iter().map(|(anchor, _)| anchor.committed).filter(|at| *at <= horizon);
+        let base = before.max();
+        for (anchor, way) in ways {
+            if anchor.committed <= horizon && Some(anchor.committed) != base {
+                continue;
+            }
+            let of = lineages.get(&anchor.span.lineage);
+            let segment = of.map_or(1, |of| u64::from(of.segment.max(1)));
+            let start = anchor.span.start - anchor.span.start % segment;
+            let least = needed.entry(anchor.span.lineage).or_insert(start);
+            *least = start.min(*least);
+            needed.extend(way.into_iter().map(|id| (id, 0)));
+        }
     }
+    needed
+}
+
+/// The lineages behind the backup's own through which it leads to that one, when it does.
+fn way(anchor: &Anchor, to: &Lineage, lineages: &Lineages) -> Option<Vec<LineageId>> {
+    let (mut at, mut way) = (to, Vec::new());
+    while at.id != anchor.span.lineage {
+        if at.from < anchor.span.stop {
+            return None;
+        }
+        way.push(at.id);
+        at = lineages.get(&at.parent?)?;
+    }
+    Some(way)
+}
+
+/// No backup leads here. A history that has just begun waits for its own; one whose child has a backup as old as the
+/// horizon was there before, and whatever backup it gets yet ends behind where the child began.
+fn left(lineage: &Lineage, anchors: &[Anchor], lineages: &Lineages, horizon: Timestamp) -> Option<Position> {
+    let old = |id: LineageId| anchors.iter().any(|it| it.span.lineage == id && it.committed <= horizon);
+    let children = lineages.values().filter(|child| child.parent == Some(lineage.id) && old(child.id));
+    children.map(|child| child.from).max()
 }
 
 #[cfg(test)]

@@ -49,6 +49,17 @@ impl Lineage {
         self.grants.last()
     }
 
+    /// Where the last grant begins, or more than that is given up: nobody is asked for anything before it.
+    pub fn begun(&self) -> Position {
+        self.last_grant().map_or(self.from, |grant| grant.from).max(self.floor)
+    }
+
+    /// Told twice, they are one lineage. Without a parent two histories may look alike.
+    pub fn is_same_promotion(&self, other: &Self) -> bool {
+        let key = |it: &Self| (it.parent, it.from);
+        self.parent.is_some() && key(self) == key(other) && self.identity == other.identity
+    }
+
     /// What is covered, of the objects that there are.
     pub fn coverage(&self, pieces: impl IntoIterator<Item = Piece>) -> Coverage {
         Coverage::of(self, pieces)

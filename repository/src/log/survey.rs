@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::windows::{Anchor, Lineages, Window, windows};
-use super::{Coverage, LogStore, Piece, Position, Stored, Trail};
+use super::{Counted, Coverage, LogStore, Piece, Position, Stored, Trail};
 use crate::clock::Timestamp;
 use crate::commit::Repository;
 use crate::error::{Error, Result};
@@ -72,8 +72,9 @@ impl Survey {
     /// When the server was where the window begins and where it ends, by its own clock: unknown where nothing is covered.
     pub async fn times(&self, window: &Window) -> Result<(Timestamp, Option<Timestamp>)> {
         let mut end = None;
-        for piece in self.pieces(window, window.from)?.into_iter().rev() {
-            end = Some(Timestamp(u64::try_from(known(&self.trail(piece).await?) / 1000).unwrap_or_default()));
+        for part in self.parts(window, window.from)?.into_iter().rev().filter(|part| !is_cut(part)) {
+            let until = known(&self.trail(part.piece).await?) / 1000;
+            end = Some(Timestamp(u64::try_from(until).unwrap_or_default()));
             if end > Some(Timestamp(0)) {
                 break;
             }
@@ -141,18 +142,34 @@ impl Survey {
         if time < micros(self.stopped(&window.anchor).await?) {
             return Ok(None);
         }
-        let mut until = 0;
-        for piece in self.pieces(window, window.anchor.span.stop)?.into_iter().rev() {
-            let trail = self.trail(piece).await?;
-            until = until.max(known(&trail));
+        // A piece that is cut tells of commits and of a time that may lie behind the cut, in another history.
+        let (mut until, mut cut) = (0, None);
+        for (back, part) in self.parts(window, window.anchor.span.stop)?.into_iter().rev().enumerate() {
+            let trail = self.trail(part.piece).await?;
+            if !is_cut(&part) {
+                until = until.max(known(&trail));
+            }
+            let latest = if back == 0 { known(&trail) } else { until };
             match trail.last_commit {
-                Some(last) if last > time => return Ok(Some(Target::Time(time))),
+                Some(last) if last > time && !is_cut(&part) => return Ok(Some(Target::Time(time))),
                 // A piece stored while the server was ahead says nothing of when it ended: one before it may.
-                _ if until > 0 && time > until => return Ok(None),
+                _ if cut.is_none() && latest > 0 && time > latest => return Ok(None),
+                last if is_cut(&part) && (back == 0 || last.is_some_and(|last| last > time)) => {
+                    cut = Some(part);
+                }
+                Some(_) if cut.is_some() => break,
                 // A server that says nothing to a time later than its last commit is told the position.
                 Some(_) => return Ok(Some(Target::Position(window.to))),
                 None => {}
             }
+        }
+        if let Some(part) = cut {
+            return Err(Error::not_found(format!(
+                "the log does not say what was committed when between {} and {}",
+                show(part.from),
+                show(part.to)
+            ))
+            .with_hint(format!("give a position: {} is where that part of the log ends", show(part.to))));
         }
         // Nothing was committed since the backup: its end is that moment, as far as the log says how long.
         Ok((window.to > window.anchor.span.stop && time <= until).then_some(Target::Position(window.to)))
@@ -161,13 +178,16 @@ impl Survey {
     async fn named(&self, name: &str, candidates: &[&Window]) -> Result<Resolved> {
         let mut found = BTreeMap::new();
         for window in candidates {
-            let pieces = self.pieces(window, window.anchor.span.stop)?;
-            for some in pieces.chunks(PARALLEL) {
+            let parts = self.parts(window, window.anchor.span.stop)?;
+            for some in parts.chunks(PARALLEL) {
                 let trails =
-                    futures::future::try_join_all(some.iter().map(|piece| self.trail(*piece))).await?;
-                let points = trails.iter().flat_map(|trail| &trail.points).filter(|point| point.name == name);
-                for point in points.filter(|point| window.reaches(point.position)) {
-                    found.entry(point.position).or_insert_with(|| (*window).clone());
+                    futures::future::try_join_all(some.iter().map(|part| self.trail(part.piece))).await?;
+                for (part, trail) in some.iter().zip(trails) {
+                    // A point is where its record ends: others are of another history.
+                    let is = |at| part.from < at && at <= part.to;
+                    for point in trail.points.iter().filter(|it| it.name == name && is(it.position)) {
+                        found.entry(point.position).or_insert_with(|| (*window).clone());
+                    }
                 }
             }
         }
@@ -235,19 +255,18 @@ impl Survey {
     }
 
     /// What is read from there to the window's end, along its chain.
-    fn pieces(&self, window: &Window, from: Position) -> Result<Vec<Piece>> {
-        let (mut at, mut pieces) = (from, Vec::new());
+    fn parts(&self, window: &Window, from: Position) -> Result<Vec<Counted>> {
+        let (mut at, mut parts) = (from, Vec::new());
         for section in window.sections(&self.lineages) {
             let to = section.to.unwrap_or(Position::MAX).min(window.to);
             if at >= to {
                 continue;
             }
             let picked = self.coverage.get(&section.lineage.id).and_then(|covered| covered.pick(at, to));
-            let picked = picked.ok_or_else(|| Error::internal("a window over a hole"))?;
-            pieces.extend(picked.iter().map(|part| part.piece));
+            parts.extend(picked.ok_or_else(|| Error::internal("a window over a hole"))?);
             at = to;
         }
-        Ok(pieces)
+        Ok(parts)
     }
 
     async fn trail(&self, piece: Piece) -> Result<Trail> {
@@ -269,6 +288,11 @@ impl Survey {
 /// Up to when a piece says what was committed; 0: it does not.
 fn known(trail: &Trail) -> i64 {
     micros(trail.as_of).max(trail.last_commit.unwrap_or_default())
+}
+
+/// It has more than counts here, behind it.
+fn is_cut(part: &Counted) -> bool {
+    part.to < part.piece.to
 }
 
 fn micros(at: Timestamp) -> i64 {

@@ -48,9 +48,19 @@ impl World {
     fn grant(&mut self, lineage: LineageId, node: &str, from: Position) -> u32 {
         let lineage = Arc::make_mut(self.lineages.get_mut(&lineage).unwrap());
         let (epoch, least) = lineage.last_grant().map_or((1, lineage.from), |it| (it.epoch + 1, it.from));
-        assert!(from >= least, "the ledger would refuse it");
+        assert!(from >= least.max(lineage.floor), "the ledger would refuse it");
         lineage.grants.push(Grant { epoch, node: node.into(), from, key_epoch: None });
         epoch
+    }
+
+    fn raise(&mut self, lineage: LineageId, floor: Position) {
+        Arc::make_mut(self.lineages.get_mut(&lineage).unwrap()).floor = floor;
+        let lineage = &self.lineages[&lineage];
+        self.pieces.retain(|piece| piece.lineage != lineage.id || piece.to > floor);
+    }
+
+    fn covered(&self, lineage: LineageId) -> Coverage {
+        self.lineages[&lineage].coverage(self.pieces.iter().copied())
     }
 
     fn put(&mut self, lineage: LineageId, from: Position, to: Position) {
@@ -87,7 +97,7 @@ fn the_first_of_all_begins_where_its_segment_does() {
     assert_eq!((from, given.len()), (96, 0));
     world.put(first, 96, 130);
     let mut again = opening(1, &[], 140);
-    assert!(matches!(world.step(&again).unwrap(), Step::Grant { from: 130, gap: None, .. }));
+    assert!(matches!(world.step(&again).unwrap(), Step::Grant { from: 130, .. }));
     again.held = Some((first, 1));
     assert_eq!(world.step(&again).unwrap(), Step::Keep(first));
     again.node = "n2".into();
@@ -96,14 +106,49 @@ fn the_first_of_all_begins_where_its_segment_does() {
     assert_eq!(World::default().open(&oldest).1, 32);
 }
 
+/// Where it goes on, and what is lost.
+fn next(world: &World, opening: &Opening) -> (Position, Vec<Gap>) {
+    match world.step(opening).unwrap() {
+        Step::Grant { from, until: None, lost, .. } => (from, lost),
+        step => panic!("{step:?}"),
+    }
+}
+
+#[test]
+fn a_floor_and_a_hole_put_nothing_out_of_count() {
+    let mut world = World::default();
+    let (first, ..) = world.open(&opening(1, &[], 100));
+    for (from, to) in [(96, 200), (200, 280), (290, 400), (400, 500)] {
+        world.put(first, from, to);
+    }
+    let server = Opening { oldest: 256, ..opening(1, &[], 600) };
+    assert_eq!(
+        next(&world, &server),
+        (500, vec![(280, 290)]),
+        "it could fill the hole, but not what is behind"
+    );
+    // All that the last grant begins with is given up, in the middle of a piece.
+    world.raise(first, 350);
+    assert_eq!(next(&world, &server), (500, vec![]));
+    assert_eq!(end(&world.lineages[&first], &world.covered(first)), (500, vec![]), "nor does a fence");
+    world.raise(first, 500);
+    assert_eq!(next(&world, &server), (500, vec![]), "nothing is left that could say where it ends");
+    let promoted = Opening { node: "n2".into(), ..opening(2, &[(1, 550)], 600) };
+    let (_, from, given) = world.open(&promoted);
+    assert_eq!((from, given), (550, vec![(first, 500, 550)]));
+}
+
 #[test]
 fn what_cannot_be_given_any_more_is_a_gap() {
     let mut world = World::default();
     let (first, ..) = world.open(&opening(1, &[], 100));
     world.put(first, 96, 130);
-    let open = |oldest| Opening { oldest, ..opening(1, &[], 300) };
-    assert!(matches!(world.step(&open(128)).unwrap(), Step::Grant { from: 130, gap: None, .. }));
-    assert!(matches!(world.step(&open(144)).unwrap(), Step::Grant { from: 144, gap: Some((130, 144)), .. }));
+    let next = |oldest| next(&world, &Opening { oldest, ..opening(1, &[], 300) });
+    for nothing_is_lost in [128, 129, 130] {
+        assert_eq!(next(nothing_is_lost), (130, vec![]));
+    }
+    assert_eq!(next(131), (144, vec![(130, 144)]));
+    assert_eq!(next(144), (144, vec![(130, 144)]));
 }
 
 #[test]
@@ -118,7 +163,7 @@ fn a_promoted_standby_gives_what_its_parent_has_not_given() {
     // Told again, and a second promotion of which nobody has heard in between.
     assert_eq!(
         world.step(&promoted).unwrap(),
-        Step::Grant { lineage: second, from: 150, until: None, gap: None }
+        Step::Grant { lineage: second, from: 150, until: None, lost: vec![] }
     );
     world.put(second, 150, 160);
     let again = opening(4, &[(1, 150), (2, 170), (3, 180)], 200);
@@ -131,7 +176,8 @@ fn a_promoted_standby_gives_what_its_parent_has_not_given() {
     world.put(first, 96, 130);
     let late = Opening { oldest: 144, ..opening(2, &[(1, 150)], 170) };
     let step = world.step(&late).unwrap();
-    assert!(matches!(step, Step::Begin { from: 150, gap: Some((130, 150)), .. }), "{step:?}");
+    let Step::Begin { from: 150, lost, .. } = step else { panic!("{step:?}") };
+    assert_eq!(lost, [(130, 150)]);
 }
 
 #[test]
@@ -155,6 +201,17 @@ fn a_server_that_was_set_back_begins_anew() {
     assert_eq!((from, world.lineages[&second].parent), (288, None));
     world.put(second, 288, 600);
     assert!(matches!(world.step(&opening(1, &[], 700)).unwrap(), Step::Grant { from: 600, .. }));
+    // Set back to the same file once more: a third history, and never the second one again.
+    let (third, from, _) = world.open(&opening(1, &[], 310));
+    assert!(third != first && third != second);
+    assert_eq!(from, 304);
+    world.put(third, 304, 700);
+    let (fourth, from, _) = world.open(&opening(1, &[], 305));
+    assert_eq!((from, world.lineages.len(), fourth == third), (304, 4, false), "to the very same position");
+    // It went on putting between the look at its position and the listing.
+    world.put(fourth, 304, 400);
+    let held = Opening { held: Some((fourth, 1)), ..opening(1, &[], 390) };
+    assert_eq!(world.step(&held).unwrap(), Step::Keep(fourth));
 }
 
 #[test]
@@ -190,11 +247,12 @@ fn another_cluster_is_refused_and_so_is_nonsense() {
 }
 
 proptest! {
-    /// Servers that come, go, promote and lose their log, in any order: no grant is ever refused by the ledger's rules,
-    /// every opening ends in a grant, and what is covered of a lineage never shrinks.
+    /// Servers that come, go, promote, are set back and lose their log, floors, lost objects and fences, in any order: no
+    /// grant is ever refused by the ledger's rules, every opening ends in a grant, and no grant puts out of count what
+    /// was covered.
     #[test]
     fn no_schedule_loses_what_is_covered(
-        steps in proptest::collection::vec((0..4u8, 0..60u64, 0..60u64, any::<bool>()), 1..25),
+        steps in proptest::collection::vec((0..10u8, 0..60u64, 0..60u64, any::<bool>()), 1..25),
     ) {
         let mut world = World::default();
         let mut history: Vec<(u8, Position)> = Vec::new();
@@ -205,14 +263,34 @@ proptest! {
                 history.push((timeline, position));
                 timeline += 1;
             }
-            let oldest = if forgetful { position / 16 * 16 } else { 0 };
-            let before: Vec<_> = world.lineages.values().map(|it| covered(it, &world)).collect();
-            let (lineage, from, _) = world.open(&Opening { oldest, ..opening(timeline, &history, position) });
-            for (id, stretches) in before {
-                let now = covered(&world.lineages[&id], &world).1;
-                for (from, to) in stretches {
-                    prop_assert!(now.iter().any(|(a, b)| *a <= from && to <= *b));
+            let ids: Vec<LineageId> = world.lineages.keys().copied().collect();
+            let some = ids.get(put as usize % ids.len().max(1)).copied();
+            match (what, some) {
+                (4, Some(id)) => {
+                    let floor = world.lineages[&id].floor + more;
+                    world.raise(id, floor.max(1));
                 }
+                (5, _) if !world.pieces.is_empty() => {
+                    world.pieces.swap_remove(more as usize % world.pieces.len());
+                }
+                (6, Some(id)) => {
+                    let before = world.covered(id);
+                    let (from, _) = end(&world.lineages[&id], &before);
+                    world.grant(id, "n2", from);
+                    prop_assert_eq!(world.covered(id), before, "a fence");
+                }
+                (7, Some(_)) => {
+                    position = position.saturating_sub(more).max(history.last().map_or(1, |last| last.1));
+                }
+                _ => {}
+            }
+            let oldest = if forgetful { position / 16 * 16 } else { 0 };
+            let before: Vec<_> = world.lineages.keys().map(|id| (*id, world.covered(*id))).collect();
+            let (lineage, from, _) = world.open(&Opening { oldest, ..opening(timeline, &history, position) });
+            for (id, before) in before {
+                let now = world.covered(id);
+                prop_assert!(now.end() >= before.end());
+                prop_assert!(before.stretches().iter().all(|(from, to)| now.covers(*from, *to)), "{id}");
             }
             prop_assert!(from <= position.next_multiple_of(16));
             position = position.max(from) + put;
@@ -221,8 +299,4 @@ proptest! {
             }
         }
     }
-}
-
-fn covered(lineage: &Lineage, world: &World) -> (LineageId, Vec<(Position, Position)>) {
-    (lineage.id, lineage.coverage(world.pieces.iter().copied()).stretches().to_vec())
 }

@@ -1,9 +1,10 @@
 //! Lineages of logs, who may write them, and what of them is given up.
 //!
-//! 1. A LINEAGE is new; its parent is known, and it begins no earlier than that; and no other lineage has its identity,
-//!    parent and beginning: the same promotion told twice is the same lineage.
-//! 2. A GRANT's epoch is above every one of the lineage, and it begins no earlier than the last one: what was covered
-//!    stays covered.
+//! 1. A LINEAGE is new; its parent is known, and it begins no earlier than that; and no other of that parent has its
+//!    identity and beginning: the same promotion told twice is the same lineage. Without a parent that says nothing: a
+//!    server may be set back twice to one position.
+//! 2. A GRANT's epoch is above every one of the lineage, and it begins no earlier than the last one, nor below the floor:
+//!    what was covered stays covered.
 //! 3. A piece counts from its grant's beginning to the next one's ([`crate::log::Coverage`]).
 //! 4. A FLOOR only rises, and never above what an open pin keeps. What ends there or before, and what rule 3 does not
 //!    count, anybody may delete at any time ([`State::is_spare`]).
@@ -78,14 +79,11 @@ impl State {
         if self.logs.contains_key(&new.id) {
             return Err(Error::conflict(format!("lineage {} is known already", new.id)));
         }
-        if let Some(parent) = new.parent {
-            let parent = self.known(parent)?;
-            if new.from < parent.from {
-                return Err(Error::invalid(format!("lineage {} begins before its parent", new.id)));
-            }
+        let Some(parent) = new.parent else { return Ok(()) };
+        if new.from < self.known(parent)?.from {
+            return Err(Error::invalid(format!("lineage {} begins before its parent", new.id)));
         }
-        let key = |it: &Lineage| (it.parent, it.from, it.identity.clone());
-        match self.logs.values().find(|other| key(other) == key(new)) {
+        match self.logs.values().find(|other| other.is_same_promotion(new)) {
             Some(same) => Err(Error::conflict(format!("lineage {} is that history", same.id))),
             None => Ok(()),
         }
@@ -94,17 +92,14 @@ impl State {
     fn check_grant(&self, lineage: LineageId, epoch: u32, node: &str, from: Position) -> Result<()> {
         check_name("node", node)?;
         let known = self.known(lineage)?;
-        let last = known.last_grant().map_or((0, known.from), |last| (last.epoch, last.from));
-        if epoch <= last.0 {
-            return Err(Error::conflict(format!(
-                "lineage {lineage} has a grant of epoch {} already",
-                last.0
-            )));
+        let last = known.last_grant().map_or(0, |last| last.epoch);
+        if epoch <= last {
+            return Err(Error::conflict(format!("lineage {lineage} has a grant of epoch {last} already")));
         }
-        if self.rules.grants && from < last.1 {
+        if self.rules.grants && from < known.begun() {
             return Err(Error::invalid(format!(
-                "a grant of lineage {lineage} from {from:x} on, and the last one is from {:x} on",
-                last.1
+                "a grant of lineage {lineage} from {from:x} on, and it has a grant or a floor at {:x}",
+                known.begun()
             )));
         }
         Ok(())

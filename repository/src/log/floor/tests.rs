@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::id::TransactionId;
-use crate::log::Span;
+use crate::log::{Grant, Piece, Span, Window, windows};
 
 const DAY: u64 = 86_400_000;
 
@@ -58,11 +58,19 @@ fn the_newest_backup_before_the_window_is_where_it_begins() {
 }
 
 #[test]
-fn a_parent_goes_when_a_child_has_a_backup_of_its_own_that_is_as_old() {
+fn a_parent_goes_when_no_backup_leads_through_it_and_a_child_has_an_old_one() {
     let two = known(&[lineage(1, None, 0), lineage(2, Some(1), 300)]);
     let old = anchor(1, 100, 20);
     assert_eq!(raised(&[old.clone(), anchor(2, 330, 25)], &two, &[]), [(1, 96)], "the way from the old one");
-    assert_eq!(raised(&[old, anchor(2, 330, 22)], &two, &[]), [(1, 300), (2, 320)]);
+    let own = anchor(2, 330, 22);
+    assert_eq!(raised(&[old.clone(), own.clone()], &two, &[]), [(1, 96), (2, 320)], "it may go on besides");
+    assert_eq!(raised(std::slice::from_ref(&own), &two, &[]), [(1, 300), (2, 320)]);
+    // Another child, which has no backup yet, is reached through it.
+    let three = known(&[lineage(1, None, 0), lineage(2, Some(1), 300), lineage(3, Some(1), 200)]);
+    assert_eq!(raised(&[old, own.clone()], &three, &[]), [(1, 96), (2, 320)]);
+    // A grandchild, through a child that has none.
+    let deep = known(&[lineage(1, None, 0), lineage(2, Some(1), 300), lineage(3, Some(2), 340)]);
+    assert_eq!(raised(&[own, anchor(1, 400, 29)], &deep, &[]), [(1, 400), (2, 320)]);
 }
 
 proptest! {
@@ -85,6 +93,52 @@ proptest! {
                 prop_assert!(floor <= base.span.start);
             }
             prop_assert!(anchors.iter().filter(|it| it.committed.0 > 23 * DAY).all(|it| floor <= it.span.start));
+        }
+    }
+
+    /// The same in a tree of lineages, by the windows that there are before and after: those of backups inside the time,
+    /// and of each lineage the one of the newest backup before.
+    #[test]
+    fn no_floor_closes_a_window_that_is_wanted(
+        tree in proptest::collection::vec((0..5usize, 0..100u64), 0..5),
+        backups in proptest::collection::vec((0..6usize, 0..200u64, 0..30u64), 0..8),
+    ) {
+        let mut all = vec![lineage(1, None, 0)];
+        for (n, (parent, more)) in (2u8..).zip(tree) {
+            let parent = &all[parent % all.len()];
+            let from = parent.from + more;
+            let child = lineage(n, Some(parent.id.0[0]), from);
+            all.push(child);
+        }
+        let anchors: Vec<Anchor> = backups
+            .iter()
+            .map(|(of, more, day)| {
+                let of = &all[of % all.len()];
+                anchor(of.id.0[0], of.from + more, *day)
+            })
+            .collect();
+        let covered = |all: &[Lineage]| {
+            let pieces = |it: &Lineage| (it.from..it.from + 400).step_by(8).map({
+                let lineage = it.id;
+                move |from| Piece { lineage, epoch: 1, from, to: from + 8, whole: false }
+            });
+            all.iter().map(|it| (it.id, it.coverage(pieces(it)))).collect()
+        };
+        for it in &mut all {
+            it.grants.push(Grant { epoch: 1, node: "n1".into(), from: it.from, key_epoch: None });
+        }
+        let before = windows(&anchors, &known(&all), &covered(&all));
+        for (of, floor) in raised(&anchors, &known(&all), &[]) {
+            all[usize::from(of) - 1].floor = floor;
+        }
+        let after = windows(&anchors, &known(&all), &covered(&all));
+        let young = |window: &&Window| window.anchor.committed.0 > 23 * DAY;
+        for it in &all {
+            let on = before.iter().filter(|window| window.lineage() == it.id);
+            let old = on.clone().filter(|window| !young(window)).max_by_key(|window| window.anchor.committed);
+            for wanted in on.filter(young).chain(old) {
+                prop_assert!(after.contains(wanted), "{wanted:?}");
+            }
         }
     }
 }

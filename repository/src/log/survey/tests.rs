@@ -39,7 +39,8 @@ impl World {
                 number: 0,
             };
             let added = repository.add_lineage(E, new.clone(), &entropy).await.unwrap();
-            assert_eq!(repository.add_lineage(E, new, &entropy).await.unwrap().id, added.id, "told twice");
+            let again = repository.add_lineage(E, new, &entropy).await.unwrap().id;
+            assert_eq!(again == added.id, added.parent.is_some(), "a promotion told twice is one");
             repository.grant_log(E, added.id, "n1", from).await.unwrap();
             lines.push(added.id);
         }
@@ -173,10 +174,42 @@ async fn positions_names_and_ends() {
     for absent in ["late", "forked", "never"] {
         assert_eq!(name(absent, 0).await.unwrap_err().kind(), ErrorKind::NotFound, "{absent}");
     }
+    assert_eq!(
+        name("twice", 1).await.unwrap_err().kind(),
+        ErrorKind::NotFound,
+        "its parent's, behind the fork"
+    );
     // A backup behind the hole begins a window again, and what is forgotten ends one.
     world.backup(3, 0, 100, 105).await;
     assert_eq!(world.resolve(Target::Latest, 0).await.unwrap(), (3, Target::Position(120)));
     assert_eq!(name("late", 0).await.unwrap().0, 3);
     world.repository.forget(E, txn(1)).await.unwrap();
     world.resolve(Target::Latest, 1).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn what_a_cut_piece_says_of_commits_is_not_believed() {
+    let world = World::new().await;
+    world.put(0, 0, 20, Some(1_000), 1_500, "").await;
+    world.backup(1, 0, 10, 20).await;
+    world.put(0, 20, 40, Some(2_000), 2_500, "").await;
+    // Its last commit may lie behind the fork at 60.
+    world.put(0, 40, 70, Some(3_000), 3_500, "").await;
+    let doubtful = |at| {
+        let world = &world;
+        async move {
+            let refused = world.time(at, 1).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::NotFound);
+            assert!(refused.hint().unwrap().contains("0/3C"), "{refused:?}");
+        }
+    };
+    for at in [2_500, 3_200] {
+        doubtful(at).await;
+    }
+    assert!(world.time(3_600, 1).await.unwrap_err().what().contains("no window"));
+    // A child that wrote, and committed nothing.
+    world.put(1, 60, 75, None, 4_500, "").await;
+    doubtful(2_500).await;
+    assert_eq!(world.time(1_700, 1).await.unwrap(), (1, Target::Time(1_700_000)), "a later one is known");
+    assert_eq!(world.time(3_200, 1).await.unwrap(), (1, Target::Position(75)), "there is none later");
 }

@@ -56,6 +56,14 @@ fn a_lineage_is_told_once_and_follows_its_parent() {
     assert_eq!(refused(&state, named(3, &[2], 300)), Conflict, "the same promotion, told twice");
     allowed(&state, named(3, &[2], 301));
     allowed(&state, named(3, &[7], 300));
+    let twin = |of| {
+        let Body::Lineage(new) = lineage(3, None, 100) else { unreachable!() };
+        Body::Lineage(Box::new(Lineage {
+            identity: state.lineage(line(of)).unwrap().identity.clone(),
+            ..*new
+        }))
+    };
+    allowed(&state, twin(1));
     assert_eq!(refused(&state, named(3, &[], 300)), Invalid);
     assert_eq!(refused(&state, named(3, &[1; 257], 300)), Invalid);
 }
@@ -89,6 +97,8 @@ fn a_floor_rises_and_never_above_a_reader() {
     assert_eq!(refused(&state, floor(1, 200)), Invalid);
     assert_eq!(refused(&state, floor(1, 150)), Invalid);
     allowed(&after(&[bodies, vec![abort(1)]].concat()), floor(1, 900));
+    assert_eq!(refused(&state, grant(1, 2, 199)), Invalid, "what it counts would be given up already");
+    allowed(&state, grant(1, 2, 200));
     assert!(state.is_spare(&piece(1, 150, 200)) && !state.is_spare(&piece(1, 150, 201)));
 }
 
