@@ -6,7 +6,7 @@ use palinurus_proto::v1::{self, log_reply, log_request, log_target};
 use palinurus_proto::{from_status, logs};
 use palinurus_repository::entropy::SeededEntropy;
 use palinurus_repository::log::{At, Lineage, Piece, RestorePoint, Trail, seal};
-use palinurus_repository::{ErrorKind, LineageId, Result, Timestamp};
+use palinurus_repository::{Epoch, ErrorKind, LineageId, Result, Timestamp};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -224,7 +224,15 @@ async fn a_backup_that_an_earlier_leader_wanted_is_made_and_two_histories_at_onc
     let (world, mut operator, peers) = world(&["n1", "n2"]).await;
     // An earlier leader made the history known, and ended.
     let repository = world.repository().await;
-    let epoch = repository.read(|state| state.leader().0).await;
+    let epoch = loop {
+        repository.refresh().await.unwrap();
+        let epoch = repository.read(|state| state.leader().0).await;
+        // Before it leads there, another's record would be void when it does.
+        if epoch > Epoch(0) {
+            break epoch;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let new = Lineage {
         id: LineageId([0; 16]),
         parent: None,
