@@ -1,5 +1,6 @@
 //! What the operator says: one TOML file, over it the environment (`PALINURUS_SECTION__KEY`). Settings only;
 //! clocks, engines and connections come through constructors.
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub engine: toml::Table,
     pub limits: Limits,
     pub session: Session,
+    /// Restores for proof, which the coordinator asks for.
+    pub drill: Drill,
     /// What this node shows coordinators, and proves them by; empty: only one on this machine is dialled.
     pub tls: TlsConfig,
 }
@@ -46,6 +49,18 @@ pub struct Limits {
     /// Packs in memory, each of about 34 MiB; 0: two more than workers.
     pub pack_buffers: usize,
     pub zstd_level: i32,
+}
+
+/// How a backup is restored for proof, beside the data.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drill {
+    /// Where; empty: in the state directory.
+    pub scratch: PathBuf,
+    /// SQL that the restored database is asked, and nobody else: it fails, or its first value is false, and the drill fails.
+    pub probe: Vec<String>,
+    /// Of the restored database's server, such as `shared_preload_libraries`.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// How the agent keeps in touch.
@@ -81,6 +96,7 @@ impl Default for Config {
             engine: toml::Table::new(),
             limits: Limits::default(),
             session: Session::default(),
+            drill: Drill::default(),
             tls: TlsConfig::default(),
         }
     }
@@ -155,6 +171,10 @@ impl Config {
         self.keys.iter().try_for_each(KeySource::check)?;
         if !self.state.is_absolute() {
             return Err(Error::invalid(format!("state {:?} is not an absolute path", self.state)));
+        }
+        let scratch = &self.drill.scratch;
+        if !scratch.as_os_str().is_empty() && !scratch.is_absolute() {
+            return Err(Error::invalid(format!("drill.scratch {scratch:?} is not an absolute path")));
         }
         let session = &self.session;
         let pauses = [

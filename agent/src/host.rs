@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use palinurus_identity::Dialer;
+use palinurus_proto::v1;
 use palinurus_repository::storage::AllStores;
 use palinurus_repository::{
     Blocking, Clock, Entropy, Keyring, LineageId, Stores, SystemClock, SystemEntropy,
@@ -14,6 +15,8 @@ use tonic::transport::{Channel, Endpoint};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::key_epochs::KeyEpochs;
+use crate::log::Storing;
+use crate::looks::Looks;
 use crate::mover::{Mover, Threads};
 use crate::repositories::{Repositories, Unlocked};
 use crate::state::StateDirectory;
@@ -83,11 +86,21 @@ pub(crate) struct Host {
     pub(crate) leader: watch::Sender<Option<Channel>>,
     /// The identity and the lineage of the log that is stored from here.
     pub(crate) writes: watch::Sender<Option<(Vec<u8>, LineageId)>>,
+    pub(crate) looks: Looks,
+    /// Why there is no log to open, for the session to tell.
+    pub(crate) unopened: watch::Sender<Option<v1::Failure>>,
+    /// How far that is, for who waits until a log file is stored.
+    pub(crate) storing: watch::Sender<Storing>,
 }
 
 impl Host {
     pub(crate) async fn unlock(&self, url: &str) -> palinurus_repository::Result<Unlocked> {
         self.repositories.unlock(&*self.seams.stores, url, &self.keys).await
+    }
+
+    /// The repository of the service that what is restored here is a fork of.
+    pub(crate) async fn unlock_parent(&self, parent: &v1::Parent) -> palinurus_repository::Result<Unlocked> {
+        self.repositories.unlock_to_read(&*self.seams.stores, parent, &self.keys).await
     }
 }
 

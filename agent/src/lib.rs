@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub mod config;
+mod drill;
 mod durable;
 pub mod engine;
 mod epoch;
@@ -20,6 +21,7 @@ mod identity;
 mod journal;
 mod key_epochs;
 mod log;
+mod looks;
 mod metrics;
 pub mod mover;
 mod node_epoch;
@@ -37,9 +39,11 @@ mod walk;
 pub mod warning;
 
 pub use config::Config;
+pub use drill::command as drill_command;
 pub use host::{Dial, Seams};
 pub use log::command as log_command;
 
+use drill::Scratch;
 use epoch::Epochs;
 use host::Host;
 use journal::Journal;
@@ -86,6 +90,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     let keeps_all = stood_down.is_some();
     engine.recover(&|operation| keeps_all || known.contains(operation)).await?;
     state.sweep_spools(|operation| known.contains(operation))?;
+    Scratch::of(&config).sweep(&*engine).await?;
     let epochs = Arc::new(Epochs::open(state.path())?);
     let key_epochs = KeyEpochs::open(state.path())?;
     let instance = match stood_down {
@@ -103,7 +108,8 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         "agent begins"
     );
 
-    let (leader, writes) = (watch::Sender::new(None), watch::Sender::new(None));
+    let (leader, writes, unopened) =
+        (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::new(None));
     let host = Arc::new(Host {
         config,
         seams,
@@ -116,6 +122,9 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         tls,
         leader,
         writes,
+        unopened,
+        storing: watch::Sender::default(),
+        looks: looks::Looks::default(),
     });
     let runner = Runner::new(Arc::clone(&host), journal, found);
     metrics::serve(&host, &runner, cancel.clone()).await?;
@@ -123,7 +132,11 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
         LogTask { host: Arc::clone(&host), epochs: Arc::clone(&epochs), node_epoch: Arc::clone(&node_epoch) };
     let session = Session { host: Arc::clone(&host), runner: runner.clone(), epochs, node_epoch, stand_down };
     let storing: BoxFuture<'static, ()> = Box::pin(log.run(cancel.clone()));
-    let giving: BoxFuture<'static, ()> = Box::pin(log::serve(Arc::clone(&host), cancel.clone()));
+    let giving: BoxFuture<'static, ()> = match host.seams.program.is_empty() {
+        // No command asks for a log file.
+        true => Box::pin(async {}),
+        false => Box::pin(log::serve(Arc::clone(&host), cancel.clone())),
+    };
     let (ended, (), ()) = tokio::join!(session.run(cancel), storing, giving);
     if tokio::time::timeout(END, runner.end()).await.is_err() {
         tracing::warn!("tasks did not stop in time: they will be done again");

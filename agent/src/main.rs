@@ -13,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "wal-get --state DIR NAME PATH: run by a database that recovers, see docs/engines/postgresql.md"
+    after_help = "wal-get --state DIR NAME PATH, wal-push [--state DIR] PATH: run by a database, see docs/engines/postgresql.md"
 )]
 struct Arguments {
     /// The configuration, over which `PALINURUS_SECTION__KEY` of the environment lies.
@@ -23,7 +23,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     // Before all else: what it ends with is read by a database.
-    if let Some(code) = palinurus_agent::log_command(std::env::args_os()) {
+    let command = || std::env::args_os();
+    if let Some(code) =
+        palinurus_agent::log_command(command()).or_else(|| palinurus_agent::drill_command(command()))
+    {
         return ExitCode::from(code);
     }
     let arguments = Arguments::parse();

@@ -2,8 +2,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use palinurus_repository::storage::Requests;
-use palinurus_repository::{Keyring, Keys, Result, Storage, Stores};
+use palinurus_proto::v1;
+use palinurus_repository::storage::{ReadOnly, Requests};
+use palinurus_repository::{ErrorKind, Keyring, Keys, Result, Storage, Stores};
 use tokio::sync::Mutex;
 
 /// An open store and what unlocks it, remembered by URL: neither ever changes.
@@ -27,6 +28,24 @@ impl Repositories {
         let unlocked = Unlocked { storage, keys };
         known.insert(url.to_owned(), unlocked.clone());
         Ok(unlocked)
+    }
+
+    /// Another service's, to read from. Nobody else is given it, so it is not remembered.
+    pub(crate) async fn unlock_to_read(
+        &self,
+        stores: &dyn Stores,
+        parent: &v1::Parent,
+        keys: &Keyring,
+    ) -> Result<Unlocked> {
+        let storage: Arc<dyn Storage> = Arc::new(ReadOnly::new(stores.open(&parent.repository)?));
+        let keys = keys.unlock(&*storage).await.map_err(|error| match error.kind() {
+            ErrorKind::Denied => error.with_hint(format!(
+                "a fork reads the repository of {}: wrap it for a key of this agent, `palinurus keys add --repository {}`",
+                parent.service, parent.repository
+            )),
+            _ => error,
+        })?;
+        Ok(Unlocked { storage, keys })
     }
 
     /// Of all stores together.

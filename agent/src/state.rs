@@ -5,6 +5,7 @@
 //! recovery  ahead/  log.sock                what a restored database asks for; ahead/ may go at any time
 //! stood-down.json                           another agent has this one's place for good
 //! journal/<operation>/<task>-<attempt>      a task, before it is started
+//! drill/<operation>/                        a restore for proof, unless the settings name another place
 //! spool/<operation>/                        what a backup needs until it is released
 //! ```
 use std::fs::File;

@@ -108,7 +108,7 @@ async fn a_snapshot_from_freeze_to_release_leaves_nothing() {
         panic!("no result")
     };
     assert_eq!((result.files, result.bytes, result.warning_count), (1, 5, 0));
-    done(&mut far, task("thaw", Work::Thaw(v1::ThawTask {}))).await;
+    done(&mut far, task("thaw", Work::Thaw(v1::ThawTask::default()))).await;
     assert!(!world.path("frozen").exists() && world.path("data/.palinurus/op1").exists());
     done(&mut far, release()).await;
     world.all_is_forgotten().await;

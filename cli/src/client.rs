@@ -15,9 +15,11 @@ use crate::output::Output;
 
 mod address;
 mod credentials;
+mod file;
 
 use address::Address;
 use credentials::{Bearer, Credentials};
+pub(crate) use file::File;
 
 const MESSAGE_MAX: usize = 64 << 20;
 const CONNECT: Duration = Duration::from_secs(5);
@@ -54,7 +56,7 @@ pub(crate) async fn connect(global: &Global) -> Result<Client> {
     Client::open(Credentials::of(global)?, output).await
 }
 
-/// A coordinator on this machine that encrypts nothing.
+/// A coordinator on this machine that encrypts nothing, as was asked for.
 pub(crate) async fn dial(server: &str) -> Result<Client> {
     Client::open(Credentials::none(server), Output::new(true, true)).await
 }
@@ -88,6 +90,7 @@ calls! {
     Unsafe unhold_backup(UnholdBackupRequest) -> v1::Backup;
     Safe plan_restore(RestoreRequest) -> v1::RestorePlan;
     Unsafe apply_restore(RestoreRequest) -> v1::Operation;
+    Unsafe start_drill(StartDrillRequest) -> v1::Operation;
     Safe plan_failover(FailoverRequest) -> v1::FailoverPlan;
     Unsafe apply_failover(FailoverRequest) -> v1::Operation;
     Unsafe check_repository(CheckRepositoryRequest) -> v1::Operation;
@@ -96,6 +99,7 @@ calls! {
     Safe get_operation(GetOperationRequest) -> v1::Operation;
     Safe watch_operation(GetOperationRequest) -> Streaming<v1::Operation>;
     Safe cancel_operation(GetOperationRequest) -> v1::Operation;
+    Safe list_plans(ListPlansRequest) -> v1::ListPlansReply;
     Safe get_cluster(GetClusterRequest) -> v1::Cluster;
     Safe show_logs(ShowLogsRequest) -> v1::Logs;
 }
@@ -236,7 +240,7 @@ async fn reach(server: &Address, credentials: &Credentials) -> Result<Inner> {
         Some(tls) if server.is_encrypted() => {
             tls.connect(&server.uri, tune).await.map_err(|e| match e.hint() {
                 Some(_) => e,
-                None => e.with_hint("see whether it runs, and name another with --server"),
+                None => e.with_hint("see whether it runs (`palinurus up`?), or name another with --server"),
             })?
         }
         _ => tune(Endpoint::from(server.uri.clone())).connect().await.map_err(|error| {

@@ -12,12 +12,13 @@ use crate::output::Output;
 
 const PREFIX: &str = "PALINURUS_";
 /// Of the command, not of a configuration.
-const NOT_SETTINGS: [&str; 8] = [
+const NOT_SETTINGS: [&str; 9] = [
     "PALINURUS_SERVER",
     "PALINURUS_LOG",
     "PALINURUS_CA",
     "PALINURUS_CERT",
     "PALINURUS_CERT_KEY",
+    "PALINURUS_REVOKED",
     "PALINURUS_TOKEN_FILE",
     "PALINURUS_TOKEN",
     "PALINURUS_CLI_CONFIG",

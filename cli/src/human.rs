@@ -47,6 +47,10 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A name that came from a disk or another machine, made harmless for a terminal.
 pub(crate) fn name(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);

@@ -6,7 +6,9 @@ mod confirm;
 mod exit;
 mod follow;
 mod given;
+mod home;
 mod human;
+mod identities;
 mod logging;
 mod output;
 mod signal;
@@ -32,12 +34,16 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 struct Global {
-    /// The coordinator to talk to, http://127.0.0.1:7410 if nothing is said; of several, separated by commas, the first
+    /// The coordinator to talk to, that of `palinurus up` if nothing is said; of several, separated by commas, the first
     /// that answers. The leader is found from any of them.
     #[arg(long, global = true, env = "PALINURUS_SERVER", default_value = "", hide_default_value = true)]
     server: String,
+    /// Where `palinurus up` keeps everything, $XDG_STATE_HOME/palinurus or ~/.local/state/palinurus if nothing is said.
+    /// Other commands find there how to reach it, and then look nowhere else.
+    #[arg(long, global = true, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Whose certificates are believed, for https; this and those below may stand in ~/.config/palinurus/cli.toml.
     #[arg(long, global = true, env = "PALINURUS_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
@@ -47,6 +53,9 @@ struct Global {
     /// Its private key.
     #[arg(long, global = true, env = "PALINURUS_CERT_KEY", value_name = "FILE")]
     cert_key: Option<PathBuf>,
+    /// Which certificates of the authority are believed no longer: its revoked.pem.
+    #[arg(long, global = true, env = "PALINURUS_REVOKED", value_name = "FILE")]
+    revoked: Option<PathBuf>,
     /// A token instead of a certificate, or in the environment as PALINURUS_TOKEN.
     #[arg(long, global = true, env = "PALINURUS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -56,14 +65,17 @@ struct Global {
     /// Show no progress.
     #[arg(long, global = true)]
     no_progress: bool,
-    /// Let a coordinator encrypt nothing, for callers on its own machine only.
+    /// Let a coordinator, or `up`, encrypt nothing: for callers on its own machine only.
     #[arg(long, global = true)]
     insecure_plaintext: bool,
 }
 
 fn main() -> ExitCode {
     // Before all else: what it ends with is read by a database.
-    if let Some(code) = palinurus_agent::log_command(std::env::args_os()) {
+    let command = || std::env::args_os();
+    if let Some(code) =
+        palinurus_agent::log_command(command()).or_else(|| palinurus_agent::drill_command(command()))
+    {
         return ExitCode::from(code);
     }
     let arguments = match Arguments::try_parse() {

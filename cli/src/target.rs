@@ -47,7 +47,17 @@ pub(crate) fn show(target: &Target) -> String {
         Target::Immediate(_) => "the backup's own moment".into(),
         Target::Position(at) => position(*at),
         Target::Name(name) => format!("restore point {}", human::name(name.as_bytes())),
-        Target::TimeUs(at) => human::time(u64::try_from(at / 1000).unwrap_or_default()),
+        Target::Follow(_) => "no end: it follows the primary".into(),
+        Target::TimeUs(at) => moment(u64::try_from(*at).unwrap_or_default()),
+    }
+}
+
+/// As exact as it was said.
+fn moment(unix_us: u64) -> String {
+    let text = human::time(unix_us / 1000);
+    match unix_us % 1_000_000 {
+        0 => text,
+        part => text.replace('Z', format!(".{part:06}").trim_end_matches('0')) + "Z",
     }
 }
 
@@ -71,5 +81,7 @@ mod tests {
             assert!(parse(text).unwrap_err().hint().is_some(), "{text}");
         }
         assert_eq!(position(0x16_b374_d848), "16/B374D848");
+        assert_eq!(show(&Target::TimeUs(1_000_000_000_123_450)), "2001-09-09 01:46:40.12345Z");
+        assert_eq!(show(&Target::TimeUs(1_000_000_000_000_000)), "2001-09-09 01:46:40Z");
     }
 }

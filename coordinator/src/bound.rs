@@ -29,18 +29,24 @@ pub(crate) fn message(message: &mut v1::AgentMessage) -> Result<()> {
             text(&mut goodbye.reason);
             Ok(())
         }
+        Some(agent_message::Message::Heartbeat(beat)) => {
+            beat.log_failure.as_mut().map_or(Ok(()), failure)?;
+            name(&beat.recovered)
+        }
         // A second hello is refused for what it is.
-        Some(agent_message::Message::Heartbeat(_) | agent_message::Message::Hello(_)) | None => Ok(()),
+        Some(agent_message::Message::Hello(_)) | None => Ok(()),
     }
 }
 
 pub(crate) fn log_status(status: &mut v1::LogStatus) -> Result<()> {
-    if let Some(failure) = &mut status.failure {
-        name(&failure.kind)?;
-        name(&failure.node)?;
-        text(&mut failure.message);
-        text(&mut failure.hint);
-    }
+    status.failure.as_mut().map_or(Ok(()), failure)
+}
+
+fn failure(failure: &mut v1::Failure) -> Result<()> {
+    name(&failure.kind)?;
+    name(&failure.node)?;
+    text(&mut failure.message);
+    text(&mut failure.hint);
     Ok(())
 }
 
@@ -83,12 +89,7 @@ fn report(report: &mut v1::TaskReport) -> Result<()> {
         count([bytes_new, bytes_stored]);
         requests.iter_mut().for_each(asked);
     }
-    if let Some(failure) = &mut report.failure {
-        name(&failure.kind)?;
-        name(&failure.node)?;
-        text(&mut failure.message);
-        text(&mut failure.hint);
-    }
+    report.failure.as_mut().map_or(Ok(()), failure)?;
     report.result.as_mut().and_then(|result| result.result.as_mut()).map_or(Ok(()), result)
 }
 
@@ -103,10 +104,15 @@ fn result(result: &mut task_result::Result) -> Result<()> {
     match result {
         R::Inspect(r) => {
             text(&mut r.no_share);
+            name(&r.shard)?;
             bytes(&r.facts, BYTES_MAX)
         }
         R::Probe(r) => {
             text(&mut r.told);
+            Ok(())
+        }
+        R::Thaw(r) => {
+            text(&mut r.changed);
             Ok(())
         }
         R::Snapshot(r) => {
@@ -135,7 +141,22 @@ fn result(result: &mut task_result::Result) -> Result<()> {
         }
         R::Restore(r) => {
             count([&mut r.files, &mut r.bytes, &mut r.bytes_written, &mut r.bytes_fetched]);
+            text(&mut r.told);
             warnings(&mut r.warnings, &mut r.warning_count);
+            Ok(())
+        }
+        R::Drill(r) => {
+            count([&mut r.restored_ms, &mut r.rto_ms, &mut r.recovered_ms, &mut r.files, &mut r.bytes]);
+            r.finding_count = r.finding_count.max(r.findings.len() as u64);
+            count([&mut r.finding_count]);
+            r.checks.truncate(WARNINGS_KEPT);
+            r.findings.truncate(WARNINGS_KEPT);
+            [&mut r.node, &mut r.source, &mut r.reached].into_iter().chain(&mut r.findings).for_each(text);
+            for check in &mut r.checks {
+                text(&mut check.name);
+                text(&mut check.told);
+                count([&mut check.took_ms]);
+            }
             Ok(())
         }
         R::Verify(r) => {
@@ -226,6 +247,12 @@ mod tests {
         assert_eq!(cut.progress.unwrap().bytes_done, COUNT_MAX);
         let Some(task_result::Result::Upload(upload)) = cut.result.unwrap().result else { panic!() };
         assert_eq!((upload.warnings.len(), upload.warning_count), (WARNINGS_KEPT, 200), "all are counted");
+
+        let failure = report.failure.clone();
+        let beat = v1::Heartbeat { log_failure: failure, ..Default::default() };
+        let mut said_so = v1::AgentMessage { message: Some(agent_message::Message::Heartbeat(beat)) };
+        message(&mut said_so).unwrap();
+        assert!(prost::Message::encoded_len(&said_so) < 4 << 10);
 
         let (result, _) = said(v1::TaskReport { task: "t".repeat(NAME_MAX + 1), ..report.clone() });
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Invalid);

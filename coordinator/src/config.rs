@@ -6,6 +6,8 @@ use palinurus_identity::TlsConfig;
 use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::plans::Plans;
+
 mod etcd;
 
 pub use etcd::EtcdConfig;
@@ -52,6 +54,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// The state of several coordinators; without endpoints it is a file in `state`.
     pub etcd: EtcdConfig,
+    /// Beside the built-in plans, or in their place.
+    pub plans: Plans,
 }
 
 impl Default for Config {
@@ -74,6 +78,7 @@ impl Default for Config {
             tokens: PathBuf::new(),
             tls: TlsConfig::default(),
             etcd: EtcdConfig::default(),
+            plans: Plans::default(),
         }
     }
 }
@@ -110,6 +115,7 @@ impl Config {
             return Err(Error::invalid("tokens without [tls] would be seen by everybody on the way")
                 .with_hint("set certificate, key and ca of [tls]; `palinurus certs init` makes them"));
         }
+        self.plans.check()?;
         self.etcd.check()
     }
 
@@ -138,7 +144,8 @@ impl Config {
         if self.advertise.is_empty() { listening.to_string() } else { self.advertise.clone() }
     }
 
-    fn stays_on_this_machine(&self) -> bool {
+    /// Whether nobody elsewhere reaches what it listens on.
+    pub fn stays_on_this_machine(&self) -> bool {
         let host = self.listen.rsplit_once(':').map_or(self.listen.as_str(), |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -10,6 +10,7 @@ use tonic::metadata::AsciiMetadataValue;
 
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::api::Reads;
+use crate::plans::Plans;
 use crate::shared::{Base, Shared};
 use crate::standby::Standby;
 use crate::state::{Election, Leader};
@@ -60,6 +61,10 @@ impl Door {
                 Err(e) => Err(elsewhere.refuse(&e)),
             },
         }
+    }
+
+    pub(crate) fn plans(&self) -> &Plans {
+        &self.base.config.plans
     }
 
     pub(crate) fn cluster(&self) -> v1::Cluster {

@@ -54,46 +54,51 @@ impl Fleet for FleetService {
         &self,
         request: Request<Streaming<v1::ClaimRequest>>,
     ) -> Result<Response<Self::ClaimStream>, Status> {
-        let (replies, outgoing) = mpsc::channel(REPLIES);
         let (fleet, caller) = (self.clone(), caller(&request)?);
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = fleet.cancel.cancelled() => {}
-                // When the node is gone, what it said before is still taken in.
-                ended = fleet.serve_claim(&caller, request.into_inner(), &replies) => {
-                    if let Err(e) = ended {
-                        let _ = replies.send(Err(to_status(&e))).await;
-                    }
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        // When the node is gone, what it said before is still taken in.
+        Ok(self.replying(|replies| async move {
+            fleet.serve_claim(&caller, request.into_inner(), &replies).await
+        }))
     }
 
     async fn log(
         &self,
         request: Request<Streaming<v1::LogRequest>>,
     ) -> Result<Response<Self::LogStream>, Status> {
-        let (replies, outgoing) = mpsc::channel(REPLIES);
         let (fleet, caller) = (self.clone(), caller(&request)?);
+        Ok(self.replying(
+            |replies| async move { fleet.serve_log(&caller, request.into_inner(), &replies).await },
+        ))
+    }
+}
+
+impl FleetService {
+    /// Serves a stream beside the session until it ends or this leader does; the error that ends it is the last reply.
+    fn replying<T, F>(
+        &self,
+        serve: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
+    ) -> Response<ReceiverStream<Result<T, Status>>>
+    where
+        T: Send + 'static,
+        F: Future<Output = palinurus_repository::Result<()>> + Send + 'static,
+    {
+        let (replies, outgoing) = mpsc::channel(REPLIES);
+        let (served, cancel) = (serve(replies.clone()), self.cancel.clone());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = fleet.cancel.cancelled() => {}
-                ended = fleet.serve_log(&caller, request.into_inner(), &replies) => {
+                () = cancel.cancelled() => {}
+                ended = served => {
                     if let Err(e) = ended {
-                        tracing::info!(error = e.chain(), "a log stream ends");
+                        tracing::info!(error = e.chain(), "a stream beside a session ends");
                         let _ = replies.send(Err(to_status(&e))).await;
                     }
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(outgoing)))
+        Response::new(ReceiverStream::new(outgoing))
     }
-}
 
-impl FleetService {
     async fn serve_session(
         &self,
         caller: Caller,

@@ -11,6 +11,9 @@ use crate::api::Reads;
 use crate::door::{Door, Lead};
 use crate::shared::Base;
 
+mod drills;
+mod standing;
+
 /// For one service to say what it has: one that is busy is left out of this page.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -56,6 +59,8 @@ fn operations(page: &mut Page, lead: &Lead) {
 async fn services(page: &mut Page, lead: &Lead) {
     let Ok(Ok(described)) = tokio::time::timeout(PATIENCE, lead.described(None)).await else { return };
     let (mut requests, mut backups, mut logs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut proofs = Vec::new();
+    let operations = lead.board().list();
     for each in &described {
         let name = &each.service.name;
         let Ok(Some(vault)) = tokio::time::timeout(PATIENCE, lead.opened(name)).await else { continue };
@@ -67,6 +72,14 @@ async fn services(page: &mut Page, lead: &Lead) {
             let spoiled = state.backups().filter(|backup| state.is_spoiled(backup)).count();
             (state.backups().count(), spoiled, newest)
         });
+        let own = operations.iter().map(|it| &**it).filter(|it| it.service == *name);
+        let now = lead.shared.now();
+        let proved = vault
+            .repository
+            .read(|state| drills::look(state, &crate::drill::standing(&each.service, state, own, now)));
+        if let Ok(found) = tokio::time::timeout(PATIENCE, proved).await {
+            proofs.push((name.as_str(), found));
+        }
         if let Ok(found) = tokio::time::timeout(PATIENCE, look).await {
             backups.push((name, found));
         }
@@ -93,6 +106,9 @@ async fn services(page: &mut Page, lead: &Lead) {
         let age = lead.shared.now().0.saturating_sub(*at);
         page.sample(AGE, &[("service", service)], age as f64 / 1000.0);
     }
+    drills::show(page, &proofs);
+    let stand = described.iter().map(|each| (lead as &dyn Reads).standing(each.service.clone()));
+    standing::show(page, &futures::future::join_all(stand).await);
     log_streams(page, &logs);
     page.requests(&requests);
 }

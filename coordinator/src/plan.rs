@@ -8,6 +8,15 @@ use palinurus_repository::{Error, Result};
 
 use crate::failover::names;
 
+mod choice;
+mod fork;
+mod shards;
+pub(crate) use choice::may_choose;
+pub(crate) use fork::{Fork, plan_fork};
+
+const LEFT_ALONE: &str =
+    "chosen tables alone: users, roles, functions and named collections stay as they are";
+
 #[derive(Debug, PartialEq)]
 pub(crate) struct Planned {
     pub(crate) plan: v1::RestorePlan,
@@ -18,42 +27,60 @@ pub(crate) struct Planned {
 /// `nodes` are the service's, as they are now; `all` are the backups there are, the newest last. A plan with refusals is a plan, to be shown; a request that cannot be
 /// understood is an error.
 pub(crate) fn plan(
-    service: &str,
     nodes: &[v1::Node],
     backup: &BackupRecord,
     all: &[Arc<BackupRecord>],
-    wanted: &[String],
-    delta: bool,
+    request: &v1::RestoreRequest,
 ) -> Result<Planned> {
-    let sources: BTreeMap<&str, &NodeCommit> =
-        backup.nodes.iter().map(|commit| (commit.node.as_str(), commit)).collect();
+    let v1::RestoreRequest { service, delta, choice, .. } = request;
     let targets: BTreeMap<&str, &v1::Node> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
-    let mut planned = Planned {
-        plan: v1::RestorePlan {
-            service: service.to_owned(),
-            backup_id: backup.id.to_string(),
-            delta,
-            ..Default::default()
-        },
-        manifests: Vec::new(),
+    let mut plan = v1::RestorePlan {
+        backup_id: backup.id.to_string(),
+        delta: *delta,
+        choice: choice.clone(),
+        ..v1::RestorePlan::default()
     };
-    for missing in &backup.missing {
-        planned.plan.warnings.push(format!(
-            "the backup is partial, it goes without node {} ({}); {}",
-            missing.node,
-            missing.reason,
-            instead(all, &missing.node)
-        ));
-    }
-    let pairs = match wanted {
-        [] => onto_themselves(&targets, &sources, &mut planned.plan),
+    let pairs = match request.nodes.as_slice() {
+        [] => onto_themselves(&targets, backup, &mut plan),
         wanted => wanted.iter().map(|text| pair(text)).collect::<Result<_>>()?,
     };
-    let plan = &mut planned.plan;
     if pairs.is_empty() {
         plan.refusals
             .push("no node of the service is in the backup: say which to restore, as node=source".to_owned());
     }
+    service.clone_into(&mut plan.service);
+    if choice.is_some() {
+        plan.warnings.push(LEFT_ALONE.to_owned());
+    }
+    Ok(assigned(plan, service, nodes, backup, all, pairs))
+}
+
+fn sources(backup: &BackupRecord) -> BTreeMap<&str, &NodeCommit> {
+    backup.nodes.iter().map(|commit| (commit.node.as_str(), commit)).collect()
+}
+
+/// The plan with those pairs of a node and its source, or why not.
+fn assigned(
+    plan: v1::RestorePlan,
+    service: &str,
+    nodes: &[v1::Node],
+    backup: &BackupRecord,
+    all: &[Arc<BackupRecord>],
+    pairs: Vec<(&str, &str)>,
+) -> Planned {
+    let sources = sources(backup);
+    let targets: BTreeMap<&str, &v1::Node> = nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let mut planned = Planned { plan, manifests: Vec::new() };
+    let Planned { plan, manifests } = &mut planned;
+    let missing = backup.missing.iter().map(|missing| {
+        format!(
+            "the backup is partial, it goes without node {} ({}); {}",
+            missing.node,
+            missing.reason,
+            instead(all, &missing.node)
+        )
+    });
+    plan.warnings.splice(0..0, missing);
     for (node, source) in pairs {
         let (Some(target), Some(commit)) = (targets.get(node), sources.get(source)) else {
             let missing = backup.missing.iter().any(|missing| missing.node == source);
@@ -75,10 +102,11 @@ pub(crate) fn plan(
                 .push(format!("node {node} is a spare: it holds nothing until it takes a node's place"));
         } else if !target.connected {
             plan.refusals.push(format!("node {node} is not connected: start its agent"));
-        } else if !target.data_empty && !delta {
-            plan.refusals.push(format!(
-                "the data directory of node {node} is not empty: empty it, or restore with delta"
-            ));
+        } else if plan.choice.is_some() {
+            // Beside what is there: the agent sees that no table is overwritten.
+        } else if !target.data_empty && !plan.delta {
+            let or = if plan.into.is_empty() { ", or restore with delta" } else { "" };
+            plan.refusals.push(format!("the data directory of node {node} is not empty: empty it{or}"));
         } else if !target.data_empty {
             plan.warnings.push(format!(
                 "the data directory of node {node} is made what it was in the backup: what differs is lost"
@@ -91,21 +119,23 @@ pub(crate) fn plan(
             bytes: commit.bytes,
             data_empty: target.data_empty,
             connected: target.connected,
+            shard: shards::of(commit).to_owned(),
         });
-        planned.manifests.push(v1::NodeManifest {
+        manifests.push(v1::NodeManifest {
             node: node.to_owned(),
             backup_id: backup.id.to_string(),
             manifest: commit.manifest.encode().into(),
         });
     }
-    Ok(planned)
+    planned
 }
 
 fn onto_themselves<'a>(
     targets: &BTreeMap<&'a str, &v1::Node>,
-    sources: &BTreeMap<&'a str, &NodeCommit>,
+    backup: &'a BackupRecord,
     plan: &mut v1::RestorePlan,
 ) -> Vec<(&'a str, &'a str)> {
+    let sources = sources(backup);
     let members = || targets.values().filter(|target| !target.spare);
     // What a node's past is called in the backup: its own name, or that of one whose place it took.
     let past = |node: &v1::Node| {
@@ -113,10 +143,7 @@ fn onto_themselves<'a>(
         sources.get_key_value(name).map(|(name, _)| *name)
     };
     let taken: BTreeSet<&str> = members().filter_map(|node| past(node)).collect();
-    for source in sources.keys().filter(|source| !taken.contains(*source)) {
-        plan.warnings
-            .push(format!("node {source} of the backup is a node no more: restore it with node={source}"));
-    }
+    shards::left_out(backup, &taken, plan);
     for target in members().filter(|target| past(target).is_none()) {
         plan.warnings.push(format!("node {} is not in the backup and stays as it is", target.name));
     }
@@ -150,52 +177,34 @@ fn join<'a>(names: impl Iterator<Item = &'a &'a str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use palinurus_repository::ledger::{MissingNode, PackSet};
+    use palinurus_repository::TransactionId;
+    use palinurus_repository::ledger::MissingNode;
     use palinurus_repository::manifest::ManifestRef;
-    use palinurus_repository::{Timestamp, TransactionId, WriterId};
 
     use super::*;
+    use crate::fixture::backup;
 
-    fn backup(nodes: &[&str]) -> BackupRecord {
-        let commit = |node: &&str| NodeCommit {
-            node: (*node).to_owned(),
-            manifest: ManifestRef {
-                transaction: TransactionId([1; 16]),
-                node: (*node).to_owned(),
-                writer: WriterId([2; 8]),
-                parts: 1,
-                size: 100,
-                tail: 50,
-                root: [3; 32],
-            },
-            files: 7,
-            bytes: 1000,
-            bytes_read: 0,
-            bytes_new: 0,
-            bytes_stored: 0,
-            warnings: 0,
-            unchanged: false,
-            log: None,
-        };
-        BackupRecord {
-            id: TransactionId([1; 16]),
-            started: Timestamp(1),
-            committed: Timestamp(2),
-            nodes: nodes.iter().map(commit).collect(),
-            missing: Vec::new(),
-            packs: PackSet::new(),
-            pin: None,
-            hold: None,
-        }
-    }
-
-    fn node(name: &str, connected: bool, data_empty: bool) -> v1::Node {
+    pub(super) fn node(name: &str, connected: bool, data_empty: bool) -> v1::Node {
         v1::Node { name: name.to_owned(), connected, data_empty, ..Default::default() }
     }
 
+    pub(super) fn request(wanted: &[&str], delta: bool) -> v1::RestoreRequest {
+        let nodes = wanted.iter().map(|text| (*text).to_owned()).collect();
+        v1::RestoreRequest { service: "s".to_owned(), nodes, delta, ..Default::default() }
+    }
+
     fn planned(nodes: &[v1::Node], wanted: &[&str], delta: bool) -> Planned {
-        let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
-        plan("s", nodes, &backup(&["n1", "n2", "old"]), &[], &wanted, delta).unwrap()
+        plan(nodes, &backup(&["n1", "n2", "old"]), &[], &request(wanted, delta)).unwrap()
+    }
+
+    #[test]
+    fn chosen_tables_need_no_empty_node() {
+        let choice = v1::Choice { tables: vec!["d.t".to_owned()], ..Default::default() };
+        let asked = v1::RestoreRequest { choice: Some(choice.clone()), ..request(&[], false) };
+        let nodes = [node("n1", true, false), node("n2", false, true)];
+        let Planned { plan, .. } = plan(&nodes, &backup(&["n1", "n2"]), &[], &asked).unwrap();
+        assert_eq!(plan.refusals, ["node n2 is not connected: start its agent"]);
+        assert_eq!((plan.choice, plan.warnings), (Some(choice), vec![LEFT_ALONE.to_owned()]));
     }
 
     #[test]
@@ -230,7 +239,7 @@ mod tests {
         assert!(refusals(&["n9=n1"], false).contains("service s has no node \"n9\""));
         assert!(refusals(&["n1", "n1=n2"], false).contains("twice"));
         assert!(!planned(&[node("n7", true, true)], &[], false).plan.refusals.is_empty());
-        assert!(plan("s", &nodes, &backup(&["n1"]), &[], &["=n1".to_owned()], false).is_err());
+        assert!(plan(&nodes, &backup(&["n1"]), &[], &request(&["=n1"], false)).is_err());
         assert!(planned(&nodes, &["n3=n1"], true).plan.warnings[0].contains("n3"));
     }
 
@@ -248,8 +257,7 @@ mod tests {
         let older = BackupRecord { id: TransactionId([7; 16]), ..backup(&["n1", "n3"]) };
         let all = [Arc::new(older), Arc::new(partial.clone())];
         let planned = |all: &[Arc<BackupRecord>], wanted: &[&str]| {
-            let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
-            plan("s", &nodes, &partial, all, &wanted, false).unwrap().plan
+            plan(&nodes, &partial, all, &request(wanted, false)).unwrap().plan
         };
         let whole = planned(&all, &[]);
         assert_eq!((whole.nodes.len(), whole.refusals.len()), (1, 0));

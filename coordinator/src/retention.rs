@@ -10,7 +10,9 @@ use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use crate::logs::pins;
 use crate::operation::Patch;
+use crate::settings::in_force;
 use crate::vault::Vault;
 
 /// A service whose settings were stored was valid then; what is not understood now keeps everything.
@@ -36,7 +38,7 @@ pub(crate) fn told(verdict: &Verdict) -> Vec<String> {
 pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Result<v1::RetentionPlan> {
     let partial = rewrite::partial(repository).await?;
     let backups = repository.backups().await;
-    let verdicts = verdicts(&backups, &service.settings, repository.now());
+    let verdicts = verdicts(&backups, &in_force(service), repository.now());
     let choices = backups.iter().zip(&verdicts).map(|(backup, verdict)| v1::RetentionChoice {
         backup_id: backup.id.to_string(),
         committed_ms: backup.committed.0,
@@ -46,7 +48,7 @@ pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Resu
     let forget: BTreeSet<BackupId> =
         verdicts.iter().filter(|verdict| !verdict.keeps()).map(|verdict| verdict.backup).collect();
     let freed = freed(repository, &forget).await?;
-    let automatic = match policy(&service.settings).interval {
+    let automatic = match policy(&in_force(service)).interval {
         Some(every) => format!("looked at every {}", humantime::format_duration(every)),
         None => "never: retention_interval is off".to_owned(),
     };
@@ -68,6 +70,7 @@ pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Resu
 pub(crate) async fn survey(
     repository: &Repository,
     settings: &HashMap<String, String>,
+    holds: Vec<v1::LogHold>,
     locked_until: Timestamp,
 ) -> Result<Option<(v1::RetentionDetail, Vec<String>)>> {
     repository.refresh().await?;
@@ -85,7 +88,7 @@ pub(crate) async fn survey(
     if chores.leftovers.temporaries > 0 {
         tracing::info!(removed = chores.leftovers.temporaries, "removed what dead writers left");
     }
-    let floors = floors(repository, settings).await;
+    let floors = floors(repository, settings, &holds).await;
     if forget.is_empty() && chores.is_empty() && floors.is_empty() {
         return Ok(None);
     }
@@ -93,8 +96,8 @@ pub(crate) async fn survey(
     if !floors.is_empty() {
         notes.push("a part of the log that is older than the policy keeps it".to_owned());
     }
-    let detail =
-        v1::RetentionDetail { forget, settings: settings.clone(), automatic: true, ..Default::default() };
+    let settings = settings.clone();
+    let detail = v1::RetentionDetail { forget, settings, automatic: true, holds, ..Default::default() };
     Ok(Some((detail, notes)))
 }
 
@@ -133,7 +136,7 @@ pub(crate) async fn forget(
         retention::forget(&vault.repository, vault.epoch, &wanted, &decide, &|| stop.is_cancelled()).await?;
     let repository = &vault.repository;
     repository.refresh().await?;
-    for floor in floors(repository, &detail.settings).await {
+    for floor in floors(repository, &detail.settings, &detail.holds).await {
         match repository.raise_floor(vault.epoch, floor).await {
             Ok(()) => {
                 tracing::info!(lineage = %floor.lineage, floor.position, "gives up the log before that")
@@ -150,11 +153,15 @@ pub(crate) async fn forget(
 }
 
 /// By the backups that there are, as of the last refresh.
-async fn floors(repository: &Repository, settings: &HashMap<String, String>) -> Vec<At> {
+async fn floors(
+    repository: &Repository,
+    settings: &HashMap<String, String>,
+    holds: &[v1::LogHold],
+) -> Vec<At> {
     let Some(keep) = policy(settings).logs else { return Vec::new() };
     let now = repository.now();
     let look = |state: &State| {
-        let pins = state.open_transactions().values().filter_map(|open| open.log);
+        let pins = state.open_transactions().values().filter_map(|open| open.log).chain(pins(holds));
         log::floors(&Anchor::all(state), state.lineages(), &pins.collect::<Vec<_>>(), now, keep)
     };
     repository.read(look).await

@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     /// Held while a service is applied: two that name the same repository must not both find it free.
     pub(crate) applying: tokio::sync::Mutex<()>,
+    /// Held while a fork is begun, and while what takes objects out of a repository is: neither may begin unseen by the other.
+    pub(crate) lending: Arc<tokio::sync::Mutex<()>>,
     /// It is to lead no longer.
     pub(crate) cancel: CancellationToken,
     /// When it began to lead, on both clocks.
@@ -87,6 +89,7 @@ impl Shared {
             records,
             board: Board::default(),
             applying: tokio::sync::Mutex::default(),
+            lending: Arc::default(),
             cancel,
             began,
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use futures::StreamExt;
 use palinurus_proto::v1;
-use palinurus_repository::{Error, Repository, Result};
+use palinurus_repository::{Error, Repository, Result, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -219,6 +219,14 @@ impl Reads for View {
 
     async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>> {
         self.standby.repository(service).await
+    }
+
+    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>> {
+        self.standby.repository(service).await.ok()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.standby.base.world.clock.now()
     }
 
     fn over(&self) -> CancellationToken {

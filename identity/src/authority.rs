@@ -12,7 +12,7 @@ use rcgen::{
 };
 use time::OffsetDateTime;
 
-use crate::files::read_secret;
+use crate::files::{fitting, read_certificates, read_secret};
 use crate::shown::Shown;
 use crate::who::Who;
 
@@ -33,6 +33,18 @@ pub struct Authority {
 pub struct Issued {
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+impl Issued {
+    /// Where an authority puts what it issues to somebody.
+    pub fn to(who: &Who, dir: &Path) -> Self {
+        let name = match who {
+            Who::Coordinator { name } => format!("coordinator-{name}"),
+            Who::Agent { service, node, .. } => format!("agent-{node}@{service}"),
+            Who::Operator { name, .. } => format!("operator-{name}"),
+        };
+        Self { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) }
+    }
 }
 
 impl Authority {
@@ -62,11 +74,14 @@ impl Authority {
 
     pub fn open(dir: &Path) -> Result<Self> {
         let hint = |e: Error| e.with_hint("`palinurus certs init` makes an authority");
-        let shown = Shown::read(&dir.join("ca.pem")).map_err(hint)?;
-        let key = read_secret("authority's key", &dir.join("ca.key")).map_err(|e| match e.hint() {
+        let files = Issued { certificate: dir.join("ca.pem"), key: dir.join("ca.key") };
+        let shown = Shown::read(&files.certificate).map_err(hint)?;
+        let key = read_secret("authority's key", &files.key).map_err(|e| match e.hint() {
             Some(_) => e,
             None => hint(e),
         })?;
+        // What another key signs nobody would believe.
+        fitting(read_certificates(&files.certificate)?, &key, &files.certificate, &files.key)?;
         let key = String::from_utf8(key).map_err(|_| Error::invalid("the authority's key is not PEM"))?;
         let key = KeyPair::from_pem(&key).map_err(failed)?;
         let mut params = CertificateParams::default();
@@ -82,7 +97,7 @@ impl Authority {
         &self.issuer
     }
 
-    pub(crate) fn ends(&self) -> Timestamp {
+    pub fn ends(&self) -> Timestamp {
         self.ends
     }
 
@@ -112,15 +127,7 @@ impl Authority {
         (params.not_before, params.not_after) = between(now, now.plus(valid).min(self.ends))?;
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        let name = match who {
-            Who::Coordinator { name } => format!("coordinator-{name}"),
-            Who::Agent { service, node, .. } => format!("agent-{node}@{service}"),
-            Who::Operator { name, .. } => format!("operator-{name}"),
-        };
-        let made = Issued {
-            certificate: self.dir.join(format!("{name}.pem")),
-            key: self.dir.join(format!("{name}.key")),
-        };
+        let made = Issued::to(who, &self.dir);
         self.note_issued(&Shown::of(certificate.der())?, who)?;
         // A reader that sees the new key with the old certificate goes on with what it had.
         write(&made.key, &key.serialize_pem(), 0o600, renew)?;

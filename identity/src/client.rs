@@ -42,10 +42,16 @@ impl Dialer {
     }
 
     /// Without a pair of certificate and key: a token is to say who we are.
-    pub fn open(ca: &Path, pair: Option<(PathBuf, PathBuf)>, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn open(
+        ca: &Path,
+        revoked: Option<&Path>,
+        pair: Option<(PathBuf, PathBuf)>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let mut files = vec![ca.to_owned()];
+        files.extend(revoked.map(Path::to_owned));
         files.extend(pair.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]));
-        Self::reading(files, ca, Path::new(""), pair, clock)
+        Self::reading(files, ca, revoked.unwrap_or(Path::new("")), pair, clock)
     }
 
     fn reading(

@@ -79,21 +79,7 @@ pub(crate) fn read_pair(
 ) -> Result<(Arc<CertifiedKey>, Shown)> {
     let chain = read_certificates(certificate)?;
     let shown = chain.first().map_or_else(|| Err(Error::internal("no certificate")), Shown::of)?;
-    let text = read_secret("private key", key)?;
-    let private = PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
-        Error::invalid(format!("{} holds no private key", key.display()))
-            .with_source(e)
-            .with_hint("a key begins with -----BEGIN PRIVATE KEY-----")
-    })?;
-    let pair = CertifiedKey::from_der(chain, private, &provider()).map_err(|e| match e {
-        rustls::Error::InconsistentKeys(_) => Error::invalid(format!(
-            "the key {} is not that of the certificate {}",
-            key.display(),
-            certificate.display()
-        ))
-        .with_hint("issue them together, and copy both"),
-        other => Error::invalid(format!("the key {} cannot be used", key.display())).with_source(other),
-    })?;
+    let pair = fitting(chain, &read_secret("private key", key)?, certificate, key)?;
     let end = || humantime(&shown);
     match shown.remains(clock.now()) {
         None => {
@@ -105,6 +91,29 @@ pub(crate) fn read_pair(
         Some(_) => {}
     }
     Ok((Arc::new(pair), shown))
+}
+
+/// A chain with the key of its first certificate.
+pub(crate) fn fitting(
+    chain: Vec<CertificateDer<'static>>,
+    text: &[u8],
+    certificate: &Path,
+    key: &Path,
+) -> Result<CertifiedKey> {
+    let private = PrivateKeyDer::from_pem_slice(text).map_err(|e| {
+        Error::invalid(format!("{} holds no private key", key.display()))
+            .with_source(e)
+            .with_hint("a key begins with -----BEGIN PRIVATE KEY-----")
+    })?;
+    CertifiedKey::from_der(chain, private, &provider()).map_err(|e| match e {
+        rustls::Error::InconsistentKeys(_) => Error::invalid(format!(
+            "the key {} is not that of the certificate {}",
+            key.display(),
+            certificate.display()
+        ))
+        .with_hint("issue them together, and copy both"),
+        other => Error::invalid(format!("the key {} cannot be used", key.display())).with_source(other),
+    })
 }
 
 fn humantime(shown: &Shown) -> String {

@@ -13,6 +13,7 @@ mod server;
 mod settings;
 mod shown;
 mod token;
+mod upkeep;
 mod who;
 
 pub use authority::{Authority, Issued, VALID};

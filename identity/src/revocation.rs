@@ -54,6 +54,10 @@ impl Authority {
         self.sign_revoked(now)
     }
 
+    pub(crate) fn has_revoked(&self, serial: &str) -> Result<bool> {
+        Ok(self.lines(REVOKED)?.iter().any(|line| line.split(' ').next() == Some(serial)))
+    }
+
     /// Without an end: an old list is better than none, and nobody has to come and renew it.
     pub(crate) fn sign_revoked(&self, now: Timestamp) -> Result<usize> {
         let mut revoked_certs = Vec::new();

@@ -5,6 +5,7 @@ pub mod v1 {
     tonic::include_proto!("palinurus.v1");
 }
 
+mod choice;
 mod damage;
 mod key_epochs;
 pub mod logs;
@@ -12,7 +13,8 @@ pub mod metrics;
 mod names;
 mod requests;
 mod status;
-pub use damage::damage;
+pub use choice::{Choice, Names};
+pub use damage::{damage, logs as checked_logs};
 pub use key_epochs::{sealed, to_wire};
 pub use status::{LEADER, failure, from_failure, from_status, is_answer, to_status};
 
@@ -21,4 +23,4 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 
 /// The version of the messages between coordinator and agent. Raised when one of them must know what the other means;
 /// an agent from before versions were said speaks 0.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;

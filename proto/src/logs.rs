@@ -72,14 +72,15 @@ pub fn chain_to_wire(chain: &[Section]) -> Vec<v1::LogLineage> {
     chain.iter().map(section).collect()
 }
 
+pub fn section(wire: &v1::LogLineage) -> Result<Section> {
+    Ok(Section { lineage: lineage(wire)?, to: Some(wire.to).filter(|to| *to > 0) })
+}
+
 /// Ancestors first, and each follows from the one before.
 pub fn chain(wire: &[v1::LogLineage]) -> Result<Vec<Section>> {
     if wire.len() > LINEAGES_MAX {
         return Err(Error::invalid(format!("a chain of {} lineages", wire.len())));
     }
-    let section = |wire: &v1::LogLineage| {
-        Ok(Section { lineage: lineage(wire)?, to: Some(wire.to).filter(|to| *to > 0) })
-    };
     let chain = wire.iter().map(section).collect::<Result<Vec<_>>>()?;
     Section::check_chain(&chain)?;
     Ok(chain)

@@ -1,5 +1,5 @@
-//! What people and metrics call an operation's kind and state.
-use crate::v1::{OperationKind, OperationState};
+//! What people and metrics call an operation's kind and state, and a service's health.
+use crate::v1::{Health, OperationKind, OperationState};
 
 impl OperationKind {
     #[must_use]
@@ -12,6 +12,7 @@ impl OperationKind {
             Self::Delete => "delete",
             Self::Failover => "failover",
             Self::Retention => "retention",
+            Self::Drill => "drill",
         }
     }
 }
@@ -27,6 +28,22 @@ impl OperationState {
             Self::Warnings => "warnings",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Health {
+    pub const ALL: [Self; 5] =
+        [Self::Unspecified, Self::Protected, Self::Late, Self::Failing, Self::Unprotected];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unknown",
+            Self::Protected => "protected",
+            Self::Late => "late",
+            Self::Failing => "failing",
+            Self::Unprotected => "unprotected",
         }
     }
 }

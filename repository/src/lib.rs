@@ -13,6 +13,7 @@ pub mod entropy;
 pub mod epochs;
 pub mod error;
 pub mod fetch;
+pub mod group;
 pub mod id;
 pub mod index;
 pub mod keyfile;

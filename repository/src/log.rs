@@ -12,6 +12,7 @@ mod floor;
 mod history;
 mod lineage;
 mod name;
+mod pages;
 mod piece;
 mod reader;
 mod store;
@@ -20,12 +21,13 @@ mod trail;
 mod windows;
 mod wire;
 
-pub use coverage::{Counted, Coverage};
+pub use coverage::{Counted, Coverage, Gathering};
 pub use floor::floors;
 pub use history::HISTORY_MAX;
 pub use lineage::{At, Grant, IDENTITY_MAX, Lineage, Section, Span};
 pub use name::{Piece, history_key, prefix};
-pub use piece::{PIECE_MAX, WHOLE_MAX, open, open_trail, seal};
+pub(crate) use pages::Pages;
+pub use piece::{PIECE_MAX, WHOLE_MAX, open, seal};
 pub use reader::{LogReader, READ_MAX};
 pub use store::{LogStore, Stored};
 pub use survey::{Resolved, Survey, Target, show};
@@ -34,6 +36,9 @@ pub use windows::{Anchor, Lineages, Window, windows};
 
 /// A place in a log: it only grows. In PostgreSQL an LSN; of a binlog, file number × 2³² + offset.
 pub type Position = u64;
+
+#[cfg(test)]
+pub(crate) use survey::tests::World;
 
 #[cfg(test)]
 mod tests;

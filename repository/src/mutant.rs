@@ -21,10 +21,12 @@ pub enum Mutant {
     FencedIsSeated,
     /// An empty replacement is backed up as if it were the node.
     ReplacementIsNode,
+    /// A database hears that its log is safe when a piece is sealed, before that is stored.
+    LogAckedUnstored,
 }
 
 impl Mutant {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UnguardedAppend,
         Self::SweepIgnoresOpen,
         Self::LeaderIgnoresLease,
@@ -34,6 +36,7 @@ impl Mutant {
         Self::UnfencedFailover,
         Self::FencedIsSeated,
         Self::ReplacementIsNode,
+        Self::LogAckedUnstored,
     ];
 }
 

@@ -8,6 +8,7 @@
 //! Nothing is ever sealed again under a name that was used: another version of zstd compresses the same bytes to others, and
 //! one key and nonce would then have sealed two different texts (docs/decisions/012-repair.md).
 mod base;
+mod logs;
 mod put_back;
 mod rewrite;
 mod sources;

@@ -120,7 +120,10 @@ pub async fn leftovers(repository: &Repository) -> Result<Deleted> {
         let (garbage, last) = garbage(repository, &kept, &mut after).await?;
         found.add(&garbage);
         if last {
-            found.add(&logs::garbage(repository, &kept.state).await?);
+            let mut logs = logs::Garbage::of(repository, &kept.state);
+            while let Some(garbage) = logs.next().await? {
+                found.add(&garbage);
+            }
             return Ok(found);
         }
     }
@@ -156,14 +159,10 @@ async fn delete(repository: &Repository, give_way: &(dyn Fn() -> bool + Sync)) -
             break;
         }
     }
-    if !gave_way {
-        for some in logs::garbage(repository, &kept.state).await?.chunks(PAGE) {
-            gave_way = give_way();
-            if gave_way {
-                break;
-            }
-            delete_some(&**storage, some, &mut deleted).await?;
-        }
+    let mut logs = logs::Garbage::of(repository, &kept.state);
+    while !gave_way && let Some(garbage) = logs.next().await? {
+        delete_some(&**storage, &garbage, &mut deleted).await?;
+        gave_way = give_way();
     }
     if deleted.objects > 0 {
         tracing::info!(objects = deleted.objects, bytes = deleted.bytes, "deleted what no backup needs");

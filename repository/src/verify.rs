@@ -5,6 +5,8 @@
 //! frame is opened and every chunk's id computed anew, and the pages of each node's newest backup are held against their
 //! maps: what then finds nothing is restored as it was, byte for byte.
 //!
+//! Logs are followed from piece to piece, each piece's trailer opened, or with the data all of it.
+//!
 //! Nothing found ends the search. Objects of open transactions and leftovers of ended ones are no damage.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,17 +19,21 @@ use crate::pack::PackId;
 
 mod access;
 mod extent;
+mod logs;
 mod manifests;
 mod packs;
 mod pages;
 mod spoiled;
+mod trailer;
 mod trailers;
+mod window;
 
 pub use extent::ReadData;
+pub use logs::LogSeen;
 use spoiled::Bad;
 pub use spoiled::SpoiledFile;
+pub use trailer::read_trailer;
 use trailers::Trailers;
-pub use trailers::read_trailer;
 
 /// How many different things are said of one object; more are counted.
 const SAID_MAX: usize = 3;
@@ -71,7 +77,8 @@ pub struct Damage {
     pub object: String,
     pub kind: DamageKind,
     pub what: String,
-    /// The backups that need the object, in the order of their commits. None need an index segment.
+    /// The backups that need the object, in the order of their commits. None need an index segment, or a log: each restores
+    /// by itself.
     pub backups: Vec<BackupId>,
     /// Some of the files that cannot be restored for it; all are counted, once a manifest that names them.
     pub files: Vec<SpoiledFile>,
@@ -88,9 +95,13 @@ pub struct Report {
     pub entries_checked: u64,
     pub packs_checked: u64,
     pub segments_checked: u64,
+    /// Index segments that were read once more, because the trailers of all packs took too much memory.
+    pub segments_again: u64,
     /// Only with the data read: chunks whose id was computed anew, and their bytes.
     pub chunks_checked: u64,
     pub bytes_checked: u64,
+    /// By lineage.
+    pub logs: Vec<LogSeen>,
     /// What nothing new may be built on.
     pub damaged: Objects,
     /// What the ledger calls damaged, and was now read in full and found whole.
@@ -99,12 +110,29 @@ pub struct Report {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// `ledger`, `packs` or `manifests`.
+    /// `ledger`, `packs`, `manifests` or `logs`.
     pub phase: &'static str,
     pub done: u64,
     pub total: u64,
     /// Of the data, read so far.
     pub bytes: u64,
+    /// At the beginning of `manifests`: index segments that are read again for every window, at most.
+    pub again: u64,
+}
+
+/// Bytes that a check may hold, beside one block of a manifest and one index segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// For trailers of packs: when they take more, index segments are read again.
+    pub trailers: usize,
+    /// For what manifests name, before it is looked up.
+    pub window: usize,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { trailers: 64 << 20, window: 32 << 20 }
+    }
 }
 
 /// Checks a repository. An error means that it could not be looked at; damage is in the report.
@@ -113,8 +141,19 @@ pub async fn check(
     read_data: impl Into<ReadData>,
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Report> {
+    check_within(repository, read_data, Memory::default(), progress).await
+}
+
+/// As [`check`], with memory of the caller's choice.
+pub async fn check_within(
+    repository: &Repository,
+    read_data: impl Into<ReadData>,
+    memory: Memory,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Report> {
     let mut check = Check {
         repository,
+        memory,
         read_data: read_data.into(),
         progress,
         backups: Vec::new(),
@@ -122,7 +161,7 @@ pub async fn check(
         bad: HashMap::new(),
         found: Findings::default(),
         report: Report::default(),
-        trailers: Trailers::new(repository),
+        trailers: Trailers::new(repository, memory.trailers),
     };
     check.ledger().await;
     check.backups = repository.backups().await;
@@ -133,11 +172,13 @@ pub async fn check(
     check.masters(&keys).await;
     check.packs().await;
     check.manifests().await;
+    check.logs().await;
     check.finish().await
 }
 
 struct Check<'a> {
     repository: &'a Repository,
+    memory: Memory,
     read_data: ReadData,
     progress: &'a (dyn Fn(Progress) + Send + Sync),
     backups: Vec<Arc<BackupRecord>>,
@@ -192,7 +233,7 @@ impl Findings {
 
 impl Check<'_> {
     fn tell(&self, phase: &'static str, done: u64, total: u64) {
-        (self.progress)(Progress { phase, done, total, bytes: self.report.bytes_checked });
+        (self.progress)(Progress { phase, done, total, bytes: self.report.bytes_checked, again: 0 });
     }
 
     fn all(&self) -> Vec<BackupId> {

@@ -94,3 +94,53 @@ async fn a_sweep_takes_what_does_not_count_and_a_copy_has_the_rest() {
     let copied = copy::copy(&repository, &fresh, &|_| ()).await.unwrap();
     assert_eq!(copied.damaged[0].0, name);
 }
+
+#[tokio::test]
+async fn the_account_of_a_history_that_is_over_goes_and_no_other() {
+    let entropy = SeededEntropy::new(4);
+    let key = KeyFile::generate(&entropy).unwrap();
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::default());
+    let repository =
+        Repository::create(storage.clone(), &key, &entropy, Arc::new(SystemClock)).await.unwrap();
+    repository.lead(E, "c1").await.unwrap();
+    let mut ids: Vec<LineageId> = Vec::new();
+    for (from, identity) in [(0, 1), (100, 2), (200, 3)] {
+        let new = Lineage {
+            id: LineageId([0; 16]),
+            parent: ids.last().copied(),
+            from,
+            kind: "postgresql".to_owned(),
+            identity: vec![identity; 9],
+            segment: 64,
+            grants: Vec::new(),
+            floor: 0,
+            number: 0,
+        };
+        let id = repository.add_lineage(E, new, &entropy).await.unwrap().id;
+        repository.grant_log(E, id, "n1", from).await.unwrap();
+        put(&repository.logs(), id, 1, from, from + 110, false).await;
+        repository.logs().put_history(&repository.lineage(id).await.unwrap(), b"none").await.unwrap();
+        ids.push(id);
+    }
+    let histories = async || {
+        sweep::sweep(&repository, E).await.unwrap();
+        let all = list_all(&*storage, "l/").await.unwrap();
+        let there = |id: &LineageId| all.iter().any(|it| it.key == format!("l/{id}/history"));
+        ids.iter().map(there).collect::<Vec<_>>()
+    };
+    let raise = async |of: usize, position| {
+        repository.raise_floor(E, At { lineage: ids[of], position }).await.unwrap();
+    };
+    assert_eq!(histories().await, [true; 3]);
+    raise(0, 100).await;
+    assert_eq!(histories().await, [true; 3], "a piece goes beyond where the next begins");
+    raise(0, 110).await;
+    assert_eq!(histories().await, [false, true, true]);
+    raise(1, 150).await;
+    raise(2, 310).await;
+    assert_eq!(
+        histories().await,
+        [false, true, true],
+        "what is written still, and what has no other behind it"
+    );
+}

@@ -12,7 +12,7 @@ use palinurus_repository::manifest::entry::{Content, Entry, Kind, Piece};
 use palinurus_repository::manifest::{ManifestWriter, Warnings};
 use palinurus_repository::pack::{ChunkAt, PackWriter};
 use palinurus_repository::storage::{Counted, MemoryStorage, list_all};
-use palinurus_repository::verify::{DamageKind, Progress, Report, check};
+use palinurus_repository::verify::{DamageKind, Memory, Progress, Report, check, check_within};
 use palinurus_repository::{ChunkId, KeyFile, Repository, Storage, TransactionId, WriterId};
 
 mod backup;
@@ -59,8 +59,16 @@ fn many(count: usize) -> Vec<backup::Source> {
     sources
 }
 
+/// The least that a check can do with: nothing is kept, and every block is a window of its own.
+const NO_MEMORY: Memory = Memory { trailers: 0, window: 0 };
+
+/// With memory and without, a check finds the same.
 async fn verify(repository: &Repository, read_data: bool) -> Report {
-    check(repository, read_data, &|_| {}).await.unwrap()
+    let report = check(repository, read_data, &|_| {}).await.unwrap();
+    let mut poor = check_within(repository, read_data, NO_MEMORY, &|_| {}).await.unwrap();
+    poor.segments_again = report.segments_again;
+    assert_eq!(report, poor);
+    report
 }
 
 /// Servers run it on any thread.
@@ -146,7 +154,10 @@ async fn every_damage_to_every_object_is_found() {
                 None => storage.delete(std::slice::from_ref(key)).await.unwrap(),
                 Some(bytes) => replace(&*storage, key, bytes.clone()).await,
             }
-            let report = verify(&repository, true).await;
+            let report = match key.starts_with("t/") {
+                true => verify(&repository, true).await,
+                false => check(&repository, true, &|_| {}).await.unwrap(),
+            };
             let lengths = damage.as_ref().map(|bytes| (bytes.len(), whole.len()));
             // A segment or key that is gone leaves its place behind, not its name.
             let place =
@@ -357,14 +368,21 @@ async fn commit_of(
     (commit, finished.packs)
 }
 
-/// One backup of `packs` packs, each a file of 32 chunks with a frame for each.
-async fn wide(repository: &Repository, number: u8, packs: u32, buffer: &mut Vec<u8>) {
+/// What the backups before have.
+#[derive(Default)]
+struct Before {
+    entries: Vec<Entry>,
+    packs: PackSet,
+}
+
+/// One backup with `packs` packs of its own, each a file of 32 chunks with a frame for each, and all that was before.
+async fn wide(repository: &Repository, number: u8, packs: u32, before: &mut Before, buffer: &mut Vec<u8>) {
     let transaction = TransactionId([number; 16]);
     let writer = WriterId([number; 8]);
     let (keys, storage) = (repository.keys().clone(), repository.storage().clone());
     repository.begin(EPOCH, transaction, Purpose::Backup).await.unwrap();
     let derived = keys.transaction(transaction).unwrap();
-    let (mut summaries, mut used) = (Vec::new(), PackSet::new());
+    let (mut summaries, used) = (Vec::new(), &mut before.packs);
     let mut manifest =
         ManifestWriter::new(&keys, transaction, "n1", writer, Timestamp(1_700_000_000_000)).unwrap();
     let root = many(0).remove(0);
@@ -388,11 +406,12 @@ async fn wide(repository: &Repository, number: u8, packs: u32, buffer: &mut Vec<
         let id = keys.file_id(32 * 1024, places.iter().map(|(id, _)| *id));
         let pieces = places.iter().map(|(_, at)| Piece::Data(*at)).collect();
         let kind = Kind::File(Content { size: 32 * 1024, id, pieces, pages: None });
-        let path = format!("{counter:08}").into_bytes();
-        manifest.push(&Entry { path, meta: root.meta.clone(), kind }).unwrap();
+        let path = format!("{number:03} {counter:08}").into_bytes();
+        before.entries.push(Entry { path, meta: root.meta.clone(), kind });
         used.insert(sealed.summary.pack);
         summaries.push(sealed.summary);
     }
+    before.entries.iter().for_each(|entry| manifest.push(entry).unwrap());
     let (key, body) = IndexSegment::seal(&keys, transaction, writer, 0, &summaries).unwrap();
     storage.put_new(&key, body).await.unwrap();
     let finished = manifest.finish(Warnings::default()).unwrap();
@@ -410,8 +429,85 @@ async fn wide(repository: &Repository, number: u8, packs: u32, buffer: &mut Vec<
         warnings: 0,
         unchanged: false,
         log: None,
+        cut: None,
     };
-    repository.commit(EPOCH, transaction, vec![node], Vec::new(), used).await.unwrap();
+    repository.commit(EPOCH, transaction, vec![node], Vec::new(), used.clone()).await.unwrap();
+}
+
+async fn counted_repository() -> (Repository, Arc<Counted>) {
+    let counted = Arc::new(Counted::new(Arc::new(MemoryStorage::default())));
+    let entropy = SeededEntropy::new(11);
+    let key = KeyFile::generate(&entropy).unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let repository = Repository::create(counted.clone(), &key, &entropy, clock).await.unwrap();
+    repository.lead(EPOCH, "c1").await.unwrap();
+    (repository, counted)
+}
+
+#[tokio::test]
+async fn with_little_memory_trailers_and_manifests_are_read_once_all_the_same() {
+    const BACKUPS: u8 = 6;
+    const PACKS: u32 = 40;
+    let (repository, counted) = counted_repository().await;
+    let (mut before, mut buffer) = (Before::default(), Vec::new());
+    for number in 1..=BACKUPS {
+        wide(&repository, number, PACKS, &mut before, &mut buffer).await;
+    }
+    let asked = counted.requests();
+    let all = check(&repository, false, &|_| {}).await.unwrap();
+    let rich = counted.requests().since(&asked);
+    assert_eq!((all.damages.len(), all.packs_checked, all.segments_again), (0, 240, 0));
+    // Every pack's trailer, every segment, and the rest: manifests, ledger, keys.
+    let named: usize = (1..=usize::from(BACKUPS)).map(|backups| backups * PACKS as usize * 32).sum();
+    for (trailers, window) in [(400 << 10, 1 << 20), (20 << 10, 1 << 20), (0, 8 << 20), (0, 0)] {
+        let told = AtomicU64::new(0);
+        let progress = |at: Progress| {
+            told.fetch_max(at.again, Ordering::Relaxed);
+        };
+        let asked = counted.requests();
+        let report = check_within(&repository, false, Memory { trailers, window }, &progress).await.unwrap();
+        let poor = counted.requests().since(&asked);
+        let again = report.segments_again;
+        assert_eq!(Report { segments_again: 0, ..report }, all);
+        // Segments make all the difference, and it was told before.
+        assert_eq!((poor.gets, poor.sizes, poor.lists), (rich.gets + again, rich.sizes, rich.lists));
+        assert_eq!(told.load(Ordering::Relaxed), u64::from(BACKUPS));
+        let windows =
+            if window == 0 { u64::from(BACKUPS) } else { (named * 256).div_ceil(window) as u64 + 1 };
+        assert!(again > 0 && again <= windows * u64::from(BACKUPS), "{again} in {windows} windows");
+    }
+}
+
+#[tokio::test]
+async fn cancelled_among_the_manifests_it_ends_at_once() {
+    let (repository, counted) = counted_repository().await;
+    let mut known = Known::new();
+    for number in 1..=3u8 {
+        let mut writing = begin(&repository, number, &mut known, 1).await;
+        let node = writing.node("n1", WriterId([number; 8]), &many(4200)).await;
+        writing.commit(vec![node]).await;
+    }
+    let asked = counted.requests();
+    check(&repository, false, &|_| {}).await.unwrap();
+    let whole = counted.requests().since(&asked).total();
+    // One manifest is read, two are not.
+    let cancel = tokio::sync::Notify::new();
+    let at = AtomicU64::new(0);
+    let progress = |progress: Progress| {
+        if progress.phase == "manifests" && progress.done == 1 {
+            at.store(counted.requests().total(), Ordering::Relaxed);
+            cancel.notify_one();
+        }
+    };
+    let asked = counted.requests();
+    tokio::select! {
+        biased;
+        () = cancel.notified() => {}
+        _ = check(&repository, false, &progress) => panic!("it went on to its end"),
+    }
+    let now = counted.requests();
+    assert!(now.total() - at.load(Ordering::Relaxed) <= 8, "the next manifest's first block, and no more");
+    assert!(now.since(&asked).total() < whole);
 }
 
 /// `cargo test -p palinurus-repository --test verify measure -- --ignored --nocapture`
@@ -427,7 +523,7 @@ async fn measure_a_million_chunks() {
     repository.lead(EPOCH, "c1").await.unwrap();
     let mut buffer = Vec::new();
     for number in 1..=250 {
-        wide(&repository, number, 125, &mut buffer).await;
+        wide(&repository, number, 125, &mut Before::default(), &mut buffer).await;
     }
     drop(buffer);
     let status = |name: &str| {

@@ -303,6 +303,14 @@ async fn a_revoked_certificate_is_out_within_seconds() {
     assert!(unknown.stderr.contains("nothing was issued to"), "{}", unknown.stderr);
     let no_number = world.run(&["certs", "revoke", text(&dir), "--serial", "xyz"]).await.expect(2);
     assert!(no_number.stderr.contains("certs show"), "{}", no_number.stderr);
+
+    // A coordinator's: who reads the list speaks to it no longer.
+    let coordinator = certs.path("coordinator-c").certificate;
+    world.run(&["certs", "revoke", text(&dir), text(&coordinator)]).await.expect(0);
+    let read = ["--revoked", text(&dir.join("revoked.pem")), "backup", "list"].map(str::to_owned);
+    let warned = world.run(&read).await.expect(7);
+    assert!(warned.stderr.contains("has been revoked"), "{}", warned.stderr);
+    world.run(list).await.expect(0);
     world.stop().await;
 }
 

@@ -162,7 +162,12 @@ async fn floods_cost_their_own_and_nobody_else() {
         nodes: vec![v1::NodeSpec { name: "n1".into(), ..Default::default() }],
         ..Default::default()
     };
-    world.client().await.apply_service(v1::ApplyServiceRequest { service: Some(other) }).await.unwrap();
+    world
+        .client()
+        .await
+        .apply_service(v1::ApplyServiceRequest { service: Some(other), ..Default::default() })
+        .await
+        .unwrap();
     let certs = world.certs.clone().unwrap();
     certs.agent(OTHER, "n1", false);
     let bad = certs.path(&format!("agent-n1@{OTHER}"));

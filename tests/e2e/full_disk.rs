@@ -15,7 +15,7 @@ fn fill(world: &World, files: usize) {
 }
 
 #[track_caller]
-fn says_full(operation: &v1::Operation) {
+pub(crate) fn says_full(operation: &v1::Operation) {
     assert_eq!(operation.state(), OperationState::Failed);
     let failure = operation.failure.as_ref().unwrap();
     let said = format!("{} {}", failure.message, failure.hint).to_lowercase();

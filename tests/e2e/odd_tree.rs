@@ -69,19 +69,22 @@ async fn a_file_of_five_gib_of_holes_costs_nothing() {
     compare::assert_equal(&want, &world.data("n1"), &[]);
 }
 
+/// More than any batch or block holds. Where many write at once, a hundred thousand take minutes to remove alone.
+const ENTRIES: u64 = 10_000;
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_of_a_hundred_thousand_entries_is_read_once() {
+async fn a_directory_of_many_entries_is_read_once() {
     let mut world = World::new(&["n1"]);
     let many = world.data("n1").join("many");
     fs::create_dir(&many).unwrap();
-    for i in 0..100_000 {
+    for i in 0..ENTRIES {
         fs::write(many.join(format!("{i:06}")), format!("{}\n", i % 1000)).unwrap();
     }
     world.start().await;
     // Only a file older than a moment may be believed unchanged.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let first = world.backup().await;
-    assert_eq!(first.progress.unwrap().files_total, 100_000);
+    assert_eq!(first.progress.unwrap().files_total, ENTRIES);
     let second = world.backup().await;
     let (read, stored) = (second.progress.unwrap().bytes_read, second.progress.unwrap().bytes_stored);
     assert_eq!((read, stored), (0, 0), "nothing had changed");

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use palinurus_proto::v1::{self, OperationState};
 use palinurus_tests::World;
-use palinurus_tests::postgres::{Postgres, as_user, bin, give, succeeded};
-use palinurus_tests::world::{wait, wait_async};
+use palinurus_tests::postgres::{Postgres, as_user, bin, give, pair, succeeded};
+use palinurus_tests::world::{self, wait};
 
 /// A service of one node with a server in its data directory.
 async fn world(settings: &[&str]) -> (World, Postgres) {
@@ -145,12 +145,7 @@ async fn an_agent_that_is_killed_while_it_uploads_leaves_nothing_open() {
     assert!(bench(&server, &["-i", "-s", "10", "-q"]).status().unwrap().success());
     world.start().await;
     let operation = world.start_backup().await;
-    wait_async("it uploads", async || {
-        let phase = world.operation(&operation.id).await.phase;
-        assert!(phase != "done", "it was over too soon");
-        (phase == "upload").then_some(())
-    })
-    .await;
+    world.comes_to(&operation.id, "upload").await;
     assert_ne!(server.sessions(), "0");
     world.kill_agent("n1");
     wait("the server lets go of the backup", || (server.sessions() == "0").then_some(())).await;
@@ -172,12 +167,7 @@ async fn a_session_that_the_server_ends_fails_the_backup() {
     world.start().await;
     for kind in ["client backend", "walsender"] {
         let operation = world.start_backup().await;
-        wait_async("it uploads", async || {
-            let phase = world.operation(&operation.id).await.phase;
-            assert!(phase != "done", "it was over too soon");
-            (phase == "upload").then_some(())
-        })
-        .await;
+        world.comes_to(&operation.id, "upload").await;
         server.sql(&format!(
             "select pg_terminate_backend(pid) from pg_stat_activity \
              where application_name = 'palinurus' and backend_type = '{kind}'"
@@ -295,14 +285,10 @@ async fn what_cannot_be_is_refused_with_a_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_primary_brings_all_whichever_it_is() {
-    let mut world = World::new(&["n1", "n2"]);
-    world.kind = "postgresql".into();
-    world.engine = "host = \"{node}/socket\"\n".into();
-    let mut first = Postgres::create(&world.data("n1"));
-    first.start(&[]).await;
-    first.sql("create table t as select 1 as a");
-    let mut second = first.standby(&world.data("n2"));
-    second.start(&[]).await;
+    let (mut world, mut first, mut second) = pair("", &[], |first| {
+        first.sql("create table t as select 1 as a");
+    })
+    .await;
     world.start().await;
     let operation = world.backup().await;
     assert_eq!(operation.state(), OperationState::Succeeded, "{:?}", operation.warnings);
@@ -327,5 +313,75 @@ async fn the_primary_brings_all_whichever_it_is() {
     for node in ["n1", "n2"] {
         world.nothing_left_behind(node).await;
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_spares_the_primary() {
+    let (mut world, mut first, mut second) = pair("from = \"prefer-standby\"\n", &[], |first| {
+        assert!(bench(first, &["-i", "-s", "3", "-q"]).status().unwrap().success());
+    })
+    .await;
+    wait("the standby follows", || {
+        (second.sql("select count(*) from pg_stat_wal_receiver where status = 'streaming'") == "1")
+            .then_some(())
+    })
+    .await;
+    world.start().await;
+    let mut load = bench(&first, &["-c", "3", "-T", "600"]).spawn().unwrap();
+    world.backup().await;
+    first.sql("checkpoint");
+    let operation = world.backup().await;
+    load.kill().unwrap();
+    load.wait().unwrap();
+    assert_eq!(operation.state(), OperationState::Succeeded, "{:?}", operation.warnings);
+    assert_eq!(newest(&world).await.node, "n2");
+    wait("nothing stays open in the standby", || (second.sessions() == "0").then_some(())).await;
+
+    // Promoted under the backup, it has no whole one; nor is it a standby any more.
+    let before = world.backups().await.len();
+    let operation = world.start_backup().await;
+    world.comes_to(&operation.id, "upload").await;
+    second.sql("select pg_promote()");
+    let ended = world.ended(&operation.id).await;
+    assert_eq!(ended.state(), OperationState::Failed);
+    assert_eq!(world.backups().await.len(), before);
+
+    first.stop().await;
+    second.stop().await;
+    world.move_data("n1");
+    world.seen_empty("n1").await;
+    let request = v1::RestoreRequest {
+        service: world::SERVICE.into(),
+        backup: "latest".into(),
+        nodes: vec!["n1=n2".into()],
+        ..Default::default()
+    };
+    let operation = world.client().await.apply_restore(request).await.unwrap().into_inner();
+    let ended = world.ended(&operation.id).await;
+    assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.failure);
+    assert!(fs::read_to_string(first.data.join("backup_label")).unwrap().contains("BACKUP FROM: standby"));
+    assert!(!first.data.join("standby.signal").exists());
+    first.start(&[]).await;
+    assert_eq!(first.sql("select pg_is_in_recovery()"), "f");
+    is_sound(&mut first).await;
+
+    // Without one that follows, the primary brings it; or nobody, where it must be a standby.
+    first.start(&[]).await;
+    world.backup().await;
+    assert_eq!(newest(&world).await.node, "n1");
+    for node in ["n1", "n2"] {
+        world.stop_agent(node).await;
+    }
+    world.engine = "host = \"{node}/socket\"\nfrom = \"standby\"\n".into();
+    for node in ["n1", "n2"] {
+        world.start_agent(node);
+    }
+    world.joined().await;
+    let failure = refusal(&world).await;
+    assert!(
+        failure.message.contains("no node brings data") && failure.message.contains("from"),
+        "{failure:?}"
+    );
     world.stop().await;
 }

@@ -7,6 +7,7 @@ use palinurus_proto::v1::{self, OperationState};
 use palinurus_repository::verify::{ReadData, check};
 use palinurus_repository::{KeyFile, Repository, storage};
 use palinurus_tests::seeded::Random;
+use palinurus_tests::world::wait_async;
 use palinurus_tests::{World, oddities};
 
 use crate::metrics::scrape;
@@ -40,11 +41,14 @@ async fn damage(world: &World, random: &mut Random) -> PathBuf {
 }
 
 async fn scrub(world: &World) -> v1::Operation {
-    let request = v1::ListOperationsRequest::default();
-    let all = world.client().await.list_operations(request).await.unwrap().into_inner().operations;
     let automatic =
         |operation: &v1::Operation| operation.verify.as_ref().is_some_and(|verify| verify.automatic);
-    let id = all.into_iter().find(automatic).expect("it begins when the service is applied").id;
+    let begun = wait_async("a scrub begins", async || {
+        let request = v1::ListOperationsRequest::default();
+        let all = world.client().await.list_operations(request).await.unwrap().into_inner().operations;
+        all.into_iter().find(automatic)
+    });
+    let id = begun.await.id;
     world.ended(&id).await
 }
 

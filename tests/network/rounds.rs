@@ -30,7 +30,7 @@ fn whatever_befalls_it_every_listed_backup_restores() {
         for round in 1..=rounds {
             let began = tokio::time::Instant::now();
             match round % LOSSES {
-                0 => loss::one(fleet, &mut random, &mut truth, round).await,
+                0 => Box::pin(loss::one(fleet, &mut random, &mut truth, round)).await,
                 _ => one(fleet, &mut random, &mut truth, round).await,
             }
             eprintln!("round {round} of {rounds} survived in {:.1} s", began.elapsed().as_secs_f64());

@@ -57,6 +57,6 @@ impl Certs {
 
     pub fn dialer(&self, issued: &Issued) -> Dialer {
         let pair = (issued.certificate.clone(), issued.key.clone());
-        Dialer::open(&self.ca(), Some(pair), Arc::new(SystemClock)).unwrap()
+        Dialer::open(&self.ca(), None, Some(pair), Arc::new(SystemClock)).unwrap()
     }
 }

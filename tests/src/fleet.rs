@@ -134,7 +134,7 @@ impl Fleet {
             settings: settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             ..Default::default()
         };
-        let request = v1::ApplyServiceRequest { service: Some(service) };
+        let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
         wait_async("the service is applied", async || {
             let apply =
                 async |mut client: crate::operator::Client| client.apply_service(request.clone()).await;

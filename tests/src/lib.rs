@@ -8,10 +8,14 @@
     reason = "a test that cannot go on says where and why by panicking"
 )]
 
+pub mod archive;
 pub mod certs;
+pub mod clickhouse;
+pub mod commits;
 pub mod compare;
 pub mod faults;
 pub mod fleet;
+pub mod load;
 pub mod netns;
 pub mod oddities;
 pub mod operator;
@@ -21,6 +25,7 @@ pub mod seeded;
 pub mod store;
 pub mod tmpfs;
 pub mod tree;
+pub mod watchdog;
 pub mod world;
 
 pub use world::World;

@@ -133,8 +133,13 @@ impl Operator {
         delta: bool,
     ) -> Result<v1::Operation, Status> {
         let nodes = vec![node.to_owned()];
-        let request =
-            v1::RestoreRequest { service: SERVICE.into(), backup: backup.into(), nodes, delta, target: None };
+        let request = v1::RestoreRequest {
+            service: SERVICE.into(),
+            backup: backup.into(),
+            nodes,
+            delta,
+            ..Default::default()
+        };
         self.start("a restore starts", async |mut client| {
             Ok(client.apply_restore(request.clone()).await?.into_inner())
         })

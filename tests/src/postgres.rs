@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::World;
 use crate::process::Process;
 use crate::world::wait;
 
@@ -32,6 +33,23 @@ pub fn bin() -> PathBuf {
     found.pop().expect("no PostgreSQL in /usr/lib/postgresql: apt-get install postgresql, or run tests/run")
 }
 
+/// A service of a primary on n1 and its standby on n2: both servers run, nothing else yet. The standby has what `prepare` makes.
+pub async fn pair(
+    engine: &str,
+    settings: &[&str],
+    prepare: impl FnOnce(&Postgres),
+) -> (World, Postgres, Postgres) {
+    let mut world = World::new(&["n1", "n2"]);
+    world.kind = "postgresql".into();
+    world.engine = format!("host = \"{{node}}/socket\"\n{engine}");
+    let mut first = Postgres::create(&world.data("n1"));
+    first.start(settings).await;
+    prepare(&first);
+    let mut second = first.standby(&world.data("n2"));
+    second.start(settings).await;
+    (world, first, second)
+}
+
 impl Postgres {
     /// A new cluster with page checksums in `data`, an empty directory, which is the server's own from now on.
     pub fn create(data: &Path) -> Self {
@@ -40,6 +58,15 @@ impl Postgres {
         succeeded(as_user(&bin().join("initdb")).args(initdb).arg(data).output().unwrap());
         server.configure("listen_addresses = ''\nshared_buffers = '32MB'\nfsync = off\n");
         server
+    }
+
+    /// A copy of this cluster, whose server must be stopped.
+    pub fn copy(&self, data: &Path) -> Self {
+        let copy = Self::at(data);
+        let status = Command::new("cp").arg("-a").arg(self.data.join(".")).arg(data).status().unwrap();
+        assert!(status.success());
+        copy.configure("");
+        copy
     }
 
     /// A standby of this server, which must run.
@@ -51,12 +78,11 @@ impl Postgres {
             .args(["-U", "postgres", "-R", "-X", "stream", "-c", "fast", "-D"])
             .arg(data);
         succeeded(copy.output().unwrap());
-        standby.configure("");
         standby
     }
 
-    /// The directories, with the owner and modes that a server wants.
-    fn at(data: &Path) -> Self {
+    /// The directories, with the owner and modes that a server wants, and whatever will be in them.
+    pub fn at(data: &Path) -> Self {
         let parent = data.parent().unwrap();
         let (socket, log) = (parent.join("socket"), parent.join("postgres.log"));
         fs::create_dir_all(&socket).unwrap();
@@ -71,20 +97,32 @@ impl Postgres {
         Self { data: data.to_owned(), socket, log, server: None }
     }
 
-    fn configure(&self, settings: &str) {
+    /// Into its configuration, behind what is there.
+    pub fn configure(&self, settings: &str) {
         let conf = self.data.join("postgresql.conf");
-        let socket = format!("unix_socket_directories = '{}'\n", self.socket.display());
-        fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings + &socket).unwrap();
+        fs::write(&conf, fs::read_to_string(&conf).unwrap() + settings).unwrap();
+    }
+
+    fn spawn(&self, settings: &[&str]) -> Process {
+        let mut command = as_user(&bin().join("postgres"));
+        // Of another server may be what its data says of the socket.
+        let socket = format!("unix_socket_directories={}", self.socket.display());
+        command.arg("-D").arg(&self.data).args(["-c", &socket]);
+        settings.iter().for_each(|setting| {
+            command.args(["-c", setting]);
+        });
+        Process::start("the PostgreSQL server", command, &self.log)
+    }
+
+    /// Starts it, which it refuses; gives all that its log says.
+    pub async fn start_in_vain(&self) -> String {
+        assert!(!self.spawn(&[]).ended().await.success());
+        fs::read_to_string(&self.log).unwrap()
     }
 
     /// Starts it, with more `name=value` settings, and waits until it answers.
     pub async fn start(&mut self, settings: &[&str]) {
-        let mut command = as_user(&bin().join("postgres"));
-        command.arg("-D").arg(&self.data);
-        settings.iter().for_each(|setting| {
-            command.args(["-c", setting]);
-        });
-        let mut server = Process::start("the PostgreSQL server", command, &self.log);
+        let mut server = self.spawn(settings);
         wait("PostgreSQL answers", || {
             server.check();
             self.try_sql("select 1").ok()
@@ -100,9 +138,52 @@ impl Postgres {
         wait("PostgreSQL ends", || (!self.data.join("postmaster.pid").exists()).then_some(())).await;
     }
 
+    /// As settings of an agent that starts the server in `data` itself, with its socket in `socket`.
+    pub fn start_command(data: &str, socket: &str) -> Vec<String> {
+        let options = format!("-c unix_socket_directories='{socket}'");
+        let log = format!("{socket}/started.log");
+        let program = as_user(&bin().join("pg_ctl"));
+        let words = std::iter::once(program.get_program()).chain(program.get_args());
+        let words = words.map(|word| word.to_str().unwrap().to_owned());
+        words.chain(["start", "-W", "-D", data, "-l", &log, "-o", &options].map(str::to_owned)).collect()
+    }
+
+    /// Ends a server that an agent has started.
+    pub fn end_started(&self) {
+        let Ok(text) = fs::read_to_string(self.data.join("postmaster.pid")) else { return };
+        if let Some(pid) =
+            text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw)
+        {
+            let _ = kill_process(pid, Signal::INT);
+        }
+    }
+
+    /// kill -9 of the server's every process.
+    pub async fn kill(&mut self) {
+        let server = self.server.take().expect("it runs");
+        server.pause();
+        let children = children(server.pid());
+        children.iter().for_each(|child| signal(*child, Signal::KILL));
+        server.kill();
+        let gone = |pid: &u32| !Path::new(&format!("/proc/{pid}")).exists();
+        wait("the server's processes are gone", || children.iter().all(gone).then_some(())).await;
+    }
+
+    /// Holds one of the server's processes, so that it stands where it is.
+    pub fn pause(&self, backend: &str) -> Paused {
+        let query = format!("select pid from pg_stat_activity where {backend}");
+        let pid = self.sql(&query).parse().unwrap_or_else(|_| panic!("no one process with {backend}"));
+        Paused::new(pid)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.server.as_ref().expect("it runs").pid()
+    }
+
     pub fn psql(&self) -> Command {
         let mut command = self.tool("psql");
         command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        command.env("PGOPTIONS", "-c statement_timeout=120s");
         command
     }
 
@@ -110,6 +191,7 @@ impl Postgres {
     pub fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(bin().join(name));
         command.arg("-h").arg(&self.socket).args(["-U", "postgres"]).stdin(Stdio::null());
+        command.env("PGCONNECT_TIMEOUT", "60");
         command
     }
 
@@ -138,6 +220,33 @@ impl Postgres {
     }
 }
 
+/// SIGSTOP until dropped.
+#[derive(Debug)]
+pub struct Paused(u32);
+
+impl Paused {
+    pub fn new(pid: u32) -> Self {
+        signal(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        signal(self.0, Signal::CONT);
+    }
+}
+
+/// Of a process that may be gone.
+fn signal(pid: u32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
 /// Makes it the server's user's.
 pub fn give(path: &Path) {
     if rustix::process::geteuid().is_root() {
@@ -150,12 +259,16 @@ pub fn give(path: &Path) {
 }
 
 pub fn as_user(program: &Path) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program);
+    let mut command = Command::new("env");
+    // The server that is no package's has a libpq of its own, which its standbys need, and does not say where.
+    if std::env::var_os("TEST_POSTGRESQL").is_some() {
+        command.arg(format!("LD_LIBRARY_PATH={}", bin().join("../lib").display()));
     }
-    let mut command = Command::new("setpriv");
-    command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]).arg(program);
-    command.env("HOME", "/tmp").current_dir("/");
+    if rustix::process::geteuid().is_root() {
+        command.args(["setpriv", &format!("--reuid={USER}"), &format!("--regid={USER}"), "--clear-groups"]);
+        command.env("HOME", "/tmp").current_dir("/");
+    }
+    command.arg(program);
     command
 }
 

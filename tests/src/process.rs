@@ -88,15 +88,20 @@ impl Process {
     }
 
     /// SIGTERM, and the process's end awaited.
-    pub async fn terminate(mut self) -> std::process::ExitStatus {
+    pub async fn terminate(self) -> std::process::ExitStatus {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.ended().await
+    }
+
+    /// Its end awaited.
+    pub async fn ended(mut self) -> std::process::ExitStatus {
         for _ in 0..600 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("{} did not end on SIGTERM:\n{}", self.name, self.log_text());
+        panic!("{} did not end:\n{}", self.name, self.log_text());
     }
 
     /// Panics with its log when it has ended by itself.

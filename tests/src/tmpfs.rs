@@ -11,16 +11,25 @@ impl Tmpfs {
     pub fn mount(at: &Path, megabytes: u64) -> Option<Self> {
         std::fs::create_dir_all(at).unwrap();
         let size = format!("size={megabytes}m,mode=0700");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "palinurus-test"]).arg(at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
-            _ => {
+        match mount(&["-t", "tmpfs", "-o", &size, "palinurus-test"], at) {
+            true => Some(Self(at.to_owned())),
+            false => {
                 eprintln!("no right to mount a file system here: this test's full disk is left out");
                 None
             }
         }
     }
+
+    /// As many megabytes, and files.
+    pub fn resize(&self, megabytes: u64, files: u64) {
+        let size = format!("remount,size={megabytes}m,nr_inodes={files}");
+        assert!(mount(&["-o", &size], &self.0), "{size}");
+    }
+}
+
+fn mount(options: &[&str], at: &Path) -> bool {
+    let mounted = Command::new("mount").args(options).arg(at).output();
+    mounted.is_ok_and(|output| output.status.success())
 }
 
 impl Drop for Tmpfs {

@@ -14,8 +14,11 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::certs::Certs;
 use crate::process::{Process, palinurus};
+use crate::watchdog::Watchdog;
 
 pub const SERVICE: &str = "s";
+/// The service that is to become a fork of it.
+pub const FORK: &str = "fork";
 const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
@@ -29,14 +32,20 @@ pub struct World {
     pub kind: String,
     /// More lines for an agent's [engine] table; `{node}` is the node's directory.
     pub engine: String,
+    /// And for that of one node.
+    pub engines: BTreeMap<String, String>,
     /// Settings of the service, for when it is applied.
     pub service: BTreeMap<String, String>,
     /// More lines for the coordinator's settings.
     pub settings: String,
     /// Which of the nodes hold no data.
     pub spares: Vec<&'static str>,
+    /// Which of the nodes are not of [`SERVICE`], but of [`FORK`].
+    pub forks: Vec<&'static str>,
     /// The operator keys of all of them, as TOML.
     pub keys: String,
+    /// Or of that one node.
+    pub own_keys: BTreeMap<String, String>,
     /// Then everything is encrypted, and the test is an admin.
     pub certs: Option<Certs>,
     repository: PathBuf,
@@ -44,6 +53,7 @@ pub struct World {
     url: Option<String>,
     /// More of the environment of all that is started.
     pub environment: BTreeMap<String, String>,
+    _watchdog: Watchdog,
     // Last: processes end before their directory goes.
     dir: tempfile::TempDir,
 }
@@ -51,6 +61,8 @@ pub struct World {
 impl World {
     /// Directories and key; nothing runs yet.
     pub fn new(nodes: &[&str]) -> Self {
+        // Where it is built here, that takes none of the test's time.
+        crate::process::binary();
         let dir = tempfile::Builder::new().prefix("w").tempdir().unwrap();
         KeyFile::generate(&SystemEntropy::new()).unwrap().write(&dir.path().join("key")).unwrap();
         for node in nodes {
@@ -65,14 +77,18 @@ impl World {
             agents: BTreeMap::new(),
             kind: "files".into(),
             engine: String::new(),
+            engines: BTreeMap::new(),
             service: BTreeMap::new(),
             settings: String::new(),
             spares: Vec::new(),
+            forks: Vec::new(),
+            own_keys: BTreeMap::new(),
             keys: format!("[{:?}]", dir.path().join("key")),
             certs: None,
             repository,
             url: None,
             environment: BTreeMap::new(),
+            _watchdog: Watchdog::over(dir.path()),
             dir,
         }
     }
@@ -164,41 +180,56 @@ impl World {
         self.coordinator = Some(process);
     }
 
+    fn service_of(&self, node: &str) -> &'static str {
+        if self.forks.contains(&node) { FORK } else { SERVICE }
+    }
+
+    pub fn fork_repository(&self) -> PathBuf {
+        self.path("fork-repository")
+    }
+
     pub async fn apply_service(&self) {
-        let service = v1::Service {
-            name: SERVICE.into(),
-            r#type: self.kind.clone(),
-            repository: self.repository_url(),
-            nodes: self
-                .nodes
-                .iter()
-                .map(|name| v1::NodeSpec {
-                    name: name.clone(),
-                    spare: self.spares.contains(&name.as_str()),
-                    ..Default::default()
-                })
-                .collect(),
-            settings: self.service.clone().into_iter().collect(),
-            ..Default::default()
-        };
-        let request = v1::ApplyServiceRequest { service: Some(service) };
-        self.client().await.apply_service(request).await.unwrap();
+        let fork = format!("file://{}", self.fork_repository().display());
+        for (name, repository) in [(SERVICE, self.repository_url()), (FORK, fork)] {
+            let nodes = self.nodes.iter().filter(|node| self.service_of(node) == name);
+            let service = v1::Service {
+                name: name.into(),
+                r#type: self.kind.clone(),
+                repository,
+                nodes: nodes
+                    .map(|name| v1::NodeSpec {
+                        name: name.clone(),
+                        spare: self.spares.contains(&name.as_str()),
+                        ..Default::default()
+                    })
+                    .collect(),
+                settings: self.service.clone().into_iter().collect(),
+                ..Default::default()
+            };
+            if service.nodes.is_empty() {
+                continue;
+            }
+            let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
+            self.client().await.apply_service(request).await.unwrap();
+        }
     }
 
     pub fn agent_config(&self, node: &str) -> String {
         format!(
-            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\
+            "service = {:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\
              {}\n[session]\nretry_min = \"50ms\"\nretry_max = \"500ms\"\nretry_refused = \"1s\"\nprogress = \"100ms\"\n\n\
-             [engine]\ntype = {:?}\nroot = {:?}\n{}",
+             [engine]\ntype = {:?}\nroot = {:?}\n{}{}",
+            self.service_of(node),
             self.server(),
             self.agent_state(node),
-            self.keys,
+            self.own_keys.get(node).unwrap_or(&self.keys),
             self.certs.as_ref().map_or_else(String::new, |certs| {
-                certs.agent(SERVICE, node, self.spares.contains(&node))
+                certs.agent(self.service_of(node), node, self.spares.contains(&node))
             }),
             self.kind,
             self.data(node),
             self.engine.replace("{node}", &self.path(node).to_string_lossy()),
+            self.engines.get(node).map_or("", String::as_str),
         )
     }
 
@@ -267,10 +298,10 @@ impl World {
 
     async fn channel(&self) -> Option<Channel> {
         let Some(certs) = &self.certs else {
-            return Endpoint::from_shared(self.server()).unwrap().connect().await.ok();
+            return patient(Endpoint::from_shared(self.server()).unwrap()).connect().await.ok();
         };
         let tester = certs.path("operator-tester");
-        certs.dialer(&tester).connect(&self.server().parse().unwrap(), |endpoint| endpoint).await.ok()
+        certs.dialer(&tester).connect(&self.server().parse().unwrap(), patient).await.ok()
     }
 
     /// Runs the command with this world's coordinator; its stdout is parsed as JSON.
@@ -316,6 +347,16 @@ impl World {
         .await
     }
 
+    /// It stands at `phase`, or this fails.
+    pub async fn comes_to(&self, id: &str, phase: &str) {
+        wait_async(&format!("the operation comes to {phase}"), async || {
+            let now = self.operation(id).await.phase;
+            assert!(now != "done", "it was over too soon");
+            (now == phase).then_some(())
+        })
+        .await;
+    }
+
     pub async fn failovers(&self) -> Vec<v1::Operation> {
         let request = v1::ListOperationsRequest { service: SERVICE.into(), running: false };
         let all = self.client().await.list_operations(request).await.unwrap().into_inner().operations;
@@ -333,8 +374,37 @@ impl World {
     }
 
     pub async fn backups(&self) -> Vec<v1::Backup> {
-        let request = v1::ListBackupsRequest { service: SERVICE.into() };
+        self.backups_of(SERVICE).await
+    }
+
+    pub async fn backups_of(&self, service: &str) -> Vec<v1::Backup> {
+        let request = v1::ListBackupsRequest { service: service.into() };
         self.client().await.list_backups(request).await.unwrap().into_inner().backups
+    }
+
+    /// A restore of `node` from the latest backup.
+    pub async fn start_restore(&self, node: &str, delta: bool) -> v1::Operation {
+        let request = v1::RestoreRequest {
+            service: SERVICE.into(),
+            backup: "latest".into(),
+            nodes: vec![node.to_owned()],
+            delta,
+            target: None,
+            ..Default::default()
+        };
+        self.client().await.apply_restore(request).await.unwrap().into_inner()
+    }
+
+    /// A restore of these tables of the latest backup, on every node.
+    pub async fn start_chosen(&self, tables: &[&str], renames: &[&str]) -> v1::Operation {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let request = v1::RestoreRequest {
+            service: SERVICE.into(),
+            backup: "latest".into(),
+            choice: Some(v1::Choice { tables: texts(tables), renames: texts(renames) }),
+            ..Default::default()
+        };
+        self.client().await.apply_restore(request).await.unwrap().into_inner()
     }
 
     /// Restores `node` from the latest backup, which has to end well.
@@ -342,14 +412,7 @@ impl World {
         if !delta {
             self.seen_empty(node).await;
         }
-        let request = v1::RestoreRequest {
-            service: SERVICE.into(),
-            backup: "latest".into(),
-            nodes: vec![node.to_owned()],
-            delta,
-            target: None,
-        };
-        let operation = self.client().await.apply_restore(request).await.unwrap().into_inner();
+        let operation = self.start_restore(node, delta).await;
         let ended = self.ended(&operation.id).await;
         let good = matches!(ended.state(), v1::OperationState::Succeeded | v1::OperationState::Warnings);
         assert!(good, "the restore ended as {:?}: {:?}", ended.state(), ended.failure);
@@ -367,6 +430,15 @@ impl World {
         wait_async(&format!("{node} is seen to be empty"), async || {
             let node = self.node(node).await;
             (node.connected && node.data_empty).then_some(())
+        })
+        .await;
+    }
+
+    /// And of a server that is written.
+    pub async fn seen_primary(&self, node: &str) {
+        wait_async(&format!("{node} is seen to be the primary"), async || {
+            let node = self.node(node).await;
+            (node.connected && node.primary).then_some(())
         })
         .await;
     }
@@ -425,6 +497,11 @@ impl Ran {
     }
 }
 
+/// But not for ever.
+fn patient(endpoint: Endpoint) -> Endpoint {
+    endpoint.connect_timeout(DEADLINE).timeout(DEADLINE)
+}
+
 pub async fn run(command: std::process::Command) -> Ran {
     let output = tokio::process::Command::from(command).kill_on_drop(true).output();
     let output = tokio::time::timeout(DEADLINE, output).await.expect("the command ends in time").unwrap();
@@ -455,12 +532,14 @@ pub async fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 pub async fn wait_async<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    loop {
-        if let Some(seen) = look().await {
-            return seen;
+    let seen = async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(POLL).await;
         }
-        assert!(tokio::time::Instant::now() < deadline, "waited {DEADLINE:?} in vain: {what}");
-        tokio::time::sleep(POLL).await;
-    }
+    };
+    let waited = tokio::time::timeout(DEADLINE, seen).await;
+    waited.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {what}"))
 }

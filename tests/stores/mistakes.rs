@@ -212,6 +212,7 @@ async fn two_clusters_on_one_prefix() {
             nodes: vec![v1::NodeSpec { name: "n1".into(), ..Default::default() }],
             ..Default::default()
         }),
+        ..Default::default()
     };
     // The same cluster, another service.
     let refused = first.client().await.apply_service(apply(server.url("shared"))).await.unwrap_err();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use palinurus_repository::Result;
 use palinurus_repository::log::Section;
+use palinurus_repository::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 #[async_trait]
@@ -34,9 +34,38 @@ pub trait Logs: Send + Sync + fmt::Debug {
     /// The names that it will ask for after that one, the next first.
     fn following(&self, name: &str, plan: &Plan) -> Vec<String>;
 
+    /// Where the last whole record of those bytes begins, the first of which begin a log file of that length at `from`. None:
+    /// it cannot be seen. Pure.
+    fn last_record(&self, _from: u64, _len: u64, _bytes: &[u8]) -> Option<u64> {
+        None
+    }
+
     /// Makes the data that was restored here, and is not in use yet, recover along `plan` when the database is started.
     /// `command` with the name and the path of a log file behind it puts that file there.
     async fn prepare(&self, plan: &Plan, command: &[String]) -> Result<()>;
+
+    /// What was restored here has not come to the end of its recovery yet. Blocks.
+    fn recovers(&self) -> bool;
+
+    /// What of the settings stands against that plan. Pure.
+    fn check(&self, _plan: &Plan) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is in a log file that the database says is whole. From now on the stream gives it.
+    async fn pushed(&self, _file: &LogFile) -> Result<Pushed> {
+        Err(Error::invalid("this database hands over no log files"))
+    }
+
+    /// The digest of a log file as the stream gave it, for the last few.
+    fn given(&self, _name: &str) -> Option<blake3::Hash> {
+        None
+    }
+
+    /// A log file as the database has it, if it still does. Blocks.
+    fn content(&self, _name: &str) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 
     /// Whose process the database is, by user and group: it may ask for log files.
     fn user(&self) -> Option<(u32, u32)>;
@@ -98,6 +127,8 @@ pub struct Plan {
     /// Nothing is given beyond it.
     pub end: u64,
     pub target: Target,
+    /// It begins a service of its own: nothing of what it comes from may hear of it.
+    pub fork: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +142,8 @@ pub enum Target {
     Name(String),
     /// The backup alone.
     Immediate,
+    /// No end: the database goes on behind another one, which is written.
+    Follow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,12 +158,35 @@ pub enum Wanted {
     Absent,
 }
 
+/// A log file that somebody asks to have stored, as that one sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    pub name: String,
+    pub length: u64,
+    pub digest: blake3::Hash,
+    /// Its first bytes.
+    pub head: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Those of that history; `whole`: the database has ended the file.
+    Bytes { identity: Vec<u8>, from: u64, to: u64, whole: bool },
+    /// That history's account of its parents.
+    Account { identity: Vec<u8> },
+    /// Nothing that a restore needs.
+    Nothing,
+}
+
 /// Which part of a log belongs to a backup: a recovery may begin where it stops.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Span {
     pub identity: Vec<u8>,
     pub start: u64,
     pub stop: u64,
+    /// Another node gives that log, and this one follows it.
+    #[serde(default)]
+    pub follows: bool,
 }
 
 /// How far the database had written, by its clock in ms since 1970.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use palinurus_proto::Choice;
 use palinurus_repository::{Clock, Entropy, Error, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -13,16 +14,24 @@ use crate::progress::Counters;
 use crate::source::{Totals, Tree};
 use crate::warning::Warnings;
 
+pub mod clickhouse;
+mod command;
 pub mod files;
 mod logs;
 pub mod postgresql;
+mod proof;
+mod settings;
 #[cfg(test)]
 mod suite;
 
-pub use logs::{Fork, History, LogStream, Logs, Mark, Marked, Next, Plan, ServerEnd, Span, Target, Wanted};
+pub use logs::{
+    Fork, History, LogFile, LogStream, Logs, Mark, Marked, Next, Plan, Pushed, ServerEnd, Span, Target,
+    Wanted,
+};
 
 /// Every engine there is. A new one is a folder and a line here.
-const ENGINES: &[(&str, Open)] = &[("files", files::open), ("postgresql", postgresql::open)];
+const ENGINES: &[(&str, Open)] =
+    &[("clickhouse", clickhouse::open), ("files", files::open), ("postgresql", postgresql::open)];
 
 type Open = fn(toml::Table, Parts) -> Result<Arc<dyn Engine>>;
 
@@ -50,6 +59,12 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// did not last to its end.
     async fn snapshot(&self, operation: &str, order: SnapshotOrder) -> Result<Snapshot>;
 
+    /// Asked while all nodes have their snapshots: what of that which the service's nodes share, such as a schema, is not as
+    /// this one's snapshot has it. None: all is, or nodes share nothing.
+    async fn changed_since(&self, _operation: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     async fn thaw(&self, operation: &str) -> Result<()>;
 
     /// To read what the snapshot listed.
@@ -68,14 +83,69 @@ pub trait Engine: Send + Sync + fmt::Debug {
     /// written into is the restore's to decide.
     async fn restore_prepare(&self) -> Result<PathBuf>;
 
+    /// Which files of a backup say what it holds, and whether the engine that is installed here can use it.
+    fn telling(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Before a fork is restored onto a machine that the backup is not of: `place` has those files.
+    async fn check_fits(&self, _place: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    /// Some of a backup beside what is there. `place` has the telling files: says which more are needed, and where they go.
+    /// Refuses what could not be brought into use.
+    async fn choose(&self, _place: &Path, _choosing: Choosing) -> Result<Portion> {
+        Err(Error::invalid(format!("the {} engine cannot restore some of a backup", self.name()))
+            .with_hint("restore without --tables"))
+    }
+
+    /// Brings into use what was restored to the place that `choose` said.
+    async fn restore_chosen(&self, _target: &Path) -> Result<()> {
+        Err(Error::invalid(format!("the {} engine cannot restore some of a backup", self.name())))
+    }
+
+    /// Whether that place is the engine's own, and not where the data lies: then a restore may overwrite what is there.
+    fn restores_aside(&self) -> bool {
+        false
+    }
+
+    /// When all of it is on the disk and before it can be taken for whole: takes out what a backup says of recoveries
+    /// that are over.
+    async fn restore_settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Brings what was restored into use.
     async fn restore_finish(&self) -> Result<()>;
+
+    /// What is left to be done by hand before what was restored is in use; empty: nothing.
+    fn left_to_do(&self) -> String {
+        String::new()
+    }
+
+    /// Waits until what was restored is in use, as a replica if it `follows`; does itself what its settings let it.
+    async fn bring_into_use(&self, _follows: bool, _cancel: &CancellationToken) -> Result<()> {
+        Ok(())
+    }
 
     /// Asked every few seconds.
     async fn probe(&self) -> Result<Health>;
 
     /// After a restore: sees that the data is in use again, or fit to be, and says what it saw.
     async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String>;
+
+    /// Brings what was restored beside the data into use and looks at all of it, with the data untouched. None: it has no proof
+    /// of its own, and each byte is to be held against the backup. What says something about the backup is `Corrupt`
+    /// or a check's finding; anything else is an error of another kind. May be dropped.
+    async fn prove(&self, _order: ProofOrder) -> Result<Option<Proof>> {
+        Ok(None)
+    }
+
+    /// Ends what a proof in that place has left running, of this process or one before.
+    async fn end_proof(&self, _place: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// Where the engine has one.
     fn logs(&self) -> Option<Arc<dyn Logs>> {
@@ -86,6 +156,20 @@ pub trait Engine: Send + Sync + fmt::Debug {
     async fn close(&self) -> Result<()>;
 }
 
+#[derive(Clone, Debug)]
+pub struct Choosing {
+    pub choice: Choice,
+    /// The same on every node.
+    pub backup: String,
+}
+
+/// Of a backup: paths and what is below them, as patterns, and where they go.
+#[derive(Clone, Debug)]
+pub struct Portion {
+    pub target: PathBuf,
+    pub include: Vec<String>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
     pub data_empty: bool,
@@ -94,6 +178,8 @@ pub struct Inspection {
     /// For the engine's own part in the coordinator.
     pub facts: Vec<u8>,
     pub share: Share,
+    /// Nodes of one shard hold the same; empty: nobody else has this node's data.
+    pub shard: String,
 }
 
 /// What of the service's data a node brings into a backup.
@@ -104,6 +190,8 @@ pub enum Share {
     Own,
     /// All of the service's: no other node may say so.
     Whole,
+    /// All of the service's, as another node has it, which this one may spare.
+    Copy,
     /// None: the node that has the whole brings it. And why it is not this one.
     Nothing(String),
 }
@@ -135,11 +223,19 @@ pub struct Snapshot {
     pub warnings: Warnings,
     /// The moment that the backup stands for.
     pub taken: Timestamp,
+    /// When the last of it was held; where that takes long, what is held has moments of its own in between.
+    pub taken_to: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub use proof::{Check, Proof, ProofOrder};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
     pub data_empty: bool,
+    /// The database here is written, and other nodes' follow it.
+    pub primary: bool,
+    /// The operation whose restored data has recovered along its log, the last one: the session says so, not an engine.
+    pub recovered: String,
 }
 
 /// What an engine is given besides its settings.

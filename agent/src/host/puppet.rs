@@ -1,6 +1,7 @@
 //! For tests: a host whose engine does as it is told.
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ use crate::warning::Warnings;
 pub(crate) struct Puppet {
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) gate: CancellationToken,
+    pub(crate) filled: AtomicBool,
 }
 
 impl Puppet {
@@ -66,7 +68,12 @@ impl Engine for Puppet {
         if !self.gate.is_cancelled() {
             panic!("a fault of ours");
         }
-        Ok(Snapshot { totals: Totals::default(), warnings: Warnings::default(), taken: Timestamp(1) })
+        Ok(Snapshot {
+            totals: Totals::default(),
+            warnings: Warnings::default(),
+            taken: Timestamp(1),
+            taken_to: Timestamp(1),
+        })
     }
 
     async fn thaw(&self, operation: &str) -> Result<()> {
@@ -92,7 +99,7 @@ impl Engine for Puppet {
     }
 
     async fn probe(&self) -> Result<Health> {
-        Ok(Health { data_empty: true })
+        Ok(Health { data_empty: !self.filled.load(Ordering::Relaxed), ..Health::default() })
     }
 
     async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
@@ -122,6 +129,9 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         tls: None,
         leader: watch::Sender::new(None),
         writes: watch::Sender::new(None),
+        unopened: watch::Sender::new(None),
+        storing: watch::Sender::default(),
+        looks: crate::looks::Looks::default(),
     };
     (Arc::new(host), puppet)
 }

@@ -4,23 +4,32 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use palinurus_proto::v1;
-use palinurus_repository::log::{Grant, Lineage, LogReader, LogStore, Piece, Section, seal};
+use palinurus_repository::log::{Grant, Lineage, LogStore, Piece, seal};
+use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, ErrorKind, Result, Timestamp};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::carry::carry;
 use super::far::Order;
 use super::filling::Filling;
+use super::known::Known;
+use super::push::{Granted, Storing};
 use super::{Held, RETRY_MAX, RETRY_MIN};
-use crate::engine::{History, Logs, Next, ServerEnd};
+use crate::engine::{History, LogStream, Logs, Next, ServerEnd};
 use crate::host::Host;
 use crate::session::Backoff;
 
 /// A database takes a reader that says nothing for a minute for dead.
 const SAY_SO: Duration = Duration::from_secs(10);
 
-/// What is stored already is compared with what the database sends, but never more of it than is held at once.
-const COMPARED_MAX: u64 = 16 << 20;
+/// Between answers to a database that asks and asks, as one does that waits for us to shut down.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// A store that takes so long for one piece keeps neither a database from its shutdown, which asks, nor one that waits for
+/// us to read on: it is left alone, and keeps its log itself.
+const ASKED_MAX: Duration = Duration::from_secs(10);
+const FULL_MAX: Duration = Duration::from_secs(30);
 
 /// Why nothing more is stored under this grant, for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +38,8 @@ pub(super) enum End {
     Ordered,
     /// The database let go of what comes next, and only a new look says what it still has.
     Gone,
+    /// The store was away for so long that the database was left alone.
+    Away,
     /// All of it is stored, or a gap is told: the next order says how it goes on.
     Waits,
     /// The database writes another history now.
@@ -78,18 +89,32 @@ impl<'a> Append<'a> {
         }
         let same = |held: &Held| held.lineage == lineage.id && held.epoch == grant.epoch;
         if !held.as_ref().is_some_and(same) {
+            let stored = match held.as_ref().filter(|held| held.lineage == lineage.id) {
+                Some(held) => carry(host, &store, &lineage, held).await?,
+                None => grant.from,
+            };
             *held = Some(Held {
                 lineage: lineage.id,
                 identity: lineage.identity.clone(),
                 epoch: grant.epoch,
-                stored: grant.from,
+                stored,
             });
         }
         if present {
             host.writes.send_replace(Some((lineage.identity.clone(), lineage.id)));
+            let ancestors = order.ancestors.iter().map(palinurus_proto::logs::section);
+            let granted = Granted {
+                store: store.clone(),
+                ancestors: ancestors.collect::<Result<_>>()?,
+                lineage: lineage.clone(),
+                history: history.clone(),
+            };
+            let stored = held.as_ref().map_or(grant.from, |held| held.stored);
+            let storing = Storing { granted: Some(Arc::new(granted)), stored, trouble: None };
+            host.storing.send_replace(storing);
         }
         let until = Some(order.until).filter(|until| *until > 0);
-        tracing::info!(lineage = %lineage.id, epoch = grant.epoch, from = grant.from, "storing the log");
+        tracing::info!(lineage = %lineage.id, grant = grant.epoch, from = grant.from, "storing the log");
         Ok(Self { host, status, held, store, lineage, grant, until, present, oldest: history.position })
     }
 
@@ -113,15 +138,16 @@ impl<'a> Append<'a> {
         let own = from - from % segment;
         // At a segment's start two histories would join unseen: the one before it is compared, where the database has it.
         let mut start = if own == from { own.saturating_sub(segment) } else { own };
-        let mut before = self.before(start, from).await?;
-        if before.1.is_empty() {
+        let mut known = Known::read(&self.store, &self.lineage, start, from).await?;
+        if known.is_empty() {
             start = own;
         }
-        let mut stream = logs.open(&self.lineage.identity, start).await?;
+        let mut stream = Some(logs.open(&self.lineage.identity, start).await?);
         let mut filling = Filling::new(from, Timestamp(0));
         let mut position = start;
         let mut under_way: Option<BoxFuture<'static, Result<Stored>>> = None;
-        let mut ended = false;
+        let (mut ended, mut asked) = (false, false);
+        let (mut began, mut said) = (Instant::now(), Instant::now());
         let mut say = tokio::time::interval(SAY_SO);
         say.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -130,11 +156,25 @@ impl<'a> Append<'a> {
             let now = due.is_some_and(|due| due <= Instant::now()) || filling.is_full() || done;
             if under_way.is_none() && !filling.bytes.is_empty() && now {
                 under_way = Some(self.put(filling.take()));
+                began = Instant::now();
+                if mutant::on(Mutant::LogAckedUnstored)
+                    && let Some(stream) = stream.as_mut()
+                {
+                    stream.release(filling.to()).await?;
+                }
             }
             if done && under_way.is_none() {
-                return Ok(if self.present && ended { End::Ended } else { End::Waits });
+                return match (ended, self.present) {
+                    (true, true) => Ok(End::Ended),
+                    (true, false) if self.until != Some(filling.to()) => {
+                        Err(Error::unavailable("the database does not give its earlier history any more"))
+                    }
+                    _ => Ok(End::Waits),
+                };
             }
             let (idle, wants) = (under_way.is_none(), !done && !filling.is_full());
+            let patience = if asked { ASKED_MAX } else { FULL_MAX };
+            let away = (!idle && stream.is_some() && (asked || filling.is_full())).then(|| began + patience);
             let putting = async {
                 match under_way.as_mut() {
                     Some(put) => put.await,
@@ -153,20 +193,30 @@ impl<'a> Append<'a> {
                 }
                 stored = putting => {
                     let stored = stored?;
-                    under_way = None;
+                    (under_way, asked) = (None, false);
                     self.advance(stored, &filling);
-                    stream.release(stored.0).await?;
+                    match stream.as_mut() {
+                        Some(stream) => stream.release(stored.0).await?,
+                        None => return Ok(End::Away),
+                    }
+                }
+                () = at(away) => {
+                    tracing::warn!("the store does not take the log: the database is left alone until it does");
+                    stream = None;
                 }
                 // Never back to before what the slot keeps: it would look lost.
-                _ = say.tick(), if position >= own => stream.release(self.stored()).await?,
+                _ = say.tick(), if position >= own => if let Some(stream) = stream.as_mut() {
+                    stream.release(self.stored()).await?;
+                    said = Instant::now();
+                },
                 () = at(due), if idle => {}
-                next = stream.next(), if wants => match next? {
+                next = next(stream.as_mut()), if wants => match next? {
                     Next::Bytes { bytes, marks, server } => {
                         let end = position + bytes.len() as u64;
-                        let own = self.compare(&mut before, position, &bytes)?;
-                        let own = self.until.map_or(own, |until| &own[..own.len().min((until.max(filling.to()) - filling.to()) as usize)]);
-                        if !filling.push(own, Instant::now()) {
-                            return Err(Error::corrupt(format!("the database sends {} bytes at once", own.len())));
+                        let new = known.beyond(position, &bytes)?;
+                        let new = self.wanted(filling.to(), new);
+                        if !filling.push(new, Instant::now()) {
+                            return Err(Error::corrupt(format!("the database sends {} bytes at once", new.len())));
                         }
                         position = end;
                         filling.mark(marks);
@@ -174,14 +224,15 @@ impl<'a> Append<'a> {
                     }
                     Next::Quiet { server, asks } => {
                         self.heard(&mut filling, server);
-                        if asks && position >= own {
-                            stream.release(self.stored()).await?;
+                        if asks {
+                            asked = true;
+                            say.reset_at(said + ANSWER);
                         }
                     }
                     Next::Ended => ended = true,
                     Next::Gone(_) if position < own => {
-                        stream = logs.open(&self.lineage.identity, own).await?;
-                        (position, before) = (own, (from, Vec::new()));
+                        stream = Some(logs.open(&self.lineage.identity, own).await?);
+                        (position, known) = (own, Known::nothing(from));
                     }
                     Next::Gone(why) => {
                         return Ok(if self.gap(&why) { End::Waits } else { End::Gone });
@@ -201,43 +252,10 @@ impl<'a> Append<'a> {
             && grant.until == self.until.unwrap_or_default()
     }
 
-    /// What is stored of the segment already, to be compared with what the database sends of it. Nothing, where some of
-    /// it is a parent's or lost.
-    async fn before(&self, start: u64, from: u64) -> Result<(u64, Vec<u8>)> {
-        let first = compared(start.max(self.lineage.from), from);
-        if first >= from {
-            return Ok((from, Vec::new()));
-        }
-        let chain = vec![Section { lineage: self.lineage.clone(), to: None }];
-        let mut reader = LogReader::open(self.store.clone(), chain, first).await?;
-        if reader.end_from(first) < from {
-            return Ok((from, Vec::new()));
-        }
-        Ok((first, reader.read(first..from).await?))
-    }
-
-    /// Gives what is not stored yet of `bytes` at `position`; what is must be the same.
-    fn compare<'b>(
-        &self,
-        (first, before): &mut (u64, Vec<u8>),
-        position: u64,
-        bytes: &'b [u8],
-    ) -> Result<&'b [u8]> {
-        let known = *first + before.len() as u64;
-        let (from, to) = (position.max(*first), (position + bytes.len() as u64).min(known));
-        if from < to {
-            let sent = &bytes[(from - position) as usize..(to - position) as usize];
-            if sent != &before[(from - *first) as usize..(to - *first) as usize] {
-                return Err(Error::corrupt("the database's log is another one than is stored of it").with_hint(
-                    "its data was brought back without a new timeline: restore it with --to, or give it a new service",
-                ));
-            }
-        }
-        if to == known {
-            before.clear();
-            *first = known;
-        }
-        Ok(&bytes[(known.max(position) - position).min(bytes.len() as u64) as usize..])
+    /// What lies before the end that was ordered, of the bytes that come next at `from`.
+    fn wanted<'b>(&self, from: u64, bytes: &'b [u8]) -> &'b [u8] {
+        let room = self.until.map_or(u64::MAX, |until| until.saturating_sub(from));
+        &bytes[..(bytes.len() as u64).min(room) as usize]
     }
 
     /// Seals and stores; as long as only the store is away, again.
@@ -254,12 +272,12 @@ impl<'a> Append<'a> {
         };
         let (store, key_epoch, level) =
             (self.store.clone(), self.grant.key_epoch, self.host.config.limits.zstd_level);
-        let (status, seams) = (self.status.clone(), self.host.seams.clone());
+        let (status, host) = (self.status.clone(), Arc::clone(self.host));
         let stored = (piece.to, trail.as_of);
         async move {
             let keys = store.keys().clone();
             let sealing = move || seal(&keys, key_epoch, &piece, &trail, &bytes, level);
-            let object = seams.blocking.run(sealing).await?;
+            let object = host.seams.blocking.run(sealing).await?;
             let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
             loop {
                 match store.put(&piece, key_epoch, object.clone()).await {
@@ -268,7 +286,8 @@ impl<'a> Append<'a> {
                         tracing::warn!(error = %error.chain(), "a piece of the log is not stored yet");
                         let failure = palinurus_proto::failure(&error);
                         status.send_modify(|status| status.failure = Some(failure));
-                        tokio::time::sleep(backoff.next(&*seams.entropy)?).await;
+                        host.storing.send_modify(|storing| storing.trouble = Some(error.chain()));
+                        tokio::time::sleep(backoff.next(&*host.seams.entropy)?).await;
                     }
                     Err(error) => return Err(error),
                 }
@@ -280,6 +299,9 @@ impl<'a> Append<'a> {
     fn advance(&mut self, (stored, as_of): Stored, filling: &Filling) {
         if let Some(held) = self.held.as_mut() {
             held.stored = stored;
+        }
+        if self.present {
+            self.host.storing.send_modify(|it| (it.stored, it.trouble) = (stored, None));
         }
         let all = filling.from == stored && filling.bytes.is_empty();
         let as_of = if all { filling.complete() } else { as_of };
@@ -316,27 +338,16 @@ impl<'a> Append<'a> {
     }
 }
 
-/// From where on.
-fn compared(start: u64, from: u64) -> u64 {
-    start.max(from.saturating_sub(COMPARED_MAX))
+async fn next(stream: Option<&mut Box<dyn LogStream>>) -> Result<Next> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn at(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_large_segments_only_the_end_is_compared() {
-        let segment = 1 << 30;
-        assert_eq!(compared(segment, segment + 5), segment);
-        let first = compared(segment, 2 * segment - 1);
-        assert!(first > segment && 2 * segment - 1 - first <= palinurus_repository::log::READ_MAX);
     }
 }

@@ -1,9 +1,10 @@
-//! `palinurus-agent wal-get --state DIR NAME PATH`, which a database runs beside itself. It holds no key: the agent that
-//! runs with that state directory does the work.
+//! `palinurus-agent wal-get --state DIR NAME PATH` and `wal-push [--state DIR] PATH`, which a database runs beside itself.
+//! They hold no key: the agent that runs with that state directory does the work.
 //!
-//! The exit code is all that the database understands: 0 the file is there; 1 it is known not to exist; 200 anything else,
-//! above the 125 up to which PostgreSQL takes every failure for the end of the log.
-use std::ffi::OsString;
+//! The exit code is all that the database understands. Of `wal-get`: 0 the file is there; 1 it is known not to exist; 200
+//! anything else, above the 125 up to which PostgreSQL takes every failure for the end of the log. Of `wal-push`: 0 the
+//! file is stored; 1 it is not, for above 125 PostgreSQL would end its archiver, and not count the failure.
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,28 +16,31 @@ use super::socket;
 
 const ABSENT: u8 = 1;
 const FAILED: u8 = 200;
+const KEPT: u8 = 1;
 /// For the agent to get what it needs from the store, which it asks again by itself.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// For the agent to say that a file is not stored yet: a database that shuts down waits for that.
+const PUSH_PATIENCE: Duration = Duration::from_secs(20);
 const LENGTH_MAX: u64 = 1 << 30;
+/// What a log file says of itself in the beginning.
+const HEAD: usize = 64;
+/// Where agents' settings have it unless they say otherwise.
+const STATE: &str = "/var/lib/palinurus/agent";
 
 /// The exit code, when `arguments`, of a program or of its `agent`, are such a command.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Option<u8> {
     let mut arguments = arguments.into_iter().skip(1).skip_while(|word| word == "agent");
-    if arguments.next()? != "wal-get" {
-        return None;
-    }
+    let command = arguments.next()?;
     let rest: Vec<OsString> = arguments.collect();
-    let code = match rest.as_slice() {
-        [flag, state, name, path] if flag == "--state" => match name.to_str() {
-            Some(name) => whole(|| get(Path::new(state), name, &PathBuf::from(path))),
-            None => Err(io::Error::other("the name of a log file is not UTF-8")),
-        },
-        _ => Err(io::Error::other("usage: wal-get --state DIR NAME PATH")),
+    let (ended, failed) = match command.to_str()? {
+        "wal-get" => (whole(|| get(&rest)), FAILED),
+        "wal-push" => (whole(|| push(&rest)), KEPT),
+        _ => return None,
     };
-    Some(code.unwrap_or_else(|error| {
+    Some(ended.unwrap_or_else(|error| {
         // The database's log has it.
-        let _ = writeln!(io::stderr(), "palinurus wal-get: {error}");
-        FAILED
+        let _ = writeln!(io::stderr(), "palinurus {}: {error}", command.display());
+        failed
     }))
 }
 
@@ -45,7 +49,66 @@ fn whole(deed: impl FnOnce() -> io::Result<u8> + UnwindSafe) -> io::Result<u8> {
     catch_unwind(deed).unwrap_or_else(|_| Err(io::Error::other("it panicked, which is a bug: see above")))
 }
 
-fn get(state: &Path, name: &str, path: &Path) -> io::Result<u8> {
+fn get(words: &[OsString]) -> io::Result<u8> {
+    let [flag, state, name, path] = words else { return Err(usage("wal-get --state DIR NAME PATH")) };
+    if flag != "--state" {
+        return Err(usage("wal-get --state DIR NAME PATH"));
+    }
+    let name = plain(name)?;
+    let Some((rest, mut stream)) = ask(Path::new(state), &format!("get {name}\n"), PATIENCE)? else {
+        return Ok(ABSENT);
+    };
+    let length = rest.parse().ok().filter(|length| *length <= LENGTH_MAX);
+    let length = length.ok_or_else(|| io::Error::other("the agent's answer does not parse"))?;
+    write(&mut stream, length, &PathBuf::from(path))?;
+    Ok(0)
+}
+
+fn push(words: &[OsString]) -> io::Result<u8> {
+    let (state, path) = match words {
+        [path] => (OsStr::new(STATE), path),
+        [flag, state, path] if flag == "--state" => (state.as_os_str(), path),
+        _ => return Err(usage("wal-push [--state DIR] PATH")),
+    };
+    let path = Path::new(path);
+    let name = plain(path.file_name().unwrap_or_default())?;
+    let failed = |e| io::Error::other(format!("read {}: {e}", path.display()));
+    let (length, digest, head) = look(path).map_err(failed)?;
+    let line = format!("push {name} {length} {digest} {head}\n");
+    match ask(Path::new(state), &line, PUSH_PATIENCE)? {
+        Some(_) => Ok(0),
+        None => Err(io::Error::other("the agent's answer does not parse")),
+    }
+}
+
+fn usage(words: &str) -> io::Error {
+    io::Error::other(format!("usage: {words}"))
+}
+
+fn plain(name: &OsStr) -> io::Result<&str> {
+    let name = name.to_str().filter(|name| !name.is_empty() && !name.contains(['\n', ' ']));
+    name.ok_or_else(|| io::Error::other("this is not the name of a log file"))
+}
+
+/// How long the file is, its digest, and how it begins.
+fn look(path: &Path) -> io::Result<(u64, blake3::Hash, String)> {
+    let (mut file, mut digest) = (File::open(path)?, blake3::Hasher::new());
+    let (mut part, mut length, mut head) = (vec![0; 1 << 20], 0, String::new());
+    loop {
+        let read = file.read(&mut part)?;
+        if read == 0 {
+            return Ok((length, digest.finalize(), head));
+        }
+        if length == 0 {
+            head = part[..read.min(HEAD)].iter().map(|byte| format!("{byte:02x}")).collect();
+        }
+        digest.update(&part[..read]);
+        length += read as u64;
+    }
+}
+
+/// What the agent says behind its 0, and what follows; nothing, where it says 1.
+fn ask(state: &Path, line: &str, patience: Duration) -> io::Result<Option<(String, BufReader<UnixStream>)>> {
     let at = socket::path(state);
     let mut stream = UnixStream::connect(&at).map_err(|e| {
         io::Error::other(format!(
@@ -53,23 +116,15 @@ fn get(state: &Path, name: &str, path: &Path) -> io::Result<u8> {
             at.display()
         ))
     })?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    if name.contains(['\n', ' ']) {
-        return Err(io::Error::other("this is not the name of a log file"));
-    }
-    stream.write_all(format!("get {name}\n").as_bytes())?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(line.as_bytes())?;
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
     (&mut stream).take(64 << 10).read_line(&mut head)?;
     let (code, rest) = head.trim_end().split_once(' ').unwrap_or((head.trim_end(), ""));
     match code {
-        "0" => {
-            let length = rest.parse().ok().filter(|length| *length <= LENGTH_MAX);
-            let length = length.ok_or_else(|| io::Error::other("the agent's answer does not parse"))?;
-            write(&mut stream, length, path)?;
-            Ok(0)
-        }
-        "1" if head.ends_with('\n') => Ok(ABSENT),
+        "0" if head.ends_with('\n') => Ok(Some((rest.to_owned(), stream))),
+        "1" if head.ends_with('\n') => Ok(None),
         _ => Err(io::Error::other(if rest.is_empty() { "the agent broke off" } else { rest })),
     }
 }
@@ -93,7 +148,11 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn asked(answer: &'static [u8]) -> (Option<u8>, Option<Vec<u8>>) {
+    /// What the agent was asked by a command in a directory with its socket.
+    fn answered(
+        answer: &'static [u8],
+        words: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> (Option<u8>, String, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(socket::path(dir.path())).unwrap();
         let agent = std::thread::spawn(move || {
@@ -103,12 +162,40 @@ mod tests {
             stream.write_all(answer).unwrap();
             line
         });
-        let file = dir.path().join("RECOVERYXLOG");
-        let words = ["palinurus", "agent", "wal-get", "--state"].map(OsString::from);
-        let rest = [dir.path().as_os_str().to_owned(), "00000002.history".into(), file.clone().into()];
-        let code = run(words.into_iter().chain(rest));
-        assert_eq!(agent.join().unwrap(), "get 00000002.history\n");
-        (code, std::fs::read(file).ok())
+        let code = run(words(dir.path()));
+        (code, agent.join().unwrap(), dir)
+    }
+
+    fn asked(answer: &'static [u8]) -> (Option<u8>, Option<Vec<u8>>) {
+        let (code, line, dir) = answered(answer, |dir| {
+            let words = ["palinurus", "agent", "wal-get", "--state"].map(OsString::from);
+            let rest = [dir.into(), "00000002.history".into(), dir.join("RECOVERYXLOG").into()];
+            words.into_iter().chain(rest).collect()
+        });
+        assert_eq!(line, "get 00000002.history\n");
+        (code, std::fs::read(dir.path().join("RECOVERYXLOG")).ok())
+    }
+
+    #[test]
+    fn what_is_not_stored_is_kept_and_asked_for_again() {
+        let push = |answer| {
+            let (code, line, _dir) = answered(answer, |dir| {
+                let file = dir.join("0000000100000000000000A1");
+                std::fs::write(&file, [7; 100]).unwrap();
+                let words = ["palinurus-agent", "wal-push", "--state"].map(OsString::from);
+                words.into_iter().chain([dir.into(), file.into()]).collect()
+            });
+            let digest = blake3::hash(&[7; 100]);
+            assert_eq!(line, format!("push 0000000100000000000000A1 100 {digest} {}\n", "07".repeat(HEAD)));
+            code
+        };
+        assert_eq!(push(b"0 0\n"), Some(0));
+        for failed in [&b"200 away\n"[..], b"1\n", b"", b"0"] {
+            assert_eq!(push(failed), Some(1), "{failed:?}");
+        }
+        let words = |words: &[&str]| run(words.iter().map(OsString::from));
+        assert_eq!(words(&["palinurus-agent", "wal-push", "--state", "/nowhere", "/etc/passwd"]), Some(1));
+        assert_eq!(words(&["palinurus-agent", "wal-push"]), Some(1), "above 125 the archiver ends");
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Log files put together from what is stored, for a database that recovers.
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 
 use palinurus_repository::log::{LogReader, LogStore};
 use palinurus_repository::{Error, Result};
 use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::push::push;
 use super::recovery::Recovery;
 use crate::durable;
-use crate::engine::{Logs, Plan, Wanted};
+use crate::engine::{LogFile, Logs, Plan, Wanted};
 use crate::host::Host;
 
 const AHEAD: &str = "ahead";
@@ -20,9 +21,13 @@ const FILE_MAX: u64 = 1 << 30;
 pub(super) struct Files {
     host: Arc<Host>,
     logs: Arc<dyn Logs>,
+    /// Where the recovery is kept, and what is fetched ahead.
+    state: PathBuf,
     /// The last recovery asked for: listing it again for every file would cost more than the files.
     open: Mutex<Option<Arc<Open>>>,
     ahead: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Why a file was not given, the last time.
+    failure: std::sync::Mutex<Option<Error>>,
 }
 
 #[derive(Debug)]
@@ -35,8 +40,17 @@ struct Open {
 }
 
 impl Files {
-    pub(super) fn new(host: Arc<Host>, logs: Arc<dyn Logs>) -> Self {
-        Self { host, logs, open: Mutex::default(), ahead: Mutex::default() }
+    pub(super) fn new(host: Arc<Host>, logs: Arc<dyn Logs>, state: PathBuf) -> Self {
+        let failure = std::sync::Mutex::default();
+        Self { host, logs, state, open: Mutex::default(), ahead: Mutex::default(), failure }
+    }
+
+    pub(super) fn failed(&self, error: Error) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// None: it is known not to exist. That is never remembered.
@@ -51,7 +65,8 @@ impl Files {
                 // It is asked for again only after a restart of the database.
                 let take = move || {
                     let file = std::fs::read(&path).ok();
-                    durable::remove(&path).map(|()| file)
+                    let _ = std::fs::remove_file(&path);
+                    Ok(file)
                 };
                 let file = match self.host.seams.blocking.run(take).await? {
                     Some(file) if file.len() as u64 == len => file,
@@ -64,8 +79,13 @@ impl Files {
         Ok(Some(file))
     }
 
+    /// Comes back when it is stored.
+    pub(super) async fn push(&self, file: &LogFile) -> Result<()> {
+        push(&self.host, &self.logs, file).await
+    }
+
     async fn open(&self) -> Result<Arc<Open>> {
-        let state = self.host.state.path();
+        let state = &self.state;
         let recovery = Recovery::read(state)?.ok_or_else(|| {
             Error::not_found("no restore with a log has been prepared here")
                 .with_hint("the database has a restore_command of an earlier restore: remove recovery.signal")
@@ -75,7 +95,7 @@ impl Files {
             return Ok(Arc::clone(open));
         }
         let plan = recovery.plan()?;
-        let unlocked = self.host.unlock(&recovery.repository).await?;
+        let unlocked = recovery.unlock(&self.host).await?;
         let store = LogStore::new(unlocked.storage, unlocked.keys);
         let last = plan.chain.last().map(|section| section.lineage.id.to_string());
         let ahead = state.join(AHEAD).join(last.unwrap_or_default());
@@ -105,12 +125,19 @@ impl Files {
                 let fetched = open.bytes(from, to, len).await;
                 let Ok(file) = fetched else { return };
                 let blocking = files.host.seams.blocking;
-                if blocking.run(move || durable::write(&path, &file)).await.is_err() {
+                if blocking.run(move || keep(&path, &file)).await.is_err() {
                     return;
                 }
             }
         })));
     }
+}
+
+/// Whole or not there, and no more than that: the next process begins with an empty directory.
+fn keep(path: &Path, file: &[u8]) -> Result<()> {
+    let partial = path.with_extension(durable::PARTIAL);
+    let kept = std::fs::write(&partial, file).and_then(|()| std::fs::rename(&partial, path));
+    kept.map_err(|e| Error::io(format!("write {}", path.display()), e))
 }
 
 impl Open {

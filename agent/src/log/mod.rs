@@ -5,6 +5,7 @@
 //!        ▲ what is durable ◄──────────┘              grants and status: `far`, one Fleet.Log beside the session
 //! ```
 //! The database is told that it may let go of a position only when all before it is durable in the store.
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,16 +21,24 @@ use crate::node_epoch::NodeEpoch;
 use crate::session::Backoff;
 
 mod append;
+mod beside;
+mod carry;
 mod command;
 mod far;
 mod files;
 mod filling;
+mod known;
+mod push;
+mod reach;
 mod recovery;
 mod socket;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use beside::Beside;
 pub use command::run as command;
+pub(crate) use push::Storing;
+pub(crate) use reach::reachable;
 pub(crate) use recovery::Recovery;
 pub(crate) use socket::{give, serve};
 
@@ -91,6 +100,13 @@ impl LogTask {
     }
 }
 
+/// The words with which a database asks for log files, of the agent that answers in `state`.
+pub(crate) fn command_of(program: &[String], state: &Path) -> Result<Vec<String>> {
+    let text = state.to_str().ok_or_else(|| Error::invalid("the state directory's path is not UTF-8"))?;
+    let more = ["wal-get", "--state", text].map(str::to_owned);
+    Ok(program.iter().cloned().chain(more).collect())
+}
+
 /// Its data was brought back: it writes another history under the same name.
 fn is_set_back(held: &Held, history: &History) -> bool {
     held.identity == history.identity && history.end < held.stored
@@ -113,7 +129,11 @@ impl Writer {
                     let (what, hint) = (error.chain(), error.hint().unwrap_or_default());
                     tracing::warn!(error = what, hint, "the log is not stored");
                     let failure = palinurus_proto::failure(&error);
+                    if self.wires.open.borrow().is_none() {
+                        self.host.unopened.send_replace(Some(failure.clone()));
+                    }
                     self.wires.status.send_modify(|status| status.failure = Some(failure));
+                    self.host.storing.send_modify(|storing| storing.trouble = Some(error.chain()));
                     // What an operator must mend is not asked for every second.
                     let slow = !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict);
                     let next = backoff.next(&*self.host.seams.entropy).unwrap_or(RETRY_MAX);
@@ -126,7 +146,10 @@ impl Writer {
 
     /// One history of the database, from the look at it to its end. Gives the pause before the next look.
     async fn once(&mut self, backoff: &mut Backoff) -> Result<Duration> {
-        let Some(history) = self.logs.look().await? else {
+        self.host.storing.send_replace(Storing::default());
+        let looked = self.logs.look().await?;
+        self.host.unopened.send_replace(None);
+        let Some(history) = looked else {
             self.held = None;
             self.wires.open.send_replace(None);
             self.host.writes.send_replace(None);
@@ -141,7 +164,13 @@ impl Writer {
         if over {
             self.held = None;
         }
-        self.wires.status.send_modify(|status| (status.received, status.server_end) = (0, 0));
+        let continued = self.held.is_some();
+        self.wires.status.send_modify(|status| {
+            (status.received, status.server_end) = (0, 0);
+            if !continued {
+                (status.stored, status.stored_ms) = (0, 0);
+            }
+        });
         self.wires.open.send_replace(Some(self.open(&history)));
         if over {
             self.changed().await?;
@@ -162,7 +191,7 @@ impl Writer {
             match append.run(&*self.logs, &mut self.wires.orders).await? {
                 End::Ordered => {}
                 End::Waits => self.changed().await?,
-                End::Gone => return Ok(LOOK),
+                End::Gone | End::Away => return Ok(LOOK),
                 End::Ended => return Ok(Duration::ZERO),
             }
         }

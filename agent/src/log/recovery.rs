@@ -7,14 +7,20 @@ use palinurus_repository::{Error, Result};
 use prost::Message;
 
 use crate::durable;
-use crate::engine::{Plan, Target};
+use crate::engine::{Logs, Plan, Target};
+use crate::host::Host;
+use crate::repositories::Unlocked;
 
 const NAME: &str = "recovery";
 
 /// What the log files of a recovery are found by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Recovery {
-    pub(crate) repository: String,
+    repository: String,
+    /// Where it reads instead, of a fork. None once that has recovered, as `repository` is empty then.
+    parent: Option<v1::Parent>,
+    /// Whose restore it was, once that is whole; before, it is nobody's.
+    operation: String,
     wire: v1::LogRestore,
 }
 
@@ -24,7 +30,41 @@ impl Recovery {
         let immediate =
             v1::LogTarget { target: Some(log_target::Target::Immediate(true)), ..Default::default() };
         let alone = || v1::LogRestore { target: Some(immediate), ..Default::default() };
-        Self { repository: task.repository.clone(), wire: logs.cloned().unwrap_or_else(alone) }
+        let wire = logs.cloned().unwrap_or_else(alone);
+        let parent = match &task.work {
+            Some(v1::task::Work::Restore(restore)) => restore.parent.clone(),
+            _ => None,
+        };
+        Self { repository: task.repository.clone(), parent, operation: String::new(), wire }
+    }
+
+    /// What the log files are put together from.
+    pub(crate) async fn unlock(&self, host: &Host) -> Result<Unlocked> {
+        match &self.parent {
+            Some(parent) => host.unlock_parent(parent).await,
+            None if self.repository.is_empty() => {
+                Err(Error::denied("this fork has recovered: it reads nothing of its parent's any more")
+                    .with_hint("the database has a restore_command of the fork: remove recovery.signal"))
+            }
+            None => host.unlock(&self.repository).await,
+        }
+    }
+
+    /// All is restored: what is asked from here on is whether it has recovered.
+    pub(crate) fn begins(&mut self, state: &Path, operation: &str) -> Result<()> {
+        operation.clone_into(&mut self.operation);
+        self.keep(state)
+    }
+
+    /// The operation whose restored data has recovered here. Blocks.
+    pub(crate) fn ended(state: &Path, logs: &dyn Logs) -> Result<Option<String>> {
+        let recovery = Self::read(state)?.filter(|recovery| !recovery.operation.is_empty());
+        let Some(mut recovery) = recovery.filter(|_| !logs.recovers()) else { return Ok(None) };
+        if recovery.parent.take().is_some() {
+            recovery.repository.clear();
+            recovery.keep(state)?;
+        }
+        Ok(Some(recovery.operation))
     }
 
     fn path(state: &Path) -> PathBuf {
@@ -34,8 +74,10 @@ impl Recovery {
     pub(crate) fn keep(&self, state: &Path) -> Result<()> {
         let task = v1::Task {
             repository: self.repository.clone(),
+            operation: self.operation.clone(),
             work: Some(v1::task::Work::Restore(v1::RestoreTask {
                 logs: Some(self.wire.clone()),
+                parent: self.parent.clone(),
                 ..Default::default()
             })),
             ..Default::default()
@@ -56,8 +98,8 @@ impl Recovery {
         };
         let task = v1::Task::decode(&*bytes).map_err(|e| wrong().with_source(e))?;
         match task.work {
-            Some(v1::task::Work::Restore(v1::RestoreTask { logs: Some(wire), .. })) => {
-                Ok(Some(Self { repository: task.repository, wire }))
+            Some(v1::task::Work::Restore(v1::RestoreTask { logs: Some(wire), parent, .. })) => {
+                Ok(Some(Self { repository: task.repository, parent, operation: task.operation, wire }))
             }
             _ => Err(wrong()),
         }
@@ -79,11 +121,13 @@ impl Recovery {
             log_target::Target::TimeUs(at) => Target::Time(at),
             log_target::Target::Name(name) => Target::Name(name),
             log_target::Target::Immediate(_) => Target::Immediate,
+            log_target::Target::Follow(_) => Target::Follow,
         };
-        if chain.is_empty() && target != Target::Immediate {
+        if chain.is_empty() && !matches!(target, Target::Immediate | Target::Follow) {
             return Err(Error::invalid("a recovery to a target without a log"));
         }
-        Ok(Plan { chain, known, first: wire.first, end: wire.end, target })
+        let fork = self.parent.is_some();
+        Ok(Plan { chain, known, first: wire.first, end: wire.end, target, fork })
     }
 }
 

@@ -1,9 +1,10 @@
 //! Where the commands beside the database ask: a socket in the state directory, for the database's own user.
 //!
 //! ```text
-//! asked     get <name>\n
+//! asked     get <name>\n   push <name> <length> <digest: hex> <its first bytes: hex>\n
 //! answered  0 <length>\n<bytes>   1\n   200 <why>\n
 //! ```
+use std::convert::Infallible;
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
-use crate::engine::Logs;
+use crate::engine::{LogFile, Logs};
 use crate::host::Host;
 
 /// A file each, in memory.
@@ -41,21 +42,22 @@ pub(crate) async fn serve(host: Arc<Host>, cancel: CancellationToken) {
             return tracing::warn!(error = %error.chain(), hint, "no database can ask for log files");
         }
     };
-    let files = Arc::new(Files::new(Arc::clone(&host), logs));
+    let files = Arc::new(Files::new(Arc::clone(&host), logs, host.state.path().to_owned()));
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => {}
+        never = give_out(&listener, &files) => match never {},
+    }
+    let _ = std::fs::remove_file(path(host.state.path()));
+}
+
+/// Until dropped.
+pub(super) async fn give_out(listener: &UnixListener, files: &Arc<Files>) -> Infallible {
     let (mut asked, room) = (JoinSet::new(), Arc::new(Semaphore::new(AT_ONCE)));
     loop {
-        let permit = tokio::select! {
-            biased;
-            () = cancel.cancelled() => break,
-            permit = Arc::clone(&room).acquire_owned() => permit,
-        };
-        let accepted = tokio::select! {
-            biased;
-            () = cancel.cancelled() => break,
-            accepted = listener.accept() => accepted,
-        };
-        if let Ok((stream, _)) = accepted {
-            let files = Arc::clone(&files);
+        let permit = Arc::clone(&room).acquire_owned().await;
+        if let Ok((stream, _)) = listener.accept().await {
+            let files = Arc::clone(files);
             asked.spawn(async move {
                 let _permit = permit;
                 // Who asked and has gone asks again.
@@ -64,7 +66,6 @@ pub(crate) async fn serve(host: Arc<Host>, cancel: CancellationToken) {
         }
         while asked.try_join_next().is_some() {}
     }
-    let _ = std::fs::remove_file(path(host.state.path()));
 }
 
 fn listen(host: &Host) -> Result<UnixListener> {
@@ -102,6 +103,22 @@ pub(crate) fn give(state: &Path, logs: &dyn Logs) -> Result<()> {
         })
 }
 
+fn pushed(words: &str) -> Option<LogFile> {
+    let words: Vec<&str> = words.split(' ').collect();
+    let [name, length, digest, head] = words[..] else { return None };
+    Some(LogFile {
+        name: name.to_owned(),
+        length: length.parse().ok()?,
+        digest: blake3::Hash::from_hex(digest).ok()?,
+        head: bytes(head)?,
+    })
+}
+
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
 async fn answer(stream: UnixStream, files: &Arc<Files>) -> std::io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
@@ -110,6 +127,10 @@ async fn answer(stream: UnixStream, files: &Arc<Files>) -> std::io::Result<()> {
         tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await.map_err(std::io::Error::from)??;
     let got = match line.trim_end().split_once(' ') {
         Some(("get", name)) if line.ends_with('\n') => files.get(name).await,
+        Some(("push", words)) if line.ends_with('\n') => match pushed(words) {
+            Some(file) => files.push(&file).await.map(|()| Some(Vec::new())),
+            None => Err(Error::invalid("what is said of a log file does not parse")),
+        },
         _ => {
             Err(Error::invalid("the agent does not know this question").with_hint("it is of another version"))
         }
@@ -119,8 +140,12 @@ async fn answer(stream: UnixStream, files: &Arc<Files>) -> std::io::Result<()> {
         Ok(None) => ("1\n".to_owned(), Vec::new()),
         Err(error) => {
             let hint = error.hint().unwrap_or_default();
-            tracing::error!(error = %error.chain(), hint, file = line.trim_end(), "a log file is not given");
-            (format!("200 {}\n", error.chain().replace('\n', " ")), Vec::new())
+            let asked: String = line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+            tracing::error!(error = %error.chain(), hint, asked, "a database does not get what it asks for");
+            let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+            let head = format!("200 {}\n", format!("{}{hint}", error.chain()).replace('\n', " "));
+            files.failed(error);
+            (head, Vec::new())
         }
     };
     let writing = async {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use palinurus_repository::clock::SystemClock;
 use palinurus_repository::entropy::SystemEntropy;
 use palinurus_repository::log::{Grant, Lineage, LogReader, LogStore, Section};
+use palinurus_repository::storage::{AllStores, Object, Storage};
 use palinurus_repository::{KeyFile, Keyring, Repository, Stores};
 
 use super::*;
@@ -51,6 +52,10 @@ impl LogStream for Script {
 
 #[async_trait]
 impl Logs for Script {
+    fn recovers(&self) -> bool {
+        false
+    }
+
     fn kind(&self) -> &'static str {
         "script"
     }
@@ -107,7 +112,7 @@ impl World {
         let file = KeyFile::generate(&entropy).unwrap();
         file.write(&key).unwrap();
         let url = format!("file://{}", store.display());
-        let storage = palinurus_repository::storage::AllStores.open(&url).unwrap();
+        let storage = AllStores.open(&url).unwrap();
         Repository::create(storage, &file, &entropy, Arc::new(SystemClock)).await.unwrap();
         let (mut host, _) = puppet::host(&dir.path().join("state"), crate::Config::default());
         Arc::get_mut(&mut host).unwrap().keys = Keyring::load(vec![key.into()]).await.unwrap();
@@ -132,13 +137,16 @@ impl World {
     }
 
     async fn store(&self, script: Vec<Next>, until: u64) -> Result<(End, Script)> {
+        self.go_on(&mut None, script, until).await
+    }
+
+    async fn go_on(&self, held: &mut Option<Held>, script: Vec<Next>, until: u64) -> Result<(End, Script)> {
         let script = Script { next: Arc::new(Mutex::new(script.into())), ..Script::default() };
         let history =
             History { identity: self.lineage.identity.clone(), position: 9 * SEGMENT, ..History::default() };
         let lineage = Some(palinurus_proto::logs::lineage_to_wire(&self.lineage));
-        let order = v1::LogGrant { lineage, repository: self.url.clone(), until };
-        let mut held = None;
-        let mut append = Append::new(&self.host, &history, &self.status, &mut held, order).await?;
+        let order = v1::LogGrant { lineage, repository: self.url.clone(), until, ..Default::default() };
+        let mut append = Append::new(&self.host, &history, &self.status, held, order).await?;
         let (_orders, mut ordered) = watch::channel(None);
         let running = append.run(&script, &mut ordered);
         let end = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends")?;
@@ -283,4 +291,102 @@ async fn a_grant_of_another_node_is_none() {
     let mut world = World::new().await;
     world.lineage.grants[0].node = "n2".into();
     assert_eq!(world.store(Vec::new(), 0).await.unwrap_err().kind(), ErrorKind::Fenced);
+}
+
+#[tokio::test]
+async fn what_a_new_grant_leaves_out_is_put_again_under_it() {
+    let mut world = World::new().await;
+    let (first, second, end) = (SEGMENT + 300_000, SEGMENT + 500_000, SEGMENT + 500_100);
+    let mut held = None;
+    for to in [first, second] {
+        world.go_on(&mut held, vec![bytes(SEGMENT, to, to), Next::Ended], 0).await.unwrap();
+    }
+    // As it was listed before the second piece was there, which the database has let go of since.
+    world.grant(first);
+    let (ended, script) = world.go_on(&mut held, vec![Next::Gone("removed".into())], 0).await.unwrap();
+    assert_eq!(
+        (ended, world.status.borrow().gap),
+        (End::Waits, Some(v1::LogGap { from: second, to: 9 * SEGMENT }))
+    );
+    assert!(script.released.lock().unwrap().is_empty());
+    let mut reader = world.reader().await;
+    assert_eq!(reader.end_from(SEGMENT), second);
+    assert_eq!(reader.read(SEGMENT..second).await.unwrap(), plain(SEGMENT, second));
+
+    // Another node wrote in between: what this one holds is not taken for the same.
+    world.grant(first);
+    let at = world.lineage.grants.len();
+    world.lineage.grants[at - 1].node = "n2".into();
+    world.grant(first);
+    world.go_on(&mut held, vec![bytes(SEGMENT, end, end), Next::Ended], 0).await.unwrap();
+    let own = world.lineage.last_grant().unwrap().epoch;
+    let unlocked = world.host.unlock(&world.url).await.unwrap();
+    let stored = LogStore::new(unlocked.storage, unlocked.keys).list_from(&world.lineage, 0).await.unwrap();
+    let ends: Vec<_> = stored.iter().filter(|it| it.piece.epoch == own).map(|it| it.piece.to).collect();
+    assert_eq!(ends, [end], "as the database sends it");
+}
+
+/// A store that takes long for everything it is given.
+#[derive(Debug)]
+struct Slow(Duration);
+
+#[derive(Debug)]
+struct SlowStore(Arc<dyn Storage>, Duration);
+
+impl Stores for Slow {
+    fn open(&self, url: &str) -> Result<Arc<dyn Storage>> {
+        Ok(Arc::new(SlowStore(AllStores.open(url)?, self.0)))
+    }
+}
+
+#[async_trait]
+impl Storage for SlowStore {
+    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
+        self.0.get(key, range).await
+    }
+
+    async fn size(&self, key: &str) -> Result<u64> {
+        self.0.size(key).await
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
+        tokio::time::sleep(self.1).await;
+        self.0.put_new(key, body).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.0.put(key, body).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        self.0.delete(keys).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_waits_for_a_store_that_is_away_is_left_alone() {
+    let asks = |end| Next::Quiet { server: ServerEnd { position: end, ms: end }, asks: true };
+    let (end, large) = (SEGMENT + 1000, SEGMENT + (4 << 20));
+    let much = vec![bytes(SEGMENT, large, large), bytes(large, large + (4 << 20), large + (4 << 20))];
+    for (seconds, script, left) in [
+        (5, vec![bytes(SEGMENT, end, end), asks(end)], false),
+        (15, vec![bytes(SEGMENT, end, end)], false),
+        (15, vec![bytes(SEGMENT, end, end), asks(end)], true),
+        (25, much.clone(), false),
+        (35, much.clone(), true),
+    ] {
+        let mut world = World::new().await;
+        Arc::get_mut(&mut world.host).unwrap().seams.stores = Arc::new(Slow(Duration::from_secs(seconds)));
+        let mut held = None;
+        let storing = world.go_on(&mut held, script, 0);
+        // A database that has no more to say is listened to for ever.
+        let ended = tokio::time::timeout(Duration::from_secs(2 * seconds), storing).await;
+        assert_eq!(matches!(ended, Ok(Ok((End::Away, _)))), left, "{seconds} s: {ended:?}");
+        // What was under way is not given up: a slow store is one that goes on.
+        assert!(held.unwrap().stored > SEGMENT, "{seconds} s");
+    }
 }

@@ -214,6 +214,7 @@ fn write(
         bytes_stored: segments.bytes_stored + manifest_bytes,
         warnings: all.count(),
         unchanged,
+        ..Default::default()
     };
     Ok(ManifestResult {
         manifest: reference.encode().into(),

@@ -201,7 +201,7 @@ fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<u64>> {
     }
 }
 
-fn is_zero(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<bool> {
+pub(super) fn is_zero(file: &File, range: Range<u64>, buffer: &mut [u8]) -> io::Result<bool> {
     let mut from = range.start;
     while let Some(at) = next_data(file, from, range.end)? {
         let len = (range.end - at).min(buffer.len() as u64) as usize;

@@ -7,9 +7,11 @@
 //! ```
 //! Every stage is bounded, so memory is the same for any backup. A marker lies in the target from the first write
 //! to the last; what an interrupted restore left is compared and continued.
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_trait::async_trait;
 use palinurus_repository::manifest::entry::Meta;
 use palinurus_repository::manifest::{Block, ManifestReader, ManifestRef};
 use palinurus_repository::storage::{Counted, Storage};
@@ -33,6 +35,7 @@ use crate::warning::Warnings;
 mod aside;
 mod batch;
 mod beneath;
+mod compare;
 mod content;
 mod delta;
 mod epilogue;
@@ -54,6 +57,8 @@ mod tests;
 mod tree;
 mod worker;
 
+pub(crate) use compare::compare;
+
 /// Lies at the top of the target while a restore of it has not ended.
 pub(crate) const UNFINISHED: &str = marker::NAME;
 /// Blocks of the manifest decoded ahead of the planner.
@@ -73,6 +78,14 @@ pub struct Request {
     /// Threads that open frames and write; at least one.
     pub workers: usize,
     pub progress: Arc<Counters>,
+    /// What an engine does last.
+    pub settle: Option<Arc<dyn Settle>>,
+}
+
+/// Writes what else must be on the disk before anybody can take the target for whole. May be repeated; makes it durable.
+#[async_trait]
+pub trait Settle: Send + Sync + fmt::Debug {
+    async fn settle(&self) -> Result<()>;
 }
 
 #[derive(Clone, Debug)]
@@ -130,7 +143,7 @@ fn thread<T: Send + 'static>(
 }
 
 fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<RestoreResult> {
-    let Request { storage, keys, manifest, target, delta, include, workers, progress } = request;
+    let Request { storage, keys, manifest, target, delta, include, workers, progress, settle } = request;
     let selection = Arc::new(Selection::new(&include)?);
     let counted = Arc::new(Counted::new(storage));
     let storage: Arc<dyn Storage> = counted.clone();
@@ -160,15 +173,15 @@ fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<
     keystone::take_away(&context.target.beneath, &context.selection)?;
     let (ahead, blocks) = mpsc::channel(BLOCKS_AHEAD);
     context.handle.spawn(read_blocks(reader, ahead, context.report.stop.clone()));
-    let ended =
-        move_all(&context, blocks, manifest, workers.max(1)).and_then(|root| end(&context, root.as_ref()));
+    let ended = move_all(&context, blocks, manifest, workers.max(1))
+        .and_then(|root| end(&context, root.as_ref(), settle));
     context.target.release();
     ended?;
     Ok(context.report.result(&counted.requests()))
 }
 
 /// After the last byte: durable, and whole unless something says otherwise.
-fn end(context: &Context, root: Option<&Meta>) -> Result<()> {
+fn end(context: &Context, root: Option<&Meta>, settle: Option<Arc<dyn Settle>>) -> Result<()> {
     let report = &context.report;
     if let Some(error) = report.failure() {
         return Err(error);
@@ -178,6 +191,9 @@ fn end(context: &Context, root: Option<&Meta>) -> Result<()> {
         return Err(error);
     }
     context.target.sync()?;
+    if let Some(settle) = settle {
+        context.handle.block_on(settle.settle())?;
+    }
     keystone::put(&context.target.beneath, &context.selection)?;
     context.target.finish(root, context.attributes, report)
 }

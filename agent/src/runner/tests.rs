@@ -112,7 +112,7 @@ async fn a_task_runs_once_and_is_told_until_acknowledged() {
 async fn failures_and_panics_are_ends_like_others() {
     let world = World::new();
     let agent = world.agent();
-    let failure = agent.run(task("op1", Work::Thaw(v1::ThawTask {}), 1)).await.failure.unwrap();
+    let failure = agent.run(task("op1", Work::Thaw(v1::ThawTask::default()), 1)).await.failure.unwrap();
     assert_eq!(
         (failure.kind.as_str(), failure.hint.as_str(), failure.node.as_str()),
         ("denied", "ask nicely", "n1")

@@ -6,7 +6,6 @@ use std::time::Duration;
 use palinurus_identity::Dialer;
 use palinurus_proto::v1;
 use palinurus_repository::{Error, ErrorKind, Result};
-use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
@@ -15,6 +14,7 @@ use crate::engine::Health;
 use crate::epoch::Epochs;
 use crate::host::Host;
 use crate::identity;
+use crate::log::Recovery;
 use crate::node_epoch::NodeEpoch;
 use crate::runner::Runner;
 use crate::stand_down::StandDown;
@@ -28,10 +28,6 @@ pub(crate) use backoff::Backoff;
 const FOLLOWED_AT_ONCE: u32 = 3;
 /// The most between two looks for a leader while coordinators answer: an election takes seconds.
 const ELECTION: Duration = Duration::from_secs(1);
-/// Between looks at the data directory.
-const PROBE: Duration = Duration::from_secs(5);
-/// For a look before a hello. A disk that hangs must not keep the agent from saying that it lives.
-const PROBE_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -40,21 +36,6 @@ pub(crate) struct Session {
     pub(crate) epochs: Arc<Epochs>,
     pub(crate) node_epoch: Arc<NodeEpoch>,
     pub(crate) stand_down: StandDown,
-}
-
-/// What was last seen of the data directory.
-#[derive(Debug)]
-struct Looks {
-    health: watch::Sender<Health>,
-    wanted: Notify,
-}
-
-impl Looks {
-    async fn again(&self) {
-        let mut seen = self.health.subscribe();
-        self.wanted.notify_one();
-        let _ = tokio::time::timeout(PROBE_WAIT, seen.changed()).await;
-    }
 }
 
 /// How one connection ended.
@@ -88,31 +69,15 @@ impl Session {
             tracing::error!(hint = why.hint().unwrap_or_default(), "{}", why.chain());
             self.let_go().await;
         }
-        let looks = Looks { health: watch::Sender::new(Health::default()), wanted: Notify::new() };
-        // One look at a time: a disk that hangs must not eat a thread each time.
-        let mut changes = self.runner.changes();
-        let looking = async {
-            loop {
-                looks.health.send_replace(self.probe().await);
-                // A task that has ended may have filled it.
-                let soon = async {
-                    tokio::select! {
-                        biased;
-                        () = looks.wanted.notified() => {}
-                        _ = changes.changed() => {}
-                    }
-                };
-                let _ = tokio::time::timeout(PROBE, soon).await;
-            }
-        };
+        let looking = self.host.looks.keep(|| self.probe(), self.runner.changes());
         tokio::select! {
             biased;
-            ended = self.dial(&looks, &cancel) => ended,
-            () = looking => Ok(()),
+            () = looking => Ok(()), // first: it is asked at once
+            ended = self.dial(&cancel) => ended,
         }
     }
 
-    async fn dial(&self, looks: &Looks, cancel: &CancellationToken) -> Result<()> {
+    async fn dial(&self, cancel: &CancellationToken) -> Result<()> {
         let settings = &self.host.config.session;
         let mut backoff = Backoff::new(settings.retry_min, settings.retry_max);
         let mut election = Backoff::new(ELECTION, ELECTION);
@@ -125,8 +90,8 @@ impl Session {
         while !cancel.is_cancelled() {
             let address = leader.take().unwrap_or_else(|| configured[turn % configured.len()].clone());
             // A restore may just have filled it.
-            looks.again().await;
-            let end = self.connection(&address, looks.health.subscribe(), cancel).await;
+            self.host.looks.again().await;
+            let end = self.connection(&address, cancel).await;
             self.host.leader.send_replace(None);
             let pause = match end {
                 End::Goodbye => return Ok(()),
@@ -218,16 +183,12 @@ impl Session {
     }
 
     /// One connection, from dialling to its end.
-    async fn connection(
-        &self,
-        address: &str,
-        health: watch::Receiver<Health>,
-        cancel: &CancellationToken,
-    ) -> End {
+    async fn connection(&self, address: &str, cancel: &CancellationToken) -> End {
+        let health = self.host.looks.seen();
         let broken = |error| End::Broken { error, welcomed: false };
         let connecting = async {
             let channel = self.connect(address).await?;
-            let hello = self.hello(*health.borrow());
+            let hello = self.hello(health.borrow().data_empty, health.borrow().primary);
             let opened = stream::open(channel, hello, self.host.config.session.connect_timeout).await;
             // What is wrong with our certificate is only heard of once we speak.
             opened.map_err(|e| self.host.tls.as_ref().and_then(Dialer::refusal).unwrap_or(e))
@@ -264,7 +225,7 @@ impl Session {
         dialled.map_err(|e| Error::unavailable(format!("connect to {address}")).with_source(e))
     }
 
-    fn hello(&self, health: Health) -> v1::Hello {
+    fn hello(&self, data_empty: bool, primary: bool) -> v1::Hello {
         let host = &self.host;
         v1::Hello {
             service: host.config.service.clone(),
@@ -273,7 +234,8 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine: host.engine.name().to_owned(),
             epoch: self.epochs.highest(&host.config.service).0,
-            data_empty: health.data_empty,
+            data_empty,
+            primary,
             tasks: self.runner.hello(),
             node_epoch: self.node_epoch.last(),
             protocol: palinurus_proto::PROTOCOL,
@@ -282,10 +244,18 @@ impl Session {
         }
     }
 
+    /// Empty: nothing has, or it is not known.
+    async fn recovered(&self) -> String {
+        let Some(logs) = self.host.engine.logs() else { return String::new() };
+        let state = self.host.state.path().to_owned();
+        let ended = self.host.seams.blocking.run(move || Recovery::ended(&state, &*logs)).await;
+        ended.ok().flatten().unwrap_or_default()
+    }
+
     /// What cannot be looked at is not known to be empty: nobody may restore into it unasked.
     async fn probe(&self) -> Health {
         match self.host.engine.probe().await {
-            Ok(health) => health,
+            Ok(health) => Health { recovered: self.recovered().await, ..health },
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "probe");
                 Health::default()

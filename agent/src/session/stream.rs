@@ -114,7 +114,7 @@ impl Stream {
     async fn exchange(
         &mut self,
         session: &Session,
-        health: watch::Receiver<Health>,
+        mut health: watch::Receiver<Health>,
         welcome: &v1::Welcome,
     ) -> Result<End> {
         let every = Duration::from_secs(welcome.heartbeat_seconds.max(1).into());
@@ -131,10 +131,9 @@ impl Stream {
                     In::Refused(refused) => return Ok(refusal(refused)),
                     order => self.obey(session, order),
                 },
-                _ = heartbeat.tick() => {
-                    let data_empty = health.borrow().data_empty;
-                    self.tell(Out::Heartbeat(v1::Heartbeat { data_empty }))?;
-                }
+                _ = heartbeat.tick() => self.beat(session, &health)?,
+                // At once, and before the report of a task that has filled it.
+                _ = health.changed() => self.beat(session, &health)?,
                 changed = changes.changed() => {
                     changed.map_err(|_| Error::internal("the runner is gone"))?;
                     self.report(session)?;
@@ -142,6 +141,13 @@ impl Stream {
                 _ = progress.tick() => self.report(session)?,
             }
         }
+    }
+
+    fn beat(&mut self, session: &Session, health: &watch::Receiver<Health>) -> Result<()> {
+        let Health { data_empty, primary, recovered } = health.borrow().clone();
+        let log_failure = session.host.unopened.borrow().clone();
+        self.tell(Out::Heartbeat(v1::Heartbeat { data_empty, primary, recovered, log_failure }))?;
+        Ok(())
     }
 
     /// The next message of an epoch that is not over.

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use palinurus_proto::v1::agent_message::Message as FromAgent;
 use palinurus_proto::v1::coordinator_message::Message as ToAgent;
 use palinurus_proto::v1::{self, TaskState};
@@ -84,7 +86,7 @@ async fn hello_work_and_goodbye() {
     assert_eq!((far.hello.service.as_str(), far.hello.node.as_str(), far.hello.epoch), ("db", "n1", 0));
     assert!(far.hello.data_empty && far.hello.tasks.is_empty() && !far.hello.instance.is_empty());
     far.say(3, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, ..Default::default() })).await;
-    assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: true }))));
+    assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: true, .. }))));
     agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
     far.say(3, ToAgent::Task(inspect())).await;
     let report = far.report(&[TaskState::TaskDone]).await;
@@ -117,6 +119,22 @@ async fn a_break_is_mended_and_what_ended_is_told_again() {
     assert_eq!(far.hello.tasks.len(), 1);
     assert_eq!(far.hello.tasks[0].state(), TaskState::TaskDone);
     far.report(&[TaskState::TaskDone]).await;
+    drop(far);
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_is_seen_is_told_before_the_next_heartbeat_is_due() {
+    let mut coordinator = Coordinator::start().await;
+    let agent = Agent::start(vec![coordinator.url()]);
+    let mut far = coordinator.session().await;
+    far.say(3, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 3600, ..Default::default() })).await;
+    assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: true, .. }))));
+    agent.puppet.filled.store(true, Ordering::Relaxed);
+    // As a restore does before it ends.
+    agent.host.looks.again().await;
+    assert!(!agent.host.looks.seen().borrow().data_empty);
+    assert!(matches!(far.hear().await, Some(FromAgent::Heartbeat(v1::Heartbeat { data_empty: false, .. }))));
     drop(far);
     agent.end().await;
 }

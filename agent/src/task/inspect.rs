@@ -19,6 +19,7 @@ pub(super) async fn run(call: &Call) -> Result<InspectResult> {
     let (share, why) = match found.share {
         Share::Own => (v1::Share::Own, String::new()),
         Share::Whole => (v1::Share::Whole, String::new()),
+        Share::Copy => (v1::Share::Copy, String::new()),
         Share::Nothing(why) => (v1::Share::Nothing, why),
     };
     Ok(InspectResult {
@@ -27,5 +28,6 @@ pub(super) async fn run(call: &Call) -> Result<InspectResult> {
         facts: found.facts.into(),
         share: share.into(),
         no_share: why,
+        shard: found.shard,
     })
 }

@@ -2,7 +2,7 @@
 use std::path::Path;
 
 use palinurus_proto::v1::{LogSpan, ManifestResult, ManifestTask};
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, LineageId, Result};
 
 use super::snapshot::SPAN;
 use super::{Call, transfer};
@@ -12,16 +12,21 @@ pub(super) async fn run(call: &Call, order: &ManifestTask) -> Result<ManifestRes
     let context = transfer::context(call, &order.transaction, &order.base).await?;
     let span = span(&context.spool)?;
     let mut result = call.host.seams.mover.manifest(context, call.cancel.clone()).await?;
-    // Which lineage that is, is known only while it is stored from here.
     let writes = call.host.writes.borrow().clone();
-    result.log = span.zip(writes).filter(|(span, (identity, _))| span.identity == *identity).map(
-        |(span, (_, lineage))| LogSpan {
-            lineage: lineage.0.to_vec().into(),
-            start: span.start,
-            stop: span.stop,
-        },
-    );
+    result.log = span.and_then(|span| told(span, writes));
     Ok(result)
+}
+
+/// Which lineage that is, is known only where it is stored from.
+fn told(span: Span, writes: Option<(Vec<u8>, LineageId)>) -> Option<LogSpan> {
+    let Span { identity, start, stop, follows } = span;
+    match writes.filter(|(written, _)| *written == identity) {
+        Some((_, lineage)) => {
+            Some(LogSpan { lineage: lineage.0.to_vec().into(), start, stop, ..Default::default() })
+        }
+        None if follows => Some(LogSpan { identity: identity.into(), start, stop, ..Default::default() }),
+        None => None,
+    }
 }
 
 /// What the engine has left there.

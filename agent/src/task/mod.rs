@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1::{self, task::Work, task_result::Result as Outcome};
+use palinurus_repository::storage::Requests;
 use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
@@ -9,6 +10,7 @@ use crate::host::Host;
 use crate::progress::Counters;
 use crate::repositories::Unlocked;
 
+mod drill;
 mod freeze;
 mod inspect;
 mod manifest;
@@ -48,6 +50,14 @@ impl Call {
         self.counters.measure(&unlocked.storage, before);
         Ok(unlocked)
     }
+
+    /// The repository that is restored from: of a fork, its parent's.
+    pub(crate) async fn unlock_source(&self, parent: Option<&v1::Parent>) -> Result<Unlocked> {
+        let Some(parent) = parent else { return self.unlock().await };
+        let unlocked = self.host.unlock_parent(parent).await?;
+        self.counters.measure(&unlocked.storage, Requests::default());
+        Ok(unlocked)
+    }
 }
 
 /// Does the task. Repeating it is safe; cut short, it leaves nothing that a release does not remove.
@@ -67,12 +77,13 @@ pub(crate) async fn execute(call: Call) -> Result<Option<Outcome>> {
         Work::Inspect(_) => inspect::run(&call).await.map(Outcome::Inspect).map(Some),
         Work::Freeze(order) => freeze::run(&call, &order).await.map(|()| None),
         Work::Snapshot(_) => snapshot::run(&call).await.map(Outcome::Snapshot).map(Some),
-        Work::Thaw(_) => thaw::run(&call).await.map(|()| None),
+        Work::Thaw(order) => thaw::run(&call, order).await.map(Outcome::Thaw).map(Some),
         Work::Release(_) => release::run(&call).await.map(|()| None),
         Work::Upload(order) => upload::run(&call, &order).await.map(Outcome::Upload).map(Some),
         Work::Manifest(order) => manifest::run(&call, &order).await.map(Outcome::Manifest).map(Some),
         Work::Restore(order) => restore::run(&call, &order).await.map(Outcome::Restore).map(Some),
-        Work::Probe(_) => probe::run(&call).await.map(Outcome::Probe).map(Some),
+        Work::Probe(order) => probe::run(&call, order).await.map(Outcome::Probe).map(Some),
+        Work::Drill(order) => drill::run(&call, &order).await.map(Outcome::Drill).map(Some),
         Work::Verify(order) => verify::run(&call, &order).await.map(Outcome::Verify).map(Some),
     }
 }

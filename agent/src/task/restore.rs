@@ -1,68 +1,179 @@
 //! Brings a backup of a node back into the data directory.
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use palinurus_proto::v1::{RestoreResult, RestoreTask};
+use async_trait::async_trait;
+use palinurus_proto::Choice;
+use palinurus_proto::v1::{self, RestoreResult, RestoreTask};
+use palinurus_repository::log::LogStore;
 use palinurus_repository::manifest::ManifestRef;
 use palinurus_repository::{Error, Result};
 
 use super::{Call, WARNINGS_TOLD};
-use crate::engine::Logs;
+use crate::durable;
+use crate::engine::{Choosing, Engine, Logs, Plan, Portion};
 use crate::log::{self, Recovery};
-use crate::restore::Request;
+use crate::repositories::Unlocked;
+use crate::restore::{Request, RestoreResult as Restored, Settle};
 
 pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResult> {
     let host = &call.host;
     let manifest = ManifestRef::decode(&order.manifest)?;
-    let unlocked = call.unlock().await?;
+    let unlocked = call.unlock_source(order.parent.as_ref()).await?;
     unlocked.keys.learn(&*unlocked.storage, &palinurus_proto::sealed(&call.task.key_epochs)?).await?;
-    let recovery = Recovery::of(&call.task, order.logs.as_ref());
+    if let Some(choice) = &order.choice {
+        return chosen(call, unlocked, manifest, choice, &order.backup_id).await;
+    }
+    let mut recovery = Recovery::of(&call.task, order.logs.as_ref());
     // Before anything is written: a plan that cannot be followed must leave no trace.
-    recovery.plan()?;
+    let plan = recovery.plan()?;
     if order.logs.is_some() && host.engine.logs().is_none() {
         return Err(Error::invalid(format!("the {} engine has no log to recover along", host.engine.name()))
             .with_hint("restore without --to"));
     }
+    if let Some(logs) = host.engine.logs() {
+        logs.check(&plan)?;
+    }
+    if order.parent.is_some() {
+        check_fits(call, &unlocked, &manifest).await?;
+    }
     let target = host.engine.restore_prepare().await?;
     // What can be refused is, before data lies there that would start without it.
-    let recover = ready(call, &recovery, order.logs.is_some())?;
+    // A fork without a log is kept from its parent's history all the same.
+    let mut along = ready(call, &recovery, order.logs.is_some() || order.parent.is_some())?;
+    if let Some((logs, plan, _)) = along.as_mut() {
+        let store = LogStore::new(Arc::clone(&unlocked.storage), unlocked.keys.clone());
+        *plan = log::reachable(plan.clone(), store, &**logs).await?;
+    }
+    let asks = along.as_ref().map(|(logs, ..)| Arc::clone(logs));
+    let settle = Settled { engine: Arc::clone(&host.engine), along };
     let request = Request {
         storage: unlocked.storage,
         keys: unlocked.keys,
         manifest,
         target,
-        delta: order.delta,
+        delta: order.delta || host.engine.restores_aside(),
         include: Vec::new(),
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
+        settle: Some(Arc::new(settle)),
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
     host.engine.restore_finish().await?;
-    if let Some((logs, command)) = recover {
-        logs.prepare(&recovery.plan()?, &command).await?;
+    if let Some(logs) = asks {
+        // An empty directory may have been another's; what was restored says whose it is.
+        log::give(host.state.path(), &*logs)?;
+        recovery.begins(host.state.path(), call.operation())?;
     }
-    Ok(RestoreResult {
+    // Nobody may hear that it has ended and still take the place for empty.
+    host.looks.again().await;
+    Ok(RestoreResult { told: host.engine.left_to_do(), ..told(call, &restored) })
+}
+
+fn told(call: &Call, restored: &Restored) -> RestoreResult {
+    RestoreResult {
         files: restored.files,
         bytes: restored.bytes,
         bytes_written: restored.bytes_written,
         bytes_fetched: restored.bytes_fetched,
-        warnings: restored.warnings.to_wire(&host.config.node, WARNINGS_TOLD),
+        warnings: restored.warnings.to_wire(&call.host.config.node, WARNINGS_TOLD),
         warning_count: restored.warnings.count(),
-    })
+        told: String::new(),
+    }
 }
 
-/// Whose log, and the words of the command.
-type Recover = (Arc<dyn Logs>, Vec<String>);
+/// Some of the backup, beside what is there.
+async fn chosen(
+    call: &Call,
+    unlocked: Unlocked,
+    manifest: ManifestRef,
+    choice: &v1::Choice,
+    backup: &str,
+) -> Result<RestoreResult> {
+    let host = &call.host;
+    let choosing = Choosing { choice: Choice::parse(choice)?, backup: backup.to_owned() };
+    let place = telling(call, &unlocked, &manifest).await?;
+    let Portion { target, include } = host.engine.choose(&place, choosing).await?;
+    let request = Request {
+        storage: unlocked.storage,
+        keys: unlocked.keys,
+        manifest,
+        target: target.clone(),
+        // What an attempt before left there is ours.
+        delta: true,
+        include,
+        workers: host.config.limits.workers(),
+        progress: Arc::clone(&call.counters),
+        settle: None,
+    };
+    let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
+    host.engine.restore_chosen(&target).await?;
+    host.looks.again().await;
+    Ok(told(call, &restored))
+}
 
-/// What is restored goes along the log when the database is started, and goes on as a history of its own: with what, and the
-/// command that it asks for log files with.
-fn ready(call: &Call, recovery: &Recovery, wanted: bool) -> Result<Option<Recover>> {
+/// A fork may be on a machine with other programs: seen before anything is written into its data directory.
+async fn check_fits(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef) -> Result<()> {
+    if call.host.engine.telling().is_empty() {
+        return Ok(());
+    }
+    let place = telling(call, unlocked, manifest).await?;
+    call.host.engine.check_fits(&place).await
+}
+
+/// Where the files are that say what the backup holds.
+async fn telling(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef) -> Result<PathBuf> {
+    let host = &call.host;
+    // Removed with the operation, whatever becomes of this.
+    let place = host.state.create_spool(call.operation())?.join("telling");
+    durable::remove_dir(&place)?;
+    durable::create_dir(&place)?;
+    if host.engine.telling().is_empty() {
+        return Ok(place);
+    }
+    let request = Request {
+        storage: Arc::clone(&unlocked.storage),
+        keys: unlocked.keys.clone(),
+        manifest: manifest.clone(),
+        target: place.clone(),
+        delta: false,
+        include: host.engine.telling().iter().map(|name| (*name).to_owned()).collect(),
+        workers: 1,
+        progress: Arc::default(),
+        settle: None,
+    };
+    host.seams.mover.restore(request, call.cancel.clone()).await?;
+    Ok(place)
+}
+
+/// Whose log, along which, and the words of the command that it asks for log files with.
+type Along = (Arc<dyn Logs>, Plan, Vec<String>);
+
+/// Before the data can be started: a crash must not leave any that starts without its recovery.
+#[derive(Debug)]
+struct Settled {
+    engine: Arc<dyn Engine>,
+    along: Option<Along>,
+}
+
+#[async_trait]
+impl Settle for Settled {
+    async fn settle(&self) -> Result<()> {
+        self.engine.restore_settle().await?;
+        match &self.along {
+            Some((logs, plan, command)) => logs.prepare(plan, command).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is restored goes along the log when the database is started, and goes on as a history of its own.
+fn ready(call: &Call, recovery: &Recovery, wanted: bool) -> Result<Option<Along>> {
     let host = &call.host;
     let Some(logs) = host.engine.logs().filter(|logs| wanted || logs.is_stored()) else { return Ok(None) };
     let state = host.state.path();
     recovery.keep(state)?;
     log::give(state, &*logs)?;
-    let text = state.to_str().ok_or_else(|| Error::invalid("the state directory's path is not UTF-8"))?;
-    let more = ["wal-get", "--state", text].map(str::to_owned);
-    let command = host.seams.program.iter().cloned().chain(more).collect();
-    Ok(Some((logs, command)))
+    let command = log::command_of(&host.seams.program, state)?;
+    Ok(Some((logs, recovery.plan()?, command)))
 }

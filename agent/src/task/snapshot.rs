@@ -36,6 +36,7 @@ pub(super) async fn run(call: &Call) -> Result<SnapshotResult> {
         files: snapshot.totals.files,
         bytes: snapshot.totals.bytes,
         taken_ms: snapshot.taken.0,
+        taken_to_ms: snapshot.taken_to.0,
         warnings: snapshot.warnings.to_wire(&call.host.config.node, WARNINGS_TOLD),
         warning_count: snapshot.warnings.count(),
         largest: largest.into_iter().map(Into::into).collect(),

@@ -46,6 +46,7 @@ pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult>
         day: order.day,
         damaged: told(&report.damaged),
         whole: told(&report.whole),
+        logs: palinurus_proto::checked_logs(&report.logs),
         ..Default::default()
     };
     Ok(VerifyResult { detail: Some(detail) })

@@ -35,6 +35,11 @@ impl Identity {
 }
 
 impl Hardlinks {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
     /// The name under which the file is listed already.
     pub(super) fn seen(&mut self, identity: Identity) -> Option<Vec<u8>> {
         let group = self.groups.get_mut(&identity)?;

@@ -44,6 +44,9 @@ pub(crate) struct Walk<'a> {
     pub(crate) strict: bool,
     /// Where immutable and append-only files are linked; none: they are read in place.
     pub(crate) links: Option<Links>,
+    /// The tree is a farm of links to another one: two names of a file within it are listed as two files, whose content is
+    /// stored once, and no table is kept of them.
+    pub(crate) links_elsewhere: bool,
     /// Directories never entered, by device and inode: our own, wherever they lie.
     pub(crate) skip: Vec<(u64, u64)>,
     pub(crate) counters: Arc<Counters>,
@@ -234,7 +237,7 @@ impl Walker<'_> {
     fn visit_file(&mut self, parent: BorrowedFd<'_>, name: &[u8], mut stat: Stat) -> Result<()> {
         let nlink = u32::try_from(stat.st_nlink).unwrap_or(u32::MAX);
         let inode = stat.st_ino;
-        let shared = (nlink > 1).then(|| Identity::of(parent, name, &stat));
+        let shared = (nlink > 1 && !self.walk.links_elsewhere).then(|| Identity::of(parent, name, &stat));
         if let Some(target) = shared.and_then(|identity| self.hardlinks.seen(identity)) {
             let meta = self.meta(parent, name, &stat);
             let kind = SourceKind::Hardlink { target };

@@ -39,6 +39,7 @@ impl World {
             cross_file_systems: false,
             strict: false,
             links: None,
+            links_elsewhere: false,
             skip: Vec::new(),
             counters: Arc::default(),
             cancel: CancellationToken::new(),
@@ -134,6 +135,24 @@ fn hard_links_point_to_the_first_name() {
         assert_eq!(find(&entries, other).kind, SourceKind::Hardlink { target: b"b/first".to_vec() });
     }
     assert!(matches!(find(&entries, "pair").kind, SourceKind::File { nlink: 2, .. }));
+}
+
+#[test]
+fn a_farm_of_links_is_walked_without_a_table_of_them() {
+    let world = World::new();
+    let first = world.file("first", b"x");
+    fs::hard_link(&first, world.root.join("second")).unwrap();
+    let (rules, list) = (everything(), world.dir.path().join("walk"));
+    let mut walker = walker(&world, &rules, &list);
+    walker.walk.links_elsewhere = true;
+    while !walker.levels.is_empty() {
+        walker.step().unwrap();
+        assert!(walker.hardlinks.is_empty());
+    }
+    walker.list.finish(&walker.warnings).unwrap();
+    let files = SourceListReader::open(&list).unwrap().map(|entry| entry.unwrap().kind);
+    let is_file = |kind: &SourceKind| matches!(kind, SourceKind::File { size: 1, nlink: 2, .. });
+    assert_eq!(files.filter(is_file).count(), 2);
 }
 
 #[test]

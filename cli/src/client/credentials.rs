@@ -1,31 +1,18 @@
-//! Who the operator is, and where the coordinators are: said on the command line, in the environment, or in a file of
-//! their own, in this order. A token is never on the command line, where everybody on the machine could read it.
+//! Who the operator is, and where the coordinators are: said on the command line, in the environment, or in a file, in
+//! this order. A token is never on the command line, where everybody on the machine could read it.
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use palinurus_identity::{Dialer, Token, read_token};
 use palinurus_repository::{Error, Result, SystemClock};
-use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
+use super::File;
 use crate::Global;
 
-const SERVER: &str = "http://127.0.0.1:7410";
-const FILE: &str = "PALINURUS_CLI_CONFIG";
 const TOKEN: &str = "PALINURUS_TOKEN";
-
-/// `~/.config/palinurus/cli.toml`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct File {
-    server: String,
-    ca: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
-    token_file: PathBuf,
-}
 
 #[derive(Clone, Debug)]
 pub(super) struct Credentials {
@@ -36,7 +23,18 @@ pub(super) struct Credentials {
 
 impl Credentials {
     pub(super) fn of(global: &Global) -> Result<Self> {
-        Self::resolve(global, &File::read(file().as_deref())?, std::env::var(TOKEN).ok())
+        // It says all there is to say: what the environment says is of another coordinator.
+        if let Some(state) = &global.state {
+            return Self::resolve(&Global::default(), &File::of_state(state)?, None);
+        }
+        let mut file = File::own()?.unwrap_or_default();
+        if global.server.is_empty() && file.server.is_empty() {
+            match File::of_default_state()? {
+                Some(left) => return Self::resolve(&Global::default(), &left, None),
+                None => file = File::default(),
+            }
+        }
+        Self::resolve(global, &file, std::env::var(TOKEN).ok())
     }
 
     /// For a coordinator on this machine that encrypts nothing.
@@ -50,7 +48,11 @@ impl Credentials {
             (!given.as_os_str().is_empty()).then_some(given)
         };
         let server = [&global.server, &file.server].into_iter().find(|server| !server.is_empty());
-        let server = server.map_or(SERVER, |server| server).to_owned();
+        let server = server.cloned().ok_or_else(|| {
+            Error::invalid("no coordinator is named, and none has been started here").with_hint(
+                "start one with `palinurus up --data DIR`, or name one with --server, or what keeps it with --state",
+            )
+        })?;
         if !server.contains("https://") {
             return Ok(Self::none(&server));
         }
@@ -82,7 +84,8 @@ impl Credentials {
                 (None, Some(file)) => Some(read_token(&file)?),
                 (None, None) => None,
             };
-        let tls = Some(Dialer::open(&ca, pair, Arc::new(SystemClock))?);
+        let revoked = path(&global.revoked, &file.revoked);
+        let tls = Some(Dialer::open(&ca, revoked.as_deref(), pair, Arc::new(SystemClock))?);
         Ok(Self { server, tls, token })
     }
 
@@ -95,28 +98,6 @@ impl Credentials {
         };
         self.token.as_ref().map(header).transpose().map(Bearer)
     }
-}
-
-impl File {
-    fn read(path: Option<&Path>) -> Result<Self> {
-        let Some(path) = path else { return Ok(Self::default()) };
-        match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|e| {
-                Error::invalid(format!("{}: {}", path.display(), e.to_string().trim()))
-                    .with_hint("it may say server, ca, certificate, key and token_file")
-            }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::env::var_os(FILE).is_none() => {
-                Ok(Self::default())
-            }
-            Err(e) => Err(Error::io(format!("read {}", path.display()), e)),
-        }
-    }
-}
-
-fn file() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let config = || absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
-    std::env::var_os(FILE).map(PathBuf::from).or_else(|| Some(config()?.join("palinurus/cli.toml")))
 }
 
 /// Shows the token with every call, where there is one.

@@ -57,6 +57,8 @@ pub(crate) struct FailoverView {
     /// The agent that had the place and is shut out.
     fenced: String,
     node_epoch: u64,
+    /// The node that it is made a replica of.
+    follows: Option<String>,
     backup: Option<String>,
     automatic: bool,
     gone: Option<String>,
@@ -76,6 +78,7 @@ impl FailoverView {
             instance: detail.instance.clone(),
             fenced: detail.fenced.clone(),
             node_epoch: detail.node_epoch,
+            follows: Some(detail.follows.clone()).filter(|node| !node.is_empty()),
             backup: detail.manifest.as_ref().map(|manifest| manifest.backup_id.clone()),
             automatic: detail.automatic,
             gone: human::rfc3339(detail.gone_ms),
@@ -93,6 +96,9 @@ impl FailoverView {
         ];
         if let Some(backup) = &self.backup {
             rows.push(("from", format!("backup {backup}, data of {}", time(&self.data_of))));
+        }
+        if let Some(follows) = &self.follows {
+            rows.push(("replica of", follows.clone()));
         }
         if !self.fenced.is_empty() {
             rows.push(("shut out", format!("agent {}", self.fenced)));

@@ -27,7 +27,7 @@ impl Process {
         let log = config.with_extension("log");
         let file = File::options().create(true).append(true).open(&log).map_err(failed)?;
         let child = Command::new(std::env::current_exe().map_err(failed)?)
-            .args([kind, "--insecure-plaintext", "--until-stdin-closes", "--config"])
+            .args([kind, "--until-stdin-closes", "--config"])
             .arg(config)
             .stdin(Stdio::piped())
             .stdout(file.try_clone().map_err(failed)?)
@@ -90,7 +90,7 @@ pub(crate) async fn address(coordinator: &mut Process, state: &Path) -> Result<S
         if let Ok(text) = std::fs::read_to_string(&file)
             && text.ends_with('\n')
         {
-            return Ok(format!("http://{}", text.trim()));
+            return Ok(format!("https://{}", text.trim()));
         }
         coordinator.check()?;
         if Instant::now() > deadline {

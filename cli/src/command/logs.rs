@@ -4,6 +4,7 @@ use palinurus_repository::Result;
 use serde::Serialize;
 
 use crate::exit::Outcome;
+use crate::human::hex;
 use crate::output::{Output, fields, table};
 use crate::target::position;
 use crate::{Global, client, human};
@@ -21,8 +22,17 @@ pub(crate) enum Verb {
 struct Logs {
     service: String,
     writer: Option<Writer>,
+    /// Of nodes that cannot even open theirs.
+    failures: Vec<Failing>,
     lineages: Vec<Lineage>,
     windows: Vec<Window>,
+}
+
+#[derive(Serialize)]
+struct Failing {
+    node: String,
+    failure: String,
+    hint: String,
 }
 
 #[derive(Serialize)]
@@ -50,9 +60,15 @@ struct Lineage {
 }
 
 #[derive(Serialize)]
-struct Stretch {
-    from: String,
-    to: String,
+pub(super) struct Stretch {
+    pub(super) from: String,
+    pub(super) to: String,
+}
+
+impl Stretch {
+    pub(super) fn of(from: u64, to: u64) -> Self {
+        Self { from: position(from), to: position(to) }
+    }
 }
 
 #[derive(Serialize)]
@@ -84,7 +100,7 @@ fn view(logs: v1::Logs) -> Logs {
             parent: hex(&lineage.parent),
             kind: lineage.kind,
             begins: position(lineage.from),
-            stretches: view.stretches.iter().map(|it| stretch(it.from, it.to)).collect(),
+            stretches: view.stretches.iter().map(|it| Stretch::of(it.from, it.to)).collect(),
             objects: view.objects,
             bytes: view.bytes,
         }
@@ -98,7 +114,12 @@ fn view(logs: v1::Logs) -> Logs {
         from_time: human::rfc3339(window.from_ms),
         to_time: human::rfc3339(window.to_ms),
     });
+    let failures = logs.failures.into_iter().map(|it| {
+        let failure = it.failure.unwrap_or_default();
+        Failing { node: it.node, failure: failure.message, hint: failure.hint }
+    });
     Logs {
+        failures: failures.collect(),
         lineages: lineages.collect(),
         windows: windows.collect(),
         writer: logs.writer.map(writer),
@@ -116,18 +137,9 @@ fn writer(writer: v1::LogWriterView) -> Writer {
         lag_bytes: writer.lag_bytes,
         lag_ms: writer.lag_ms,
         failure: status.failure.map(|failure| failure.message),
-        gaps: writer.gaps.iter().map(|gap| stretch(gap.from, gap.to)).collect(),
+        gaps: writer.gaps.iter().map(|gap| Stretch::of(gap.from, gap.to)).collect(),
     }
 }
-
-fn stretch(from: u64, to: u64) -> Stretch {
-    Stretch { from: position(from), to: position(to) }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn show(logs: &Logs) -> String {
     let mut text = match &logs.writer {
         None => format!("nobody stores the log of {}\n", logs.service),
@@ -139,6 +151,10 @@ fn show(logs: &Logs) -> String {
             ("failure", writer.failure.clone().unwrap_or_else(|| "-".into())),
         ]),
     };
+    for Failing { node, failure, hint } in &logs.failures {
+        text.push_str(&format!("{node} cannot read its log: {failure}\n"));
+        text.push_str(&if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") });
+    }
     for gap in logs.writer.iter().flat_map(|writer| &writer.gaps) {
         text.push_str(&format!("lost: {} to {}\n", gap.from, gap.to));
     }

@@ -8,6 +8,7 @@ pub(crate) mod config;
 mod copy;
 pub(crate) mod daemon;
 pub(crate) mod demo;
+pub(crate) mod drill;
 pub(crate) mod failover;
 mod fleet;
 pub(crate) mod keys;
@@ -17,12 +18,14 @@ pub(crate) mod missing;
 pub(crate) mod node;
 pub(crate) mod offline;
 pub(crate) mod operation;
+pub(crate) mod plan;
 mod repair;
 pub(crate) mod repository;
 pub(crate) mod requests;
 pub(crate) mod restore;
 pub(crate) mod retention;
 pub(crate) mod service;
+mod standing;
 pub(crate) mod tokens;
 pub(crate) mod up;
 
@@ -52,8 +55,14 @@ pub(crate) enum Command {
     /// Which backups stay, why, and what goes.
     #[command(subcommand)]
     Retention(retention::Verb),
+    /// The types of services and their plans: how often a backup is made, and what stays.
+    #[command(subcommand)]
+    Plan(plan::Verb),
     /// Restore through the coordinator (plan, apply), or straight from a repository (--repository).
     Restore(restore::Restore),
+    /// Restore a backup beside the data for proof, and see when each was last proved.
+    #[command(subcommand)]
+    Drill(drill::Verb),
     /// Give a lost node's place and data to another agent: plan, apply, and what happened by itself.
     #[command(subcommand)]
     Failover(failover::Verb),
@@ -92,14 +101,16 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> Result<Outcome> {
     match command {
-        Command::Up(args) => Box::pin(up::run(args, output)).await,
+        Command::Up(args) => Box::pin(up::run(args, global, output)).await,
         Command::Demo(demo) => demo::run(demo, global, output).await,
         Command::Bench(bench) => bench::run(bench, global, output).await,
         Command::Service(verb) => service::run(verb, global, output).await,
         Command::Backup(verb) => backup::run(verb, global, output).await,
+        Command::Plan(verb) => plan::run(verb, global, output).await,
         Command::Logs(verb) => logs::run(verb, global, output).await,
         Command::Restore(restore) => restore::run(restore, global, output).await,
         Command::Retention(verb) => retention::run(verb, global, output).await,
+        Command::Drill(verb) => drill::run(verb, global, output).await,
         Command::Failover(verb) => failover::run(verb, global, output).await,
         Command::Operation(verb) => operation::run(verb, global, output).await,
         Command::Node(verb) => node::run(verb, global, output).await,

@@ -7,8 +7,10 @@ use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
 use crate::{Global, client, follow, human};
 
+mod log;
 mod view;
 
+pub(crate) use log::{LogCheckView, show as show_logs};
 pub(crate) use view::{DamageView, OperationView, ProgressView, VerifyView};
 
 #[derive(Debug, clap::Subcommand)]
@@ -101,6 +103,9 @@ pub(crate) fn show(operation: &OperationView) -> String {
     }
     if let Some(retention) = &operation.retention {
         pairs.extend(retention.rows());
+    }
+    if let Some(drill) = &operation.drill {
+        pairs.extend(drill.rows());
     }
     if progress.bytes_total > 0 {
         pairs.push((

@@ -7,7 +7,7 @@ use palinurus_repository::{Clock, Error, KeyFile, Repository, Result, SystemCloc
 use serde::Serialize;
 
 use crate::command::missing::{self, MissingView};
-use crate::command::operation::{DamageView, VerifyView};
+use crate::command::operation::{DamageView, LogCheckView, VerifyView, show_logs};
 use crate::command::{copy, repair};
 use crate::exit::Outcome;
 use crate::given::{Given, GivenKey};
@@ -160,6 +160,12 @@ async fn check_alone(repository: &Repository, percent: u32, output: &Output) -> 
         bar.enable_steady_tick(Duration::from_millis(200));
     }
     let progress = |progress: verify::Progress| {
+        if progress.again > 0 {
+            output.note(format!(
+                "there are more packs than fit in memory: {} index segments are read again for each part of the manifests",
+                human::count(progress.again)
+            ));
+        }
         if let Some(bar) = &bar {
             bar.set_message(progress.phase);
             bar.set_length(progress.total);
@@ -180,6 +186,7 @@ async fn check_alone(repository: &Repository, percent: u32, output: &Output) -> 
         backups_checked: report.backups_checked,
         damage_count: report.damages.len() as u64,
         damages: damages.collect(),
+        logs: palinurus_proto::checked_logs(&report.logs).iter().map(LogCheckView::of).collect(),
     };
     output.data(&view, show);
     Ok(if view.damages.is_empty() { Outcome::Done } else { Outcome::Corrupt })
@@ -196,8 +203,9 @@ fn show(found: &VerifyView) -> String {
         human::count(found.backups_checked),
         human::count(found.packs_checked)
     );
+    let logs = show_logs(&found.logs);
     if found.damage_count == 0 {
-        return checked + "no damage\n";
+        return checked + "no damage\n" + &logs;
     }
     let damaged: Vec<Vec<String>> = found
         .damages
@@ -213,7 +221,12 @@ fn show(found: &VerifyView) -> String {
     } else {
         format!("\n{}", table(&["SPOILED FILE", "BY"], &[], &rows))
     };
-    checked + &counted + &table(&["OBJECT", "DAMAGE", "BACKUPS THAT NEED IT"], &[], &damaged) + &more + &files
+    checked
+        + &counted
+        + &table(&["OBJECT", "DAMAGE", "BACKUPS THAT NEED IT"], &[], &damaged)
+        + &more
+        + &files
+        + &logs
 }
 
 fn spoiled_rows(damage: &DamageView) -> Vec<Vec<String>> {

@@ -44,12 +44,22 @@ struct Wanted {
     /// May be left out when there is only one.
     #[arg(long, short)]
     service: Option<String>,
+    /// A fork: onto the nodes of this other service, which must be new, and which goes on by itself.
+    #[arg(long, value_name = "SERVICE", conflicts_with = "delta")]
+    into: Option<String>,
     /// NODE, or NODE=SOURCE to write onto NODE what SOURCE held; may be repeated. Without it: every node.
     #[arg(long = "node", value_name = "NODE[=SOURCE]")]
     nodes: Vec<String>,
     /// Rewrite what differs in a directory that holds data; files that the backup does not have are removed.
     #[arg(long)]
     delta: bool,
+    /// These tables alone, beside what is there: DATABASE.TABLE or DATABASE.*, several between commas; may be repeated. Names with
+    /// other signs go into backquotes. Of a clickhouse.
+    #[arg(long, value_name = "TABLES", conflicts_with_all = ["delta", "into", "to"])]
+    tables: Vec<String>,
+    /// DATABASE=OTHER or DATABASE.TABLE=OTHER.NAME: restore what is chosen under another name; may be repeated.
+    #[arg(long, value_name = "OLD=NEW", requires = "tables")]
+    rename: Vec<String>,
     /// Go along the log behind the backup: latest, immediate, a time in UTC, a position like 16/B374D848, or name:NAME.
     /// Without it: the backup as it is.
     #[arg(long, value_name = "MOMENT")]
@@ -63,10 +73,15 @@ struct Wanted {
 #[derive(Serialize)]
 pub(crate) struct PlanView {
     service: String,
+    /// The service that becomes a fork; empty: none does.
+    into: String,
     backup: String,
     delta: bool,
     /// Where it ends, when it goes along the log.
     to: Option<String>,
+    /// None: all of the backup.
+    tables: Vec<String>,
+    renames: Vec<String>,
     nodes: Vec<AssignmentView>,
     warnings: Vec<String>,
     /// Not empty: `apply` will refuse, and why.
@@ -83,6 +98,9 @@ struct AssignmentView {
     bytes: u64,
     data_empty: bool,
     connected: bool,
+    /// Nodes of one shard hold the same.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    shard: String,
 }
 
 pub(crate) async fn run(restore: Restore, global: &Global, output: &Output) -> Result<Outcome> {
@@ -106,6 +124,7 @@ async fn plan(wanted: Wanted, global: &Global, output: &Output) -> Result<Outcom
 }
 
 async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output: &Output) -> Result<Outcome> {
+    let aimed = wanted.to.is_some();
     let mut client = client::connect(global).await?;
     let plan = ask(&mut client, wanted).await?;
     output.note(show(&PlanView::of(&plan)));
@@ -113,6 +132,8 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
         return Err(Error::conflict(format!("this restore cannot be applied: {}", plan.refusals.join("; "))));
     }
     let question = match plan.delta {
+        _ if plan.choice.is_some() => "Restore these tables into the servers in use?",
+        _ if !plan.into.is_empty() => "Fork into the empty data directories of these nodes?",
         true => "Restore? What differs in the data directories of these nodes is overwritten or removed.",
         false => "Restore into the empty data directories of these nodes?",
     };
@@ -120,6 +141,7 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
         output.note("nothing was changed");
         return Ok(Outcome::Declined);
     }
+    let goes_on = plan.logs.filter(|_| aimed);
     // Exactly what was shown: `latest` may be another one by now.
     let nodes = plan.nodes.iter().map(|node| format!("{}={}", node.node, node.source)).collect();
     let request = v1::RestoreRequest {
@@ -127,7 +149,9 @@ async fn apply(wanted: Wanted, yes: bool, detach: bool, global: &Global, output:
         backup: plan.backup_id,
         nodes,
         delta: plan.delta,
-        target: plan.logs.and_then(|logs| logs.target),
+        target: goes_on.and_then(|logs| logs.target),
+        into: plan.into,
+        choice: plan.choice,
     };
     let started = client.apply_restore(request).await.map_err(from_status)?.into_inner();
     follow_or_detach(global, output, &started, detach).await
@@ -144,6 +168,9 @@ async fn ask(client: &mut client::Client, wanted: Wanted) -> Result<v1::RestoreP
         nodes: wanted.nodes,
         delta: wanted.delta,
         target,
+        into: wanted.into.unwrap_or_default(),
+        choice: (!wanted.tables.is_empty())
+            .then_some(v1::Choice { tables: wanted.tables, renames: wanted.rename }),
     };
     Ok(client.plan_restore(request).await.map_err(from_status)?.into_inner())
 }
@@ -157,12 +184,17 @@ impl PlanView {
             bytes: node.bytes,
             data_empty: node.data_empty,
             connected: node.connected,
+            shard: node.shard.clone(),
         });
+        let choice = plan.choice.clone().unwrap_or_default();
         Self {
             service: plan.service.clone(),
+            into: plan.into.clone(),
             backup: plan.backup_id.clone(),
             delta: plan.delta,
             to: plan.logs.as_ref().and_then(|logs| logs.target.as_ref()?.target.as_ref()).map(target::show),
+            tables: choice.tables,
+            renames: choice.renames,
             nodes: nodes.collect(),
             warnings: plan.warnings.clone(),
             refusals: plan.refusals.clone(),
@@ -177,7 +209,10 @@ fn show(plan: &PlanView) -> String {
         .map(|node| {
             vec![
                 node.node.clone(),
-                node.source.clone(),
+                match node.shard.as_str() {
+                    "" => node.source.clone(),
+                    shard => format!("{} (shard {})", node.source, human::name(shard.as_bytes())),
+                },
                 human::count(node.files),
                 human::size(node.bytes),
                 if node.data_empty { "empty".into() } else { "present".into() },
@@ -185,12 +220,24 @@ fn show(plan: &PlanView) -> String {
             ]
         })
         .collect();
+    let service = match plan.into.as_str() {
+        "" => plan.service.clone(),
+        into => format!("{into}, as a fork of {}", plan.service),
+    };
+    let into = match (plan.delta, plan.tables.is_empty()) {
+        (_, false) => "servers in use: chosen tables, of what the backup has",
+        (true, _) => "existing data (delta)",
+        _ => "empty directories",
+    };
     let mut text = fields(&[
         ("backup", plan.backup.clone()),
-        ("service", plan.service.clone()),
+        ("service", service),
         ("up to", plan.to.clone().unwrap_or_else(|| "the backup's own moment".into())),
-        ("into", if plan.delta { "existing data (delta)".into() } else { "empty directories".into() }),
+        ("into", into.into()),
     ]);
+    if !plan.tables.is_empty() {
+        text.push_str(&fields(&[("tables", plan.tables.join(", ")), ("renamed", plan.renames.join(", "))]));
+    }
     text.push('\n');
     text.push_str(&table(&["NODE", "FROM", "FILES", "DATA", "DIRECTORY", "AGENT"], &[2, 3], &rows));
     for warning in &plan.warnings {

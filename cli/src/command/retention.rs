@@ -128,6 +128,14 @@ impl RewriteView {
     }
 }
 
+fn deleted(objects: u64, bytes: u64) -> (&'static str, String) {
+    ("deleted", format!("{} objects, {}", human::count(objects), human::size(bytes)))
+}
+
+fn waiting(packs: u64, waits_for: &[String]) -> (&'static str, String) {
+    ("waiting", format!("{packs} packs, for {}", waits_for.join(", ")))
+}
+
 impl RetentionView {
     pub(crate) fn of(detail: &v1::RetentionDetail) -> Self {
         Self {
@@ -150,14 +158,7 @@ impl RetentionView {
             ("by", if self.automatic { "itself".into() } else { "hand".into() }),
             ("forgotten", format!("{} of {} backups", self.backups_forgotten, self.forget.len())),
             ("packs", format!("{} condemned, {} swept", self.packs_condemned, self.packs_swept)),
-            (
-                "deleted",
-                format!(
-                    "{} objects, {}",
-                    human::count(self.objects_deleted),
-                    human::size(self.bytes_deleted)
-                ),
-            ),
+            deleted(self.objects_deleted, self.bytes_deleted),
         ];
         if let Some(rewrite) = &self.rewrite {
             rows.push(("rewritten", rewrite.row()));
@@ -166,10 +167,7 @@ impl RetentionView {
             rows.push(("leftovers", self.temporaries.to_string()));
         }
         if self.packs_waiting > 0 {
-            rows.push((
-                "waiting",
-                format!("{} packs, for {}", self.packs_waiting, self.waits_for.join(", ")),
-            ));
+            rows.push(waiting(self.packs_waiting, &self.waits_for));
         }
         rows
     }
@@ -214,7 +212,9 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
             let request = v1::GetServiceRequest { service: service.clone() };
-            let settings = client.get_service(request).await.map_err(from_status)?.into_inner().settings;
+            let found = client.get_service(request).await.map_err(from_status)?.into_inner();
+            let mut settings = found.plan_settings;
+            settings.extend(found.settings);
             let request = v1::ListOperationsRequest { service: service.clone(), running: false };
             let runs = client.list_operations(request).await.map_err(from_status)?.into_inner().operations;
             let plan = plan(&mut client, service).await?;

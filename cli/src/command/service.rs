@@ -2,10 +2,12 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use palinurus_proto::v1::DrillState;
 use palinurus_proto::{from_status, v1};
 use palinurus_repository::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::standing::Standing;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
 use crate::{Global, client, human};
@@ -14,8 +16,11 @@ use crate::{Global, client, human};
 pub(crate) enum Verb {
     /// Makes or changes a service to be as the file says.
     Apply {
-        /// TOML: name, type, repository, [[nodes]], [settings]; `-` reads stdin.
+        /// TOML: name, type, plan, repository, [[nodes]], [settings]; `-` reads stdin.
         file: PathBuf,
+        /// Also where the plan then keeps fewer of the backups that there are.
+        #[arg(long)]
+        accept_forget: bool,
     },
     List,
     Show {
@@ -31,6 +36,8 @@ struct ServiceFile {
     name: String,
     #[serde(rename = "type", default = "files")]
     engine: String,
+    #[serde(default)]
+    plan: String,
     repository: String,
     nodes: Vec<NodeFile>,
     #[serde(default)]
@@ -78,20 +85,79 @@ struct Services {
 struct ServiceView {
     name: String,
     r#type: String,
+    plan: String,
     repository: String,
     repository_id: String,
     created: Option<String>,
     nodes: Vec<NodeSpecView>,
     settings: HashMap<String, String>,
+    /// What the plan stands for; `settings` go over them.
+    plan_settings: HashMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    standing: Option<Standing>,
+    /// To which moments it can be restored, of one that is shown alone and has a log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
     /// Only of one that is shown alone, and while its repository can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     backups: Option<BackupsView>,
+}
+
+/// The first and the last of those moments; `logs show` says what lies between.
+#[derive(Serialize)]
+struct Window {
+    from: Option<String>,
+    to: Option<String>,
+    windows: usize,
 }
 
 #[derive(Serialize)]
 struct BackupsView {
     total: usize,
     spoiled: usize,
+    drills: Option<DrillsView>,
+}
+
+/// What the drills say of a service.
+#[derive(Serialize)]
+struct DrillsView {
+    /// `none`, `passed`, `failed`, `never` or `late`.
+    state: &'static str,
+    /// That failed, or else passed last.
+    operation: String,
+    at: Option<String>,
+    why: String,
+    last_passed: Option<String>,
+}
+
+impl DrillsView {
+    fn of(standing: &v1::DrillStanding) -> Self {
+        let state = match standing.state() {
+            DrillState::Unspecified => "none",
+            DrillState::DrillPassed => "passed",
+            DrillState::DrillFailed => "failed",
+            DrillState::DrillNever => "never",
+            DrillState::DrillLate => "late",
+        };
+        Self {
+            state,
+            operation: standing.operation.clone(),
+            at: human::rfc3339(standing.at_ms),
+            why: standing.why.clone(),
+            last_passed: human::rfc3339(standing.passed_ms),
+        }
+    }
+
+    fn show(&self) -> String {
+        let at = self.at.as_deref().unwrap_or("-");
+        match self.state {
+            "failed" => format!("FAILED {at}: {} (palinurus drill show {})", self.why, self.operation),
+            "never" => "NONE has passed yet, and the setting drill asks for them".to_owned(),
+            "late" => format!("LATE: none has passed since {at}"),
+            "passed" => format!("passed {at}"),
+            other => other.to_owned(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -105,11 +171,13 @@ struct NodeSpecView {
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
     match verb {
-        Verb::Apply { file } => {
+        Verb::Apply { file, accept_forget } => {
             let service = Some(from_file(&file)?);
             let mut client = client::connect(global).await?;
-            let applied =
-                client.apply_service(v1::ApplyServiceRequest { service }).await.map_err(from_status)?;
+            let applied = client
+                .apply_service(v1::ApplyServiceRequest { service, accept_forget })
+                .await
+                .map_err(from_status)?;
             output.data(&view(applied.into_inner()), show);
         }
         Verb::List => {
@@ -124,9 +192,11 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
             let request = v1::GetServiceRequest { service: service.clone() };
             let found = client.get_service(request).await.map_err(from_status)?;
             // A repository that cannot be read must not hide the service.
-            let backups = client.list_backups(v1::ListBackupsRequest { service }).await.ok();
-            let backups = backups.map(|reply| known_of(&reply.into_inner().backups));
-            output.data(&ServiceView { backups, ..view(found.into_inner()) }, show);
+            let backups = client.list_backups(v1::ListBackupsRequest { service: service.clone() }).await.ok();
+            let backups = backups.map(|reply| known_of(&reply.into_inner()));
+            let logs = client.show_logs(v1::ShowLogsRequest { service }).await.ok();
+            let window = logs.and_then(|reply| window_of(&reply.into_inner()));
+            output.data(&ServiceView { backups, window, ..view(found.into_inner()) }, show);
         }
     }
     Ok(Outcome::Done)
@@ -163,6 +233,7 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
     Ok(v1::Service {
         name: service.name,
         r#type: service.engine,
+        plan: service.plan,
         repository: service.repository,
         nodes: nodes.collect(),
         settings: service.settings.into_iter().map(|(key, value)| (key, value.into())).collect(),
@@ -180,34 +251,68 @@ fn view(service: v1::Service) -> ServiceView {
     ServiceView {
         name: service.name,
         r#type: service.r#type,
+        plan: service.plan,
         repository: service.repository,
         repository_id: service.repository_id,
         created: human::rfc3339(service.created_ms),
         nodes: nodes.collect(),
         settings: service.settings,
+        plan_settings: service.plan_settings,
+        standing: service.standing.as_ref().map(Standing::of),
+        window: None,
         backups: None,
     }
 }
 
-fn known_of(backups: &[v1::Backup]) -> BackupsView {
-    BackupsView { total: backups.len(), spoiled: backups.iter().filter(|backup| backup.spoiled).count() }
+fn window_of(logs: &v1::Logs) -> Option<Window> {
+    let from = logs.windows.iter().map(|window| window.from_ms).min()?;
+    let to = logs.windows.iter().map(|window| window.to_ms).max()?;
+    let windows = logs.windows.len();
+    Some(Window { from: human::rfc3339(from), to: human::rfc3339(to), windows })
+}
+
+fn known_of(reply: &v1::ListBackupsReply) -> BackupsView {
+    let backups = &reply.backups;
+    BackupsView {
+        total: backups.len(),
+        spoiled: backups.iter().filter(|backup| backup.spoiled).count(),
+        drills: reply.drills.first().map(DrillsView::of),
+    }
 }
 
 fn show(service: &ServiceView) -> String {
     let nodes: Vec<String> = service.nodes.iter().map(show_node).collect();
-    let mut settings: Vec<String> =
-        service.settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    settings.sort();
+    let listed = |settings: &HashMap<String, String>| {
+        let mut listed: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        listed.sort();
+        listed.join(", ")
+    };
     let mut pairs = vec![
         ("service", service.name.clone()),
         ("type", service.r#type.clone()),
         ("repository", service.repository.clone()),
         ("id", service.repository_id.clone()),
         ("nodes", nodes.join(", ")),
-        ("settings", settings.join(", ")),
+        ("settings", listed(&service.settings)),
     ];
+    if !service.plan.is_empty() {
+        pairs.push(("plan", format!("{}: {}", service.plan, listed(&service.plan_settings))));
+    }
+    pairs.extend(service.standing.iter().flat_map(Standing::fields));
+    pairs.extend(service.window.as_ref().map(|window| ("any moment", show_window(window))));
     pairs.extend(service.backups.as_ref().map(|backups| ("backups", show_backups(backups))));
+    let drills = service.backups.as_ref().and_then(|backups| backups.drills.as_ref());
+    pairs.extend(drills.map(|drills| ("drills", drills.show())));
     fields(&pairs)
+}
+
+fn show_window(window: &Window) -> String {
+    let of = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".into());
+    let gaps = match window.windows {
+        1 => "",
+        _ => "; `palinurus logs show` says which",
+    };
+    format!("from {} to {}{gaps}", of(&window.from), of(&window.to))
 }
 
 fn show_backups(backups: &BackupsView) -> String {
@@ -238,9 +343,21 @@ fn show_list(services: &Services) -> String {
     let rows: Vec<Vec<String>> = services
         .services
         .iter()
-        .map(|s| vec![s.name.clone(), s.r#type.clone(), s.nodes.len().to_string(), s.repository.clone()])
+        .map(|s| {
+            let standing = s.standing.as_ref();
+            let or = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
+            vec![
+                s.name.clone(),
+                s.r#type.clone(),
+                or(Some(&s.plan)),
+                s.nodes.len().to_string(),
+                or(standing.map(|it| it.health)),
+                or(standing.and_then(|it| it.next.as_deref())),
+                s.repository.clone(),
+            ]
+        })
         .collect();
-    table(&["SERVICE", "TYPE", "NODES", "REPOSITORY"], &[2], &rows)
+    table(&["SERVICE", "TYPE", "PLAN", "NODES", "HEALTH", "NEXT BACKUP", "REPOSITORY"], &[3], &rows)
 }
 
 #[cfg(test)]
@@ -262,7 +379,8 @@ mod tests {
     fn spoiled_backups_are_told() {
         let spoiled = v1::Backup { spoiled: true, ..Default::default() };
         let shown = |backups: &[v1::Backup]| {
-            let backups = Some(known_of(backups));
+            let reply = v1::ListBackupsReply { backups: backups.to_vec(), drills: Vec::new() };
+            let backups = Some(known_of(&reply));
             show(&ServiceView { backups, ..view(v1::Service::default()) })
         };
         assert!(shown(&[spoiled, v1::Backup::default()]).contains("2, 1 of them spoiled"));

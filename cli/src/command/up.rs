@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use palinurus_coordinator::Server;
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Error, ErrorKind, KeyFile, Result, SystemEntropy};
+use palinurus_repository::{Error, ErrorKind, KeyFile, Result, SystemClock, SystemEntropy};
 use rustix::fs::{FlockOperation, flock};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::command::daemon;
 use crate::exit::Outcome;
+use crate::home::{self, make_dir};
+use crate::identities::Identities;
 use crate::output::Output;
-use crate::{client, logging, signal};
+use crate::{Global, client, logging, signal};
 
 const NODE: &str = "local";
 
@@ -19,9 +22,6 @@ pub(crate) struct Up {
     /// The directory to back up.
     #[arg(long)]
     data: PathBuf,
-    /// Key, state and, by default, the repository; $XDG_STATE_HOME/palinurus or ~/.local/state/palinurus.
-    #[arg(long)]
-    state: Option<PathBuf>,
     /// Where backups are kept: file:///path.
     #[arg(long, value_name = "URL")]
     repository: Option<String>,
@@ -33,18 +33,20 @@ pub(crate) struct Up {
     listen: String,
 }
 
-pub(crate) async fn run(up: Up, output: &Output) -> Result<Outcome> {
+pub(crate) async fn run(up: Up, global: &Global, output: &Output) -> Result<Outcome> {
     let config =
         palinurus_coordinator::Config { name: "up".into(), listen: up.listen.clone(), ..Default::default() };
-    // One process, or somebody on this machine: nothing to encrypt, and nobody else to let in.
-    config.check_plaintext(true)?;
+    if !config.stays_on_this_machine() {
+        return Err(Error::denied(format!("listening on {} would let other machines in", up.listen))
+            .with_hint("`up` is for this one alone; `palinurus coordinator` and `agent` are for several: docs/operations/install.md"));
+    }
     logging::start(output, "warn");
     let data =
         up.data.canonicalize().map_err(|error| Error::io(format!("open {}", up.data.display()), error))?;
     if !data.is_dir() {
         return Err(Error::invalid(format!("{} is no directory", data.display())));
     }
-    let state = make_state(up.state)?;
+    let state = make_state(global.state.clone())?;
     if state.starts_with(&data) || data.starts_with(&state) {
         return Err(Error::invalid(format!(
             "the state {} and the data {} lie in one another",
@@ -60,17 +62,39 @@ pub(crate) async fn run(up: Up, output: &Output) -> Result<Outcome> {
         None => format!("file://{}", make_dir(&state.join("repository"))?.display()),
     };
 
+    let identities = match global.insecure_plaintext {
+        true => None,
+        false => Some(Identities::new(state.join("certs"), &up.listen, &up.name, &[NODE])),
+    };
+    if let Some(identities) = &identities {
+        identities.keep(&SystemClock)?.iter().for_each(|done| output.note(done));
+    }
+
     let cancel = signal::cancel_on_signal()?;
     let config = palinurus_coordinator::Config {
         state: make_dir(&state.join("coordinator"))?,
         keys: vec![key.clone().into()],
+        tls: identities.as_ref().map(Identities::coordinator).unwrap_or_default(),
         ..config
     };
     let server = Server::start(config, cancel.child_token()).await?;
     let address = server.local_addr().to_string();
     daemon::write_address(&state.join("coordinator"), &address)?;
-    let server_url = format!("http://{address}");
-    let mut client = client::dial(&server_url).await?;
+    let (server_url, mut client) = match &identities {
+        Some(identities) => {
+            let url = format!("https://{address}");
+            identities.write_file(&state, &url)?;
+            (url, client::connect(&Global { state: Some(state.clone()), ..Global::default() }).await?)
+        }
+        None => {
+            output.warn("nothing is encrypted, and whoever is on this machine may do everything");
+            // The command is not to find, unasked, what encrypts nothing.
+            client::File::remove(&state)?;
+            let url = format!("http://{address}");
+            let client = client::dial(&url).await?;
+            (url, client)
+        }
+    };
     let service = v1::Service {
         name: up.name.clone(),
         r#type: "files".into(),
@@ -78,11 +102,23 @@ pub(crate) async fn run(up: Up, output: &Output) -> Result<Outcome> {
         nodes: vec![v1::NodeSpec { name: NODE.into(), ..Default::default() }],
         ..Default::default()
     };
-    client.apply_service(v1::ApplyServiceRequest { service: Some(service) }).await.map_err(from_status)?;
-    let agent = agent_config(&up.name, &server_url, &make_dir(&state.join("agent"))?, &key, &data)?;
+    client
+        .apply_service(v1::ApplyServiceRequest { service: Some(service), ..Default::default() })
+        .await
+        .map_err(from_status)?;
+    let mut agent = agent_config(&up.name, &server_url, &make_dir(&state.join("agent"))?, &key, &data)?;
+    agent.tls = identities.as_ref().map(|identities| identities.agent(NODE)).unwrap_or_default();
     let mut agent = tokio::spawn(palinurus_agent::run(agent, cancel.child_token()));
+    let _keeping = identities.map(|identities| {
+        AbortOnDropHandle::new(tokio::spawn(identities.keep_on(SystemClock, cancel.child_token())))
+    });
 
-    say_what_next(output, &data, &repository, &address);
+    let found = match global.insecure_plaintext {
+        true => format!(" --server {server_url}"),
+        false if client::File::is_found(global, &state)? => String::new(),
+        false => format!(" --state {}", state.display()),
+    };
+    say_what_next(output, &data, &repository, &found);
     let ended = tokio::select! {
         biased;
         () = cancel.cancelled() => None,
@@ -102,27 +138,13 @@ pub(crate) async fn run(up: Up, output: &Output) -> Result<Outcome> {
 fn make_state(named: Option<PathBuf>) -> Result<PathBuf> {
     let state = match named {
         Some(state) => state,
-        None => default_state().ok_or_else(|| {
+        None => home::default().ok_or_else(|| {
             Error::invalid("there is neither XDG_STATE_HOME nor HOME")
                 .with_hint("name a directory with --state DIR")
         })?,
     };
     make_dir(&state)?;
     state.canonicalize().map_err(|error| Error::io(format!("open {}", state.display()), error))
-}
-
-fn default_state() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(base.join("palinurus"))
-}
-
-/// For its owner only.
-fn make_dir(dir: &Path) -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|error| Error::io(format!("make {}", dir.display()), error))?;
-    Ok(dir.to_owned())
 }
 
 /// Held until the process ends, whichever way.
@@ -167,15 +189,9 @@ fn agent_config(
     key: &Path,
     data: &Path,
 ) -> Result<palinurus_agent::config::Config> {
-    let text = |path: &Path| {
-        let text = path.to_str().map(str::to_owned);
-        text.ok_or_else(|| {
-            Error::invalid(format!("{} is no UTF-8, which settings have to be", path.display()))
-        })
-    };
     let mut engine = toml::Table::new();
     engine.insert("type".into(), "files".into());
-    engine.insert("root".into(), text(data)?.into());
+    engine.insert("root".into(), home::text(data)?.into());
     Ok(palinurus_agent::config::Config {
         service: service.to_owned(),
         node: NODE.into(),
@@ -187,15 +203,13 @@ fn agent_config(
     })
 }
 
-fn say_what_next(output: &Output, data: &Path, repository: &str, address: &str) {
-    let server =
-        if address == "127.0.0.1:7410" { String::new() } else { format!(" --server http://{address}") };
+fn say_what_next(output: &Output, data: &Path, repository: &str, found: &str) {
     output.note(format!(
         "palinurus is up: {} is backed up to {repository}\n\
          in another terminal:\n  \
-           palinurus{server} backup start\n  \
-           palinurus{server} backup list\n  \
-           palinurus{server} restore plan latest --delta\n\
+           palinurus{found} backup start\n  \
+           palinurus{found} backup list\n  \
+           palinurus{found} restore plan latest --delta\n\
          Ctrl-C ends it",
         data.display()
     ));

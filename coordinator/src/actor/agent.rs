@@ -139,9 +139,7 @@ impl Session {
             Some(agent_message::Message::Report(report)) => {
                 ServiceMsg::Report { node, from, report: Box::new(report), permit }
             }
-            Some(agent_message::Message::Heartbeat(beat)) => {
-                ServiceMsg::Beat { node, from, data_empty: beat.data_empty, permit }
-            }
+            Some(agent_message::Message::Heartbeat(beat)) => ServiceMsg::Beat { node, from, beat, permit },
             Some(agent_message::Message::Goodbye(goodbye)) => {
                 return me.stop(Some(format!("it left: {}", goodbye.reason)));
             }

@@ -201,6 +201,9 @@ impl Running {
                     let vault = self.vault.clone();
                     tokio::spawn(async move { vault.part(&missing.node).await });
                 }
+                Step::Again(why) => {
+                    tracing::info!(operation = self.record.value.id, why, "all snapshots are made again");
+                }
                 Step::Advance(phase, _) => {
                     tracing::info!(operation = self.record.value.id, phase = phase.name(), "phase");
                 }

@@ -148,7 +148,7 @@ impl Fixture {
             nodes: vec![v1::NodeSpec { name: "n".to_owned(), ..Default::default() }],
             ..Default::default()
         };
-        let request = v1::ApplyServiceRequest { service: Some(service) };
+        let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
         api.apply_service(Request::new(request)).await.unwrap();
         Self { _directory: directory, state, api, shared, root }
     }

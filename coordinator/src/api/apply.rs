@@ -1,5 +1,5 @@
 //! Making and changing a service. Applying the same again changes nothing.
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use palinurus_proto::v1;
 use palinurus_repository::id::check_name;
@@ -9,30 +9,24 @@ use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
-use crate::failover::Policy;
-use crate::scrub;
+use crate::plans::{Plans, Type};
+use crate::retention;
+use crate::settings::{self, in_force};
 use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
 const EPOCHS_UNSEEN: u64 = 1 << 32;
-const TYPES: [&str; 2] = ["files", "postgresql"];
-/// `patience`: how long a node may be gone before an operation that needs it fails. `partial`: whether a backup that
-/// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). `scrub`: how much of the data is read again
-/// each day. The others are [`Policy`]'s, and
-/// retention has its own.
-const SETTINGS: [&str; 6] =
-    ["patience", "partial", "failover", "failover_patience", "failover_from", scrub::SETTING];
-/// Of the repository's own: what stays, and what is rewritten.
-const KEEPING: [&[&str]; 2] =
-    [&palinurus_repository::retention::SETTINGS, &palinurus_repository::rewrite::SETTINGS];
+/// Of the backups that would go.
+const NAMED: usize = 10;
 
 impl Lead {
-    pub(super) async fn apply(&self, wanted: v1::Service) -> Result<v1::Service> {
-        validate(&wanted)?;
+    pub(super) async fn apply(&self, request: v1::ApplyServiceRequest) -> Result<v1::Service> {
+        let accept_forget = request.accept_forget;
+        let wanted = planned(request.service.unwrap_or_default(), &self.shared.config.plans)?;
         let _applying = self.shared.applying.lock().await;
         let known = self.shared.records.services().await?;
         let Some(current) = known.iter().find(|service| service.value.name == wanted.name) else {
-            return self.make(wanted, &known).await;
+            return self.make(wanted, &known, accept_forget).await;
         };
         if !wanted.repository.is_empty() && wanted.repository != current.value.repository {
             return Err(Error::conflict(format!(
@@ -49,10 +43,29 @@ impl Lead {
             }
             found => found?,
         };
+        if !accept_forget {
+            self.forgets_nothing(&current.value, &wanted).await?;
+        }
         ask(&service, |to| ServiceMsg::Apply(Box::new(wanted), to)).await
     }
 
-    async fn make(&self, wanted: v1::Service, known: &[Versioned<v1::Service>]) -> Result<v1::Service> {
+    /// Of a service with a plan, before or after: backups that retention keeps now, and would not then.
+    async fn forgets_nothing(&self, current: &v1::Service, wanted: &v1::Service) -> Result<()> {
+        let (before, after) = (in_force(current), in_force(wanted));
+        let has_plan = !current.plan.is_empty() || !wanted.plan.is_empty();
+        if !has_plan || retention::policy(&before) == retention::policy(&after) {
+            return Ok(());
+        }
+        let repository = Self::vault(&self.service(&current.name).await?).await?.repository.clone();
+        goes_at_once(&repository, &before, &after).await
+    }
+
+    async fn make(
+        &self,
+        wanted: v1::Service,
+        known: &[Versioned<v1::Service>],
+        accept_forget: bool,
+    ) -> Result<v1::Service> {
         if wanted.repository.is_empty() {
             return Err(Error::invalid(format!("service {} names no repository", wanted.name))
                 .with_hint("say where its backups are to lie: file:///absolute/path"));
@@ -65,6 +78,9 @@ impl Lead {
         // The same place under another URL.
         if let Some(other) = known.iter().find(|service| service.value.repository_id == id) {
             return Err(used(&wanted.repository, &other.value.name));
+        }
+        if !accept_forget && !wanted.plan.is_empty() {
+            goes_at_once(&repository, &HashMap::new(), &in_force(&wanted)).await?;
         }
         let led = repository.read(|state| state.leader().0).await;
         let nodes = wanted.nodes.iter().map(|node| v1::NodeSpec { succeeds: Vec::new(), ..node.clone() });
@@ -102,6 +118,31 @@ impl Lead {
     }
 }
 
+/// Refused where backups that stay by the one policy go by the other.
+async fn goes_at_once(
+    repository: &Repository,
+    before: &HashMap<String, String>,
+    after: &HashMap<String, String>,
+) -> Result<()> {
+    let (backups, now) = (repository.backups().await, repository.now());
+    let kept = |settings| retention::verdicts(&backups, settings, now).into_iter();
+    let each = backups.iter().zip(kept(before).zip(kept(after)));
+    let go = each.filter(|(_, (before, after))| before.keeps() && !after.keeps());
+    let go: Vec<String> = go.map(|(backup, _)| backup.id.to_string()).collect();
+    if go.is_empty() {
+        return Ok(());
+    }
+    let more = match go.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let named = go.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    let what = format!("{} of {} backups would go at once: {named}{more}", go.len(), backups.len());
+    Err(Error::conflict(what).with_hint(
+        "say --accept-forget to let them go; `palinurus backup pin` keeps one whatever the plan says",
+    ))
+}
+
 fn used(url: &str, by: &str) -> Error {
     Error::conflict(format!("repository {url} is used by service {by}"))
         .with_hint("every service has a repository of its own: name another place")
@@ -113,12 +154,8 @@ fn epoch_base(led: Epoch, ours: Epoch) -> u64 {
     if led > Epoch(0) { led.0.max(ours.0) + EPOCHS_UNSEEN } else { 0 }
 }
 
-fn validate(service: &v1::Service) -> Result<()> {
+fn validate(service: &v1::Service, kind: &Type) -> Result<()> {
     name("service", &service.name, b"-")?;
-    if !TYPES.contains(&service.r#type.as_str()) {
-        return Err(Error::invalid(format!("type {:?} is not known", service.r#type))
-            .with_hint(format!("known types: {}", TYPES.join(", "))));
-    }
     if !service.repository.is_empty() && service.repository.split_once(':').is_none() {
         return Err(Error::invalid(format!("repository {:?} is no URL", service.repository))
             .with_hint("write file:///absolute/path"));
@@ -137,34 +174,19 @@ fn validate(service: &v1::Service) -> Result<()> {
         return Err(Error::invalid(format!("service {} has spares only", service.name))
             .with_hint("a spare holds nothing: name the nodes that do"));
     }
-    for (key, value) in &service.settings {
-        match key.as_str() {
-            "patience" => {
-                let parsed = humantime::parse_duration(value);
-                parsed.map_err(|e| {
-                    Error::invalid(format!("patience {value:?}"))
-                        .with_source(e)
-                        .with_hint("such as 60s or 5m")
-                })?;
-            }
-            "failover" | "failover_patience" | "failover_from" | scrub::SETTING => {}
-            "partial" if !matches!(value.as_str(), "allow" | "refuse") => {
-                return Err(Error::invalid(format!("partial {value:?}")).with_hint("allow or refuse"));
-            }
-            "partial" => {}
-            known if KEEPING.iter().any(|settings| settings.contains(&known)) => {}
-            _ => {
-                let known = SETTINGS.iter().chain(KEEPING.into_iter().flatten());
-                let known: Vec<&str> = known.copied().collect();
-                return Err(Error::invalid(format!("setting {key:?} is not known"))
-                    .with_hint(format!("known settings: {}", known.join(", "))));
-            }
-        }
-    }
-    scrub::percent(&service.settings)?;
-    palinurus_repository::retention::Policy::read(&service.settings)?;
-    palinurus_repository::rewrite::Limits::read(&service.settings)?;
-    Policy::read(&service.r#type, &service.settings).map(drop)
+    settings::check(&service.name, kind, &in_force(service))
+}
+
+/// With what its plan stands for.
+fn planned(wanted: v1::Service, plans: &Plans) -> Result<v1::Service> {
+    let kind = Type::named(&wanted.r#type)?;
+    let plan_settings = match wanted.plan.as_str() {
+        "" => HashMap::new(),
+        plan => plans.find(kind, plan)?.settings,
+    };
+    let service = v1::Service { plan_settings, standing: None, ..wanted };
+    validate(&service, kind)?;
+    Ok(service)
 }
 
 /// Names become parts of object names, which have no capitals.
@@ -197,12 +219,16 @@ mod tests {
         }
     }
 
+    fn check(service: v1::Service) -> Result<v1::Service> {
+        planned(service, &Plans::default())
+    }
+
     #[test]
     fn what_is_wrong_is_refused_and_told() {
-        validate(&service()).unwrap();
+        check(service()).unwrap();
         for policy in ["allow", "refuse"] {
             let settings = [("partial".to_owned(), policy.to_owned())].into();
-            validate(&v1::Service { settings, ..service() }).unwrap();
+            check(v1::Service { settings, ..service() }).unwrap();
         }
         type Change = fn(&mut v1::Service);
         let wrong: [(Change, &str); 15] = [
@@ -225,13 +251,13 @@ mod tests {
         for (change, told) in wrong {
             let mut service = service();
             change(&mut service);
-            let error = validate(&service).unwrap_err();
+            let error = check(service).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid);
             assert!(error.what().contains(told), "{error:?}");
         }
         let mut unknown = service();
         unknown.settings.insert("x".to_owned(), String::new());
-        assert!(validate(&unknown).unwrap_err().hint().unwrap().contains("patience"));
+        assert!(check(unknown).unwrap_err().hint().unwrap().contains("patience"));
     }
 
     #[test]

@@ -2,18 +2,16 @@
 use std::sync::Arc;
 
 use palinurus_proto::v1;
-use palinurus_repository::ledger::{BackupRecord, MissingNode};
+use palinurus_repository::ledger::{BackupRecord, Drilled, MissingNode, State};
 use palinurus_repository::retention::Verdict;
 use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 
-use super::logs::locate;
 use crate::actor::ask;
 use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
 use crate::failover::Sources;
 use crate::operation::Detail;
-use crate::plan::{Planned, plan};
 use crate::retention::told;
 use crate::vault::Vault;
 
@@ -59,49 +57,6 @@ impl Lead {
         self.start(&request.service, Detail::Delete(detail), Vec::new()).await
     }
 
-    pub(super) async fn plan_restore(&self, request: &v1::RestoreRequest) -> Result<Planned> {
-        let service = self.service(&request.service).await?;
-        let vault = Self::vault(&service).await?;
-        let (backup, logs) = match &request.target {
-            None => (vault.repository.find_backup(&request.backup).await?, None),
-            Some(target) => {
-                // The newest that leads there, unless one is named.
-                let named = match request.backup.as_str() {
-                    "" | "latest" => None,
-                    named => Some(vault.repository.find_backup(named).await?.id),
-                };
-                let (backup, logs) = locate(&vault, target, named).await?;
-                (vault.repository.find_backup(&backup.to_string()).await?, Some(logs))
-            }
-        };
-        let described = ask(&service, ServiceMsg::Describe).await?;
-        let all = vault.repository.backups().await;
-        let mut planned =
-            plan(&request.service, &described.nodes, &backup, &all, &request.nodes, request.delta)?;
-        planned.plan.logs = logs.map(Box::new);
-        Ok(planned)
-    }
-
-    pub(super) async fn apply_restore(&self, request: &v1::RestoreRequest) -> Result<v1::Operation> {
-        let Planned { plan, manifests } = self.plan_restore(request).await?;
-        if !plan.refusals.is_empty() {
-            return Err(Error::conflict(format!("the restore is refused: {}", plan.refusals.join("; ")))
-                .with_hint("palinurus restore plan shows what would be done"));
-        }
-        let nodes = plan.nodes.iter().map(|assignment| assignment.node.clone()).collect();
-        let key_epochs = self.key_epochs(&request.service, &plan.backup_id).await?;
-        let detail = v1::RestoreDetail { plan: Some(plan), manifests, key_epochs };
-        self.start(&request.service, Detail::Restore(detail), nodes).await
-    }
-
-    /// What a restore of that backup reads under.
-    async fn key_epochs(&self, service: &str, backup: &str) -> Result<Vec<v1::KeyEpoch>> {
-        let vault = Self::vault(&self.service(service).await?).await?;
-        let backup = vault.repository.find_backup(backup).await?;
-        let sealed = vault.repository.read(|state| state.sealed(backup.transactions())).await;
-        Ok(palinurus_proto::to_wire(sealed))
-    }
-
     pub(super) async fn repair_repository(
         &self,
         request: v1::RepairRepositoryRequest,
@@ -130,7 +85,7 @@ impl Lead {
     }
 }
 
-pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool, why: &Verdict) -> v1::Backup {
+pub(super) fn shown(service: &str, backup: &BackupRecord, state: &State, why: &Verdict) -> v1::Backup {
     let sum = |of: fn(&v1::BackupNode) -> u64, nodes: &[v1::BackupNode]| nodes.iter().map(of).sum();
     let nodes: Vec<v1::BackupNode> = backup
         .nodes
@@ -144,6 +99,9 @@ pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool, why: &V
             bytes_stored: node.bytes_stored,
             warnings: node.warnings,
             unchanged: node.unchanged,
+            taken_from_ms: node.cut.as_ref().map_or(0, |cut| cut.from.0),
+            taken_to_ms: node.cut.as_ref().map_or(0, |cut| cut.to.0),
+            shard: node.cut.as_ref().map_or_else(String::new, |cut| cut.shard.clone()),
         })
         .collect();
     v1::Backup {
@@ -157,7 +115,8 @@ pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool, why: &V
         bytes_stored: sum(|node| node.bytes_stored, &nodes),
         warnings: sum(|node| node.warnings, &nodes),
         missing: backup.missing.iter().map(shown_missing).collect(),
-        spoiled,
+        spoiled: state.is_spoiled(backup),
+        drills: state.drilled(backup.id).map(shown_drill).collect(),
         kept_for: told(why),
         pin: backup.pin.as_ref().map(|pin| v1::Pin { reason: pin.reason.clone(), since_ms: pin.since.0 }),
         hold: backup.hold.as_ref().map(|hold| v1::Hold {
@@ -166,6 +125,22 @@ pub(super) fn shown(service: &str, backup: &BackupRecord, spoiled: bool, why: &V
             since_ms: hold.since.0,
         }),
         nodes,
+    }
+}
+
+fn shown_drill(drilled: &Drilled) -> v1::DrillProof {
+    let Drilled { when, operation, proof } = drilled;
+    v1::DrillProof {
+        node: proof.node.clone(),
+        at: proof.at.clone(),
+        when_ms: when.0,
+        operation: operation.clone(),
+        passed: proof.passed(),
+        rto_ms: proof.rto_ms,
+        recovered_ms: proof.recovered_ms,
+        position: proof.position,
+        checks: proof.checks.clone(),
+        findings: proof.findings.clone(),
     }
 }
 

@@ -6,7 +6,7 @@ use ractor::ActorRef;
 use crate::actor::ask;
 use crate::actor::service::{ServiceMsg, Wanted};
 use crate::door::Lead;
-use crate::failover::{Source, Sources, names};
+use crate::failover::{Policy, Source, Sources, names};
 
 impl Lead {
     pub(super) async fn plan_failover(&self, request: v1::FailoverRequest) -> Result<v1::FailoverPlan> {
@@ -29,10 +29,13 @@ impl Lead {
             text => {
                 let backup = vault.repository.find_backup(text).await?;
                 let described = ask(&service, ServiceMsg::Describe).await?;
+                let replicated = Policy::of(&described.service).replicated;
                 let known = described.nodes.into_iter().find(|known| known.name == node);
                 let known = known.unwrap_or_else(|| v1::Node { name: node.clone(), ..Default::default() });
                 let commit =
                     names(&known).find_map(|name| backup.nodes.iter().find(|each| each.node == name));
+                // Where one node's data is everybody's, whoever's it is.
+                let commit = commit.or_else(|| backup.nodes.first().filter(|_| replicated));
                 let commit = commit.ok_or_else(|| {
                     Error::not_found(format!("backup {} has no node {node}", backup.id))
                         .with_hint("`palinurus backup show` names its nodes")

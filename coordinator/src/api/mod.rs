@@ -13,9 +13,11 @@ use crate::door::{Door, Lead};
 
 mod apply;
 mod backups;
+mod drill;
 mod failover;
 mod logs;
 mod reads;
+mod restore;
 mod retention;
 
 pub(crate) use reads::Reads;
@@ -74,7 +76,12 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ApplyServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        answer(self.lead()?.apply(request.into_inner().service.unwrap_or_default()).await)
+        let lead = self.lead()?;
+        let applied = match lead.apply(request.into_inner()).await {
+            Ok(service) => Ok((&lead as &dyn Reads).standing(service).await),
+            Err(e) => Err(e),
+        };
+        answer(applied)
     }
 
     async fn list_services(
@@ -189,6 +196,14 @@ impl Coordinator for Api {
         answer(Box::pin(lead.apply_restore(request.get_ref())).await)
     }
 
+    async fn start_drill(
+        &self,
+        request: Request<v1::StartDrillRequest>,
+    ) -> Result<Response<v1::Operation>, Status> {
+        let lead = self.lead()?;
+        answer(Box::pin(lead.start_drill(request.into_inner())).await)
+    }
+
     async fn check_repository(
         &self,
         request: Request<v1::CheckRepositoryRequest>,
@@ -241,6 +256,14 @@ impl Coordinator for Api {
     async fn show_logs(&self, request: Request<v1::ShowLogsRequest>) -> Result<Response<v1::Logs>, Status> {
         let lead = self.lead()?;
         answer(Box::pin(lead.show_logs(&request.get_ref().service)).await)
+    }
+
+    async fn list_plans(
+        &self,
+        request: Request<v1::ListPlansRequest>,
+    ) -> Result<Response<v1::ListPlansReply>, Status> {
+        let plans = self.door.plans().list(&request.get_ref().r#type);
+        answer(plans.map(|plans| v1::ListPlansReply { plans }))
     }
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {

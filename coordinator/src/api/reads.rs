@@ -1,10 +1,11 @@
 //! What every coordinator answers: one that leads from its actors, one that stands by from the records it follows.
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use palinurus_proto::{to_status, v1};
 use palinurus_repository::ledger::State;
-use palinurus_repository::{Error, Repository, Result};
+use palinurus_repository::{Error, Repository, Result, Timestamp};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -15,8 +16,14 @@ use crate::actor::ask;
 use crate::actor::service::{Described, ServiceMsg};
 use crate::board::Board;
 use crate::door::Lead;
+use crate::drill;
 use crate::operation::finished;
 use crate::retention::verdicts;
+use crate::schedule::{Newest, standing};
+use crate::settings::in_force;
+
+/// For one service's ledger to be looked at.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 #[async_trait]
 pub(crate) trait Reads: Send + Sync {
@@ -27,6 +34,11 @@ pub(crate) trait Reads: Send + Sync {
 
     /// As of now.
     async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>>;
+
+    /// The same for a word about each service: who leads asks nothing of the store for it.
+    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>>;
+
+    fn now(&self) -> Timestamp;
 
     /// Cancelled when what is shown here is kept true no longer.
     fn over(&self) -> CancellationToken;
@@ -42,11 +54,23 @@ impl dyn Reads {
 
     pub(super) async fn list_services(&self) -> Result<v1::ListServicesReply> {
         let described = self.described(None).await?;
-        Ok(v1::ListServicesReply { services: described.into_iter().map(|each| each.service).collect() })
+        let services = described.into_iter().map(|each| self.standing(each.service));
+        Ok(v1::ListServicesReply { services: futures::future::join_all(services).await })
     }
 
     pub(super) async fn get_service(&self, request: v1::GetServiceRequest) -> Result<v1::Service> {
-        self.service(&request.service).await
+        Ok(self.standing(self.service(&request.service).await?).await)
+    }
+
+    /// With how it stands now.
+    pub(crate) async fn standing(&self, service: v1::Service) -> v1::Service {
+        let look = async { Some(self.looked_at(&service).await?.read(Newest::of).await) };
+        // One whose store does not answer is shown all the same.
+        let newest = tokio::time::timeout(PATIENCE, look).await.ok().flatten();
+        let operations = self.board().list();
+        let own = operations.iter().map(|it| &**it).filter(|it| it.service == service.name);
+        let standing = standing(&service, newest, own, self.now());
+        v1::Service { standing: Some(standing), ..service }
     }
 
     pub(super) async fn list_nodes(&self, request: v1::ListNodesRequest) -> Result<v1::ListNodesReply> {
@@ -55,19 +79,22 @@ impl dyn Reads {
     }
 
     pub(super) async fn list_backups(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply> {
-        let mut backups = Vec::new();
+        let (mut backups, mut drills) = (Vec::new(), Vec::new());
+        let operations = self.board().list();
         for Described { service, .. } in self.described(one(&request.service)).await? {
             let repository = self.repository(&service).await?;
             let found = repository.backups().await;
-            let verdicts = verdicts(&found, &service.settings, repository.now());
+            let verdicts = verdicts(&found, &in_force(&service), repository.now());
             let list = |state: &State| -> Vec<_> {
                 let each = found.iter().zip(&verdicts);
-                each.map(|(backup, why)| shown(&service.name, backup, state.is_spoiled(backup), why))
-                    .collect()
+                each.map(|(backup, why)| shown(&service.name, backup, state, why)).collect()
             };
             backups.extend(repository.read(list).await);
+            let own = operations.iter().map(|it| &**it).filter(|it| it.service == service.name);
+            let now = repository.now();
+            drills.push(repository.read(|state| drill::standing(&service, state, own, now)).await);
         }
-        Ok(v1::ListBackupsReply { backups })
+        Ok(v1::ListBackupsReply { backups, drills })
     }
 
     pub(super) async fn get_backup(&self, request: v1::GetBackupRequest) -> Result<v1::Backup> {
@@ -75,12 +102,11 @@ impl dyn Reads {
         let repository = self.repository(&service).await?;
         let backup = repository.find_backup(&request.backup).await?;
         let all = repository.backups().await;
-        let verdicts = verdicts(&all, &service.settings, repository.now());
+        let verdicts = verdicts(&all, &in_force(&service), repository.now());
         let why = verdicts.iter().find(|verdict| verdict.backup == backup.id);
         let why =
             why.ok_or_else(|| Error::not_found(format!("backup {} was deleted meanwhile", backup.id)))?;
-        let spoiled = repository.read(|state| state.is_spoiled(&backup)).await;
-        Ok(shown(&service.name, &backup, spoiled, why))
+        Ok(repository.read(|state| shown(&service.name, &backup, state, why)).await)
     }
 
     pub(super) async fn list_operations(
@@ -160,6 +186,14 @@ impl Reads for Lead {
     async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>> {
         let vault = Self::vault(&self.service(&service.name).await?).await?;
         Ok(vault.repository.clone())
+    }
+
+    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>> {
+        Some(self.opened(&service.name).await?.repository.clone())
+    }
+
+    fn now(&self) -> Timestamp {
+        self.shared.now()
     }
 
     fn over(&self) -> CancellationToken {

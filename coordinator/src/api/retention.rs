@@ -11,6 +11,7 @@ use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
 use crate::operation::Detail;
 use crate::retention;
+use crate::settings::in_force;
 use crate::vault::Vault;
 
 /// What is done to a backup that retention has to heed.
@@ -34,7 +35,7 @@ impl Lead {
         let vault = Self::vault(&actor).await?;
         let service = ask(&actor, ServiceMsg::Describe).await?.service;
         let backups = vault.repository.backups().await;
-        let verdicts = retention::verdicts(&backups, &service.settings, vault.repository.now());
+        let verdicts = retention::verdicts(&backups, &in_force(&service), vault.repository.now());
         let mut forget: BTreeSet<String> =
             verdicts.iter().filter(|verdict| !verdict.keeps()).map(|it| it.backup.to_string()).collect();
         if !request.backups.is_empty() {
@@ -47,7 +48,7 @@ impl Lead {
         }
         let detail = v1::RetentionDetail {
             forget: forget.into_iter().collect(),
-            settings: service.settings,
+            settings: in_force(&service),
             ..Default::default()
         };
         self.start(&service.name, Detail::Retention(detail), Vec::new()).await
@@ -59,14 +60,13 @@ impl Lead {
         let vault = Self::vault(&actor).await?;
         let found = vault.repository.find_backup(backup).await?;
         apply(&vault, found.id, keep).await?;
-        let settings = ask(&actor, ServiceMsg::Describe).await?.service.settings;
+        let settings = in_force(&ask(&actor, ServiceMsg::Describe).await?.service);
         let backups = vault.repository.backups().await;
         let verdicts = retention::verdicts(&backups, &settings, vault.repository.now());
         let of = backups.iter().zip(&verdicts).find(|(backup, _)| backup.id == found.id);
         let (backup, verdict) =
             of.ok_or_else(|| Error::not_found(format!("backup {} was deleted meanwhile", found.id)))?;
-        let spoiled = vault.repository.read(|state| state.is_spoiled(backup)).await;
-        Ok(shown(service, backup, spoiled, verdict))
+        Ok(vault.repository.read(|state| shown(service, backup, state, verdict)).await)
     }
 }
 

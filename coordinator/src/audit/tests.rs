@@ -111,7 +111,7 @@ fn what_is_asked_is_told_without_secrets_and_without_end() {
         settings: [("failover".to_owned(), "x".repeat(10_000))].into(),
         ..Default::default()
     };
-    let request = v1::ApplyServiceRequest { service: Some(service) };
+    let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
     let told = described("/palinurus.v1.Coordinator/ApplyService", &framed(&request));
     assert_eq!(told["service"]["repository"], "s3://bucket/prefix");
     assert_eq!(told["service"]["nodes"][0], serde_json::json!({ "name": "n", "spare": true }));

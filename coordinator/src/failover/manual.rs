@@ -2,7 +2,7 @@
 use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
-use super::{Candidate, Mode, Place, Source, Verdict, View, consider, detail, human, spare};
+use super::{Candidate, Mode, Place, Source, Verdict, View, consider, detail, human, role, spare};
 
 /// `onto` empty: the place's own agent, else a spare that is free. A request that cannot be understood is an error;
 /// one that cannot be done is a plan with refusals.
@@ -37,7 +37,7 @@ pub(crate) fn plan(
             None
         }
     };
-    let source = source.or_else(|| view.sources.newest(&lost.node).cloned());
+    let source = source.or_else(|| super::source(view, &lost.node).cloned());
     if source.is_none() {
         plan.refusals.push(format!("no backup has {node}"));
     }
@@ -46,7 +46,13 @@ pub(crate) fn plan(
         plan.reasons.push(source.reason());
     }
     if let (Some(target), Some(source)) = (target, &source) {
-        plan.failover = Some(detail(&lost.node, target, source, false));
+        // Whoever asks may know that what another node has is worth nothing.
+        let role = role(view, &lost.node);
+        plan.warnings.extend(role.as_ref().err().cloned());
+        let role = role.ok();
+        plan.reasons.extend(role.as_ref().and_then(|role| role.why.clone()));
+        let follows = role.map(|role| role.follows).unwrap_or_default();
+        plan.failover = Some(v1::FailoverDetail { follows, ..detail(&lost.node, target, source, false) });
         plan.reasons.push(format!("agent {} of {} is connected and empty", target.instance, target.name));
         if let Some(since) = lost.gone_since
             && view.now < since.plus(view.policy.patience)

@@ -11,6 +11,7 @@ use palinurus_repository::Timestamp;
 pub(crate) mod manual;
 mod past;
 mod policy;
+mod role;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tests;
 use past::Ended;
 pub(crate) use past::Past;
 pub(crate) use policy::{Mode, Policy};
+use role::{Role, role, source};
 pub(crate) use sources::{Source, Sources, names};
 
 /// Between tries for a place whose failovers fail, doubled each time.
@@ -100,7 +102,7 @@ fn examine(view: View<'_>, place: &Place) -> Option<Verdict> {
     let (target, mut reasons) = match place.gone_since {
         None if !node.data_empty => return None,
         None if node.instance == node.holder && unfinished.is_none() => {
-            view.sources.newest(node)?;
+            source(view, node)?;
             return Some(wait(name, None, emptied(name)));
         }
         None => (node, vec![replacement(node, unfinished)]),
@@ -130,16 +132,24 @@ fn examine(view: View<'_>, place: &Place) -> Option<Verdict> {
     };
     // What was begun is gone on with: its directory holds a part of that backup.
     let begun = unfinished.and_then(|last| view.sources.still(&last.detail));
-    let Some(source) = begun.or_else(|| view.sources.newest(node).cloned()) else {
+    let Some(source) = begun.or_else(|| source(view, node).cloned()) else {
         return Some(wait(name, None, format!("no backup has {name}")));
     };
     if let Some(waiting) = last.and_then(|last| held_back(view, last, target)) {
         return Some(waiting);
     }
+    let role = match (unfinished, role(view, node)) {
+        // What lies there was to be that.
+        (Some(last), _) => Role { follows: last.detail.follows.clone(), why: None },
+        (None, Ok(role)) => role,
+        (None, Err(why)) => return Some(wait(name, None, why)),
+    };
+    reasons.extend(role.why);
     reasons.push(source.reason());
-    let mut detail = detail(node, target, &source, true);
+    let mut detail = v1::FailoverDetail { follows: role.follows, ..detail(node, target, &source, true) };
     if let Some(last) = unfinished {
         (detail.gone_ms, detail.data_age_ms) = (last.detail.gone_ms, last.detail.data_age_ms);
+        detail.logs.clone_from(&last.detail.logs);
     }
     Some(Verdict::Take(Box::new(Candidate { detail, source, reasons })))
 }
@@ -196,6 +206,7 @@ fn detail(lost: &v1::Node, onto: &v1::Node, source: &Source, automatic: bool) ->
         rto_ms: 0,
         key_epochs: source.key_epochs.clone(),
         data_age_ms: gone_ms.saturating_sub(source.moment.0),
+        ..Default::default()
     }
 }
 
@@ -225,6 +236,6 @@ fn human(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(duration.as_secs().max(1))).to_string()
 }
 
-fn time(at: Timestamp) -> String {
+pub(crate) fn time(at: Timestamp) -> String {
     humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + Duration::from_millis(at.0)).to_string()
 }

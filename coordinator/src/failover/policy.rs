@@ -5,6 +5,9 @@ use std::time::Duration;
 use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
+use crate::plans::Type;
+use crate::settings;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,23 +23,32 @@ pub(crate) struct Policy {
     pub(crate) mode: Mode,
     /// How long a node may be gone before a spare takes its place.
     pub(crate) patience: Duration,
+    /// One node's data is all of the service's, and the others' follow it.
+    pub(crate) replicated: bool,
+    /// Where one node's data is all of the service's, and the node that was written is lost: from the backup and the log behind
+    /// it, whatever the others have. Else somebody is to promote one of them.
+    pub(crate) from_backup: bool,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { mode: Mode::default(), patience: PATIENCE }
+        Self { mode: Mode::default(), patience: PATIENCE, replicated: false, from_backup: false }
     }
 }
 
 impl Policy {
     /// A service whose settings were stored was valid then; what is not understood now is left alone.
     pub(crate) fn of(service: &v1::Service) -> Self {
-        Self::read(&service.r#type, &service.settings)
-            .unwrap_or(Self { mode: Mode::Manual, ..Self::default() })
+        let replicated = is_replicated(&service.r#type);
+        Self::read(&service.r#type, &settings::in_force(service)).unwrap_or(Self {
+            mode: Mode::Manual,
+            replicated,
+            ..Self::default()
+        })
     }
 
     pub(crate) fn read(engine: &str, settings: &HashMap<String, String>) -> Result<Self> {
-        let mut policy = Self::default();
+        let mut policy = Self { replicated: is_replicated(engine), ..Self::default() };
         if let Some(mode) = settings.get("failover") {
             policy.mode = match mode.as_str() {
                 "off" => Mode::Off,
@@ -60,16 +72,21 @@ impl Policy {
             }
         }
         match settings.get("failover_from").map(String::as_str) {
-            None | Some("backup") => Ok(policy),
+            None => Ok(policy),
+            Some("backup") => Ok(Self { from_backup: policy.replicated, ..policy }),
+            Some("replica") if policy.replicated => Ok(policy),
             Some("replica") => Err(Error::invalid(format!(
                 "failover_from = replica: the engine {engine} has no replicas to rebuild a node from"
             ))
             .with_hint("leave it at backup")),
-            Some(other) => {
-                Err(Error::invalid(format!("failover_from {other:?} is not known")).with_hint("backup"))
-            }
+            Some(other) => Err(Error::invalid(format!("failover_from {other:?} is not known"))
+                .with_hint("backup or replica")),
         }
     }
+}
+
+fn is_replicated(engine: &str) -> bool {
+    Type::named(engine).is_ok_and(|kind| kind.replicated)
 }
 
 #[cfg(test)]
@@ -82,10 +99,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_preferred_is_said_where_nodes_have_the_same_data() {
+        let of = |engine: &str, from: &str| {
+            Policy::read(engine, &[("failover_from".to_owned(), from.to_owned())].into())
+        };
+        assert!(of("postgresql", "backup").unwrap().from_backup);
+        assert!(!of("postgresql", "replica").unwrap().from_backup);
+        assert!(!of("files", "backup").unwrap().from_backup);
+        assert!(!Policy::read("postgresql", &HashMap::new()).unwrap().from_backup);
+        assert!(of("clickhouse", "replica").is_err());
+    }
+
+    #[test]
     fn what_is_not_said_is_manual_and_what_cannot_be_is_refused() {
-        assert_eq!(read(&[]).unwrap(), Policy { mode: Mode::Manual, patience: Duration::from_secs(300) });
+        assert_eq!(read(&[]).unwrap(), Policy::default());
         let automatic = read(&[("failover", "automatic"), ("failover_patience", "90s")]).unwrap();
-        assert_eq!(automatic, Policy { mode: Mode::Automatic, patience: Duration::from_secs(90) });
+        assert_eq!((automatic.mode, automatic.patience), (Mode::Automatic, Duration::from_secs(90)));
         assert_eq!(read(&[("failover", "off"), ("failover_from", "backup")]).unwrap().mode, Mode::Off);
         for (key, value, told) in [
             ("failover", "yes", "yes"),

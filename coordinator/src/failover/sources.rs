@@ -42,6 +42,7 @@ impl Source {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sources {
     newest: BTreeMap<String, Source>,
+    latest: Option<Source>,
     backups: BTreeSet<String>,
 }
 
@@ -51,11 +52,13 @@ impl Sources {
         for backup in state.backups() {
             newest.extend(backup.nodes.iter().map(|commit| (&commit.node, (backup, commit))));
         }
+        let latest = state.backups().filter_map(|backup| Some((backup, backup.nodes.first()?))).next_back();
         let newest = newest.into_iter();
         Self {
             newest: newest
                 .map(|(node, (backup, commit))| (node.clone(), Source::of(state, backup, commit)))
                 .collect(),
+            latest: latest.map(|(backup, commit)| Source::of(state, backup, commit)),
             backups: state.backups().map(|backup| backup.id.to_string()).collect(),
         }
     }
@@ -70,12 +73,18 @@ impl Sources {
     #[cfg(test)]
     pub(super) fn add(&mut self, source: Source) {
         self.backups.insert(source.backup_id.clone());
+        self.latest = Some(source.clone());
         self.newest.insert(source.node.clone(), source);
     }
 
     /// The node's own newest, else that of the nodes whose places it took.
     pub(crate) fn newest(&self, node: &v1::Node) -> Option<&Source> {
         names(node).find_map(|name| self.newest.get(name))
+    }
+
+    /// Of any node.
+    pub(crate) fn latest(&self) -> Option<&Source> {
+        self.latest.as_ref()
     }
 
     /// What a failover has begun with, while that backup is there.

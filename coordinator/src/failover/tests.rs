@@ -72,7 +72,8 @@ struct Fixture {
 impl Fixture {
     fn new(places: Vec<Place>) -> Self {
         let sources = Sources::with(places.iter().map(|place| source(&place.node.name)));
-        let policy = Policy { mode: Mode::Automatic, patience: PATIENCE };
+        let policy =
+            Policy { mode: Mode::Automatic, patience: PATIENCE, replicated: false, from_backup: false };
         Self { policy, places, sources, past: Past::default(), running: None }
     }
 
@@ -241,6 +242,54 @@ fn a_plan_says_what_stands_against_it() {
     fixture.running = None;
     fixture.sources = Sources::default();
     assert!(plan(&fixture, "n2", "").refusals[0].contains("no backup has n2"));
+}
+
+#[test]
+fn a_lost_standby_becomes_one_again_and_a_lost_primary_waits_for_a_standbys_data() {
+    let mut fixture = Fixture::new(vec![here("n1"), replaced("n2")]);
+    fixture.policy.replicated = true;
+    fixture.sources = Sources::with([source("n2"), source("n1")]);
+    assert!(fixture.waits().0.contains("n1 has the service's data"), "{:?}", fixture.waits());
+    fixture.places[0].node.primary = true;
+    let Verdict::Take(candidate) = &consider(fixture.view())[0] else { panic!() };
+    assert_eq!(candidate.detail.follows, "n1");
+    assert_eq!(
+        candidate.detail.manifest.as_ref().unwrap().backup_id,
+        "backup-of-n1",
+        "no backup has its name"
+    );
+    assert!(candidate.reasons.join("\n").contains("n1 is the primary"));
+    // It was the primary, and is gone with its data.
+    fixture.places[0].gone_since = Some(ago(1));
+    assert!(consider(fixture.view()).iter().all(|verdict| matches!(verdict, Verdict::Wait { .. })));
+    // Its plan may say that nobody waits for a replica.
+    let mut backup = Fixture::new(vec![here("n1"), gone("n2", 400), spare_node("s1")]);
+    backup.policy.replicated = true;
+    backup.sources = Sources::with([source("n1")]);
+    backup.places[1].node.primary = true;
+    assert!(backup.waits().0.contains("n1 has the service's data"), "{:?}", backup.waits());
+    backup.policy.from_backup = true;
+    let Verdict::Take(candidate) = &consider(backup.view())[0] else { panic!() };
+    assert_eq!((candidate.detail.node.as_str(), candidate.detail.follows.as_str()), ("s1", ""));
+    assert!(candidate.reasons.join("\n").contains("failover_from is backup"), "{:?}", candidate.reasons);
+    backup.places[1].node.primary = false;
+    assert!(
+        backup.waits().0.contains("n1 has the service's data"),
+        "a standby is made none: {:?}",
+        backup.waits()
+    );
+    // The operator knows better.
+    let plan = manual::plan(fixture.view(), "s", "n2", "", None).unwrap();
+    assert!(plan.refusals.is_empty() && plan.warnings.iter().any(|text| text.contains("newer")), "{plan:?}");
+    assert_eq!(plan.failover.unwrap().follows, "");
+    // Its data is lost too.
+    fixture.places[0] = replaced("n1");
+    assert_eq!(fixture.took().unwrap().follows, "");
+    // Two that are written: nobody is followed.
+    let mut fixture = Fixture::new(vec![here("n1"), here("n2"), replaced("n3")]);
+    fixture.policy.replicated = true;
+    (fixture.places[0].node.primary, fixture.places[1].node.primary) = (true, true);
+    assert!(fixture.waits().0.contains("n1 and n2"), "{:?}", fixture.waits());
 }
 
 fn place() -> impl Strategy<Value = Place> {

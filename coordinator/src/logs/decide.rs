@@ -111,7 +111,10 @@ pub(crate) fn known<'a>(opening: &Opening, lineages: &'a Lineages) -> Option<(&'
     let depth = opening.history.len();
     (0..=depth).rev().find_map(|at| {
         let identity = opening.history.get(at).map_or(&opening.identity, |(identity, _)| identity);
+        // Of a parent that was first stored behind where this one left it, nothing leads here.
+        let until = opening.history.get(at).map_or(Position::MAX, |(_, until)| *until);
         let like = lineages.values().filter(|it| it.kind == opening.kind && it.identity == *identity);
+        let like = like.filter(|it| it.from <= until);
         let same = like.filter(|it| follows(it, &opening.history[..at], lineages));
         same.max_by_key(|it| it.number).map(|it| (it, depth - at))
     })
@@ -139,8 +142,11 @@ pub(crate) fn decide(opening: &Opening, lineages: &Lineages, covered: &Coverage)
         let until = opening.history[at].1;
         let identity =
             opening.history.get(at + 1).map_or(&opening.identity, |(identity, _)| identity).clone();
-        if end < until && opening.oldest <= end {
-            return Ok(Step::Grant { lineage: lineage.id, from: end, until: Some(until), lost });
+        // What the writer still has behind a gap leads on from a backup that was made there.
+        let from = if opening.oldest > end { opening.up(opening.oldest) } else { end };
+        if from < until {
+            lost.extend((end < from).then_some((end, from)));
+            return Ok(Step::Grant { lineage: lineage.id, from, until: Some(until), lost });
         }
         lost.retain(|(from, _)| *from < until);
         lost.extend((end < until).then_some((end, until)));

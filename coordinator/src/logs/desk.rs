@@ -2,9 +2,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
-use palinurus_proto::logs::lineage_to_wire;
+use palinurus_proto::logs::{chain_to_wire, lineage_to_wire};
 use palinurus_proto::v1;
-use palinurus_repository::log::{Anchor, Coverage, Lineage, Position};
+use palinurus_repository::log::{Anchor, Coverage, Lineage, Position, Section};
 use palinurus_repository::{Entropy, Epoch, Error, LineageId, Repository, Result, Timestamp};
 use tokio::sync::Mutex;
 
@@ -13,6 +13,8 @@ use super::decide::{self, Opening, Step};
 /// A log has no more forks at once that nobody has heard of.
 const STEPS_MAX: usize = 200;
 const GAPS_KEPT: usize = 100;
+/// A writer that is handed a file of an ancestor compares it with what is stored. One that far back nobody hands over.
+const ANCESTORS_TOLD: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -28,6 +30,8 @@ struct Told {
     /// By node.
     writers: BTreeMap<String, Writer>,
     gaps: VecDeque<v1::LogGap>,
+    /// By node: why it has no log to open.
+    unopened: BTreeMap<String, v1::Failure>,
     streams: u64,
     /// Whether a backup leads along them is known.
     looked: BTreeSet<LineageId>,
@@ -47,6 +51,7 @@ pub(crate) struct Granted {
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) epoch: u32,
     pub(crate) until: Option<Position>,
+    ancestors: Vec<Section>,
     /// Why a full backup is wanted now.
     pub(crate) backup: Option<String>,
 }
@@ -57,6 +62,7 @@ impl Granted {
             lineage: Some(lineage_to_wire(&self.lineage)),
             repository: repository.to_owned(),
             until: self.until.unwrap_or_default(),
+            ancestors: chain_to_wire(&self.ancestors),
         }
     }
 }
@@ -154,8 +160,7 @@ impl Desk {
     }
 
     async fn covered(&self, lineage: &Lineage) -> Result<Coverage> {
-        let stored = self.repository.logs().list_from(lineage, lineage.begun()).await?;
-        Ok(lineage.coverage(stored.into_iter().map(|stored| stored.piece)))
+        self.repository.logs().coverage(lineage, lineage.begun()).await
     }
 
     async fn granted(
@@ -167,7 +172,14 @@ impl Desk {
         let lineage = self.repository.lineage(lineage).await?;
         let epoch = lineage.last_grant().map(|grant| grant.epoch);
         let epoch = epoch.ok_or_else(|| Error::internal("a lineage without the grant that was made"))?;
-        Ok(Granted { lineage, epoch, until, backup })
+        let mut ancestors: Vec<Section> = Vec::new();
+        let mut child = Arc::clone(&lineage);
+        while let Some(parent) = child.parent.filter(|_| ancestors.len() < ANCESTORS_TOLD) {
+            let parent = self.repository.lineage(parent).await?;
+            ancestors.insert(0, Section { lineage: Lineage::clone(&parent), to: Some(child.from) });
+            child = parent;
+        }
+        Ok(Granted { lineage, epoch, until, ancestors, backup })
     }
 
     fn lost(&self, (from, to): (Position, Position)) {
@@ -190,12 +202,14 @@ impl Desk {
     pub(crate) fn writes(&self, stream: u64, opening: &Opening, granted: &Granted, now: Timestamp) {
         let mut told = self.told();
         let writer = told.writers.entry(opening.node.clone()).or_default();
+        let lineage = granted.lineage.id.as_bytes();
         let view = v1::LogWriterView {
             node: opening.node.clone(),
-            lineage: granted.lineage.id.as_bytes().to_vec().into(),
+            lineage: lineage.to_vec().into(),
             epoch: granted.epoch,
             streaming: true,
-            status: writer.view.status.take(),
+            // How far another history was says nothing of this one.
+            status: writer.view.status.take().filter(|_| writer.view.lineage == lineage[..]),
             told_ms: now.0,
             ..Default::default()
         };
@@ -233,6 +247,21 @@ impl Desk {
         Some(v1::LogWriterView { gaps: told.gaps.iter().copied().collect(), ..newest.clone() })
     }
 
+    pub(crate) fn unopened(&self, node: &str, failure: Option<&v1::Failure>) {
+        let unopened = &mut self.told().unopened;
+        match failure {
+            Some(failure) => drop(unopened.insert(node.to_owned(), failure.clone())),
+            None => drop(unopened.remove(node)),
+        }
+    }
+
+    pub(crate) fn failures(&self) -> Vec<v1::LogFailure> {
+        let told = self.told();
+        let all = told.unopened.iter();
+        all.map(|(node, failure)| v1::LogFailure { node: node.clone(), failure: Some(failure.clone()) })
+            .collect()
+    }
+
     /// What is written at this moment.
     pub(crate) fn written(&self) -> BTreeSet<LineageId> {
         let told = self.told();
@@ -257,8 +286,7 @@ impl Desk {
         let anchors = self.repository.read(Anchor::all).await;
         let stops = anchors.iter().filter(|it| it.span.lineage == lineage.id).map(|it| it.span.stop);
         let Some(stop) = stops.max() else { return Ok(false) };
-        let stored = self.repository.logs().list_from(lineage, stop).await?;
-        let covered = lineage.coverage(stored.into_iter().map(|stored| stored.piece));
+        let covered = self.repository.logs().coverage(lineage, stop).await?;
         Ok(covered.covers(stop, lineage.begun()))
     }
 }

@@ -2,6 +2,10 @@
 //! (docs/decisions/013-log-streams.md). Bytes never pass through here; [`decide`] is pure, [`desk`] carries it out.
 mod decide;
 mod desk;
+mod holds;
+mod locate;
 pub(crate) mod stream;
 
 pub(crate) use desk::Desk;
+pub(crate) use holds::{held, holds, parent, pins};
+pub(crate) use locate::{alone, locate};

@@ -4,10 +4,12 @@
 //! inspect ─ freeze ─ snapshot ─ thaw ─ upload ─ manifest ─ commit ─┐
 //!    └────────┴─────────┴────────┴───────┴─────────┴─ failure or ──┴─ release ─ done
 //! ```
+//! From `thaw` it goes back to `freeze` where the nodes' snapshots do not fit together ([`super::agree`]).
 //! The transaction begins with `inspect`: a repository that cannot be written to is found before anything is
 //! frozen. Until `commit` a backup can be cancelled; from there on the ledger says whether it exists. Until then, too,
 //! a node that is lost fails it or is left behind ([`super::lost`]); a task that failed always fails it. A node that
 //! brings nothing, as a standby does, is only inspected ([`super::share`]).
+use super::agree::again;
 use super::barrier::{barrier, first_lost};
 use super::lost::{lose, send_home, taking_part, warnings};
 use super::release::release;
@@ -48,6 +50,9 @@ pub(super) fn decide(view: View<'_>) -> Step {
             Some(failure) => Step::Advance(Phase::Release, Some(failure)),
             None => Step::Advance(next, None),
         },
+        Step::Advance(next, None) if phase == Phase::Thaw => {
+            again(view.operation).unwrap_or(Step::Advance(next, None))
+        }
         step => step,
     }
 }

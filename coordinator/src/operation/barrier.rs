@@ -4,6 +4,7 @@ use std::time::Duration;
 use palinurus_proto::v1::{Failure, TaskRecord, TaskState};
 use palinurus_repository::Timestamp;
 
+use super::agree::{is_over, round};
 use super::lost::takes_over;
 use super::{Action, Phase, Presence, Sighting, Step, View, Work, record};
 
@@ -33,10 +34,15 @@ pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n st
     let mut assign = Vec::new();
     let mut until: Option<Timestamp> = None;
     let mut waiting = false;
+    let mut broken: Option<&TaskRecord> = None;
     for (node, work) in work {
         let (attempt, after) = match stand(view, node, work) {
             Stand::Done => continue,
-            Stand::Broken(failure) => return Barrier::Broken(failure),
+            // What broke first: the rest may have been stopped for it.
+            Stand::Broken(record) => {
+                broken = Some(broken.filter(|first| first.ended_ms < record.ended_ms).unwrap_or(record));
+                continue;
+            }
             Stand::Runs => {
                 waiting = true;
                 continue;
@@ -51,13 +57,15 @@ pub(super) fn barrier<'n>(view: View<'_>, work: impl IntoIterator<Item = (&'n st
             Presence::Connected => after,
             Presence::Gone(since) => since.plus(view.limits.patience),
         };
-        if is_lost(view, node) {
+        if broken.is_none() && is_lost(view, node) {
             return Barrier::Broken(lost(view, node, work));
         }
         waiting = true;
         until = Some(until.map_or(next, |until| until.min(next)));
     }
-    if !assign.is_empty() {
+    if let Some(record) = broken {
+        Barrier::Broken(reason(record))
+    } else if !assign.is_empty() {
         Barrier::Not(Step::Do(assign))
     } else if waiting {
         Barrier::Not(Step::Wait(until))
@@ -79,10 +87,10 @@ fn is_lost(view: View<'_>, node: &str) -> bool {
     matches!(view.presence(node), Presence::Gone(since) if view.now >= since.plus(view.limits.patience))
 }
 
-enum Stand {
+enum Stand<'a> {
     Done,
     Runs,
-    Broken(Failure),
+    Broken(&'a TaskRecord),
     /// To be asked for, not earlier than that.
     Open {
         attempt: u32,
@@ -90,8 +98,11 @@ enum Stand {
     },
 }
 
-fn stand(view: View<'_>, node: &str, work: Work) -> Stand {
+fn stand<'a>(view: View<'a>, node: &str, work: Work) -> Stand<'a> {
     match view.sighting(node, work) {
+        Sighting::At(record) if is_over(view.operation, record, work) => {
+            Stand::Open { attempt: round(view.operation), after: Timestamp(0) }
+        }
         Sighting::At(record) => match record.state() {
             TaskState::TaskDone if work == Work::Upload && takes_over(view, record) => {
                 Stand::Open { attempt: record.attempt + 1, after: Timestamp(0) }
@@ -102,7 +113,7 @@ fn stand(view: View<'_>, node: &str, work: Work) -> Stand {
                 let after = Timestamp(record.ended_ms).plus(PAUSE * failures);
                 Stand::Open { attempt: record.attempt + 1, after }
             }
-            TaskState::TaskFailed | TaskState::TaskCancelled => Stand::Broken(reason(record)),
+            TaskState::TaskFailed | TaskState::TaskCancelled => Stand::Broken(record),
             _ => Stand::Runs,
         },
         Sighting::Absent | Sighting::Unknown => {
@@ -144,5 +155,39 @@ pub(super) fn lost(view: View<'_>, node: &str, work: Work) -> Failure {
         ),
         hint: format!("see that the agent of {node} runs and reaches the coordinator, then start again"),
         node: node.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Limits, OWN, Seen};
+    use super::*;
+
+    #[test]
+    fn what_broke_first_is_the_reason() {
+        let failed = |node: &str, work: Work, ended_ms, message: &str| {
+            let failure = Some(Failure { message: message.to_owned(), ..Default::default() });
+            let (node, name) = (node.to_owned(), work.name().to_owned());
+            let mut record = TaskRecord { node, name, ended_ms, failure, ..Default::default() };
+            record.set_state(TaskState::TaskFailed);
+            record
+        };
+        let told = |own, reader| {
+            let operation = palinurus_proto::v1::Operation {
+                tasks: vec![
+                    failed(OWN, Work::Check, own, "stopped"),
+                    failed("n1", Work::Verify, reader, "no key"),
+                ],
+                ..Default::default()
+            };
+            let seen = Seen::default();
+            let limits = Limits { patience: Duration::from_secs(1), cancel: Duration::from_secs(1) };
+            let view = View { operation: &operation, seen: &seen, limits, now: Timestamp(50) };
+            match barrier(view, [(OWN, Work::Check), ("n1", Work::Verify)]) {
+                Barrier::Broken(failure) => failure.message,
+                _ => panic!("it is broken"),
+            }
+        };
+        assert_eq!((told(20, 10), told(10, 20)), ("no key".to_owned(), "stopped".to_owned()));
     }
 }

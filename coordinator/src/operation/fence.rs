@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
+use super::chosen::choose;
 use super::record::Patch;
-use crate::logs::Desk;
+use crate::vault::Vault;
 
 /// Whoever gives out the places of a service.
 #[async_trait]
@@ -14,11 +15,12 @@ pub(crate) trait Places: Send + Sync {
     async fn fence(&self, failover: &v1::FailoverDetail) -> Result<String>;
 }
 
-pub(super) async fn fence(operation: &v1::Operation, places: &dyn Places, logs: &Desk) -> Result<Patch> {
+pub(super) async fn fence(operation: &v1::Operation, places: &dyn Places, vault: &Vault) -> Result<Patch> {
     let failover = operation.failover.as_ref();
     let failover = failover.ok_or_else(|| Error::internal("a failover that does not say of what"))?;
     let told = places.fence(failover).await?;
-    // What its old agent puts from here on is not read.
-    logs.fence(&failover.lost, &failover.node).await?;
-    Ok(Patch::Fenced(told))
+    // What its old agent puts from here on is not read: how far the log goes is settled.
+    vault.logs.fence(&failover.lost, &failover.node).await?;
+    let chosen = choose(failover, vault).await?;
+    Ok(Patch::Fenced { told, chosen: chosen.map(Box::new) })
 }

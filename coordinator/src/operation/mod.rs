@@ -8,9 +8,12 @@ use std::time::Duration;
 use palinurus_proto::v1::{self, OperationKind, TaskState};
 use palinurus_repository::Timestamp;
 
+mod agree;
 mod backup;
 mod barrier;
+mod chosen;
 mod delete;
+mod drill;
 mod failover;
 mod fence;
 mod lost;
@@ -26,6 +29,7 @@ mod sim;
 mod task;
 mod verify;
 
+pub(crate) use chosen::Chosen;
 pub(crate) use fence::Places;
 pub(crate) use lost::{is_missing, taking_part};
 pub(crate) use record::{Detail, Patch, Recorded};
@@ -57,7 +61,7 @@ named! {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Commit = "commit", Restore = "restore", Release = "release", Verify = "verify",
         Forget = "forget", Sweep = "sweep", Fence = "fence", Probe = "probe", Mark = "mark", Mend = "mend",
-        Rewrite = "rewrite", Done = "done",
+        Rewrite = "rewrite", Drill = "drill", Record = "record", Done = "done",
     }
 }
 
@@ -66,9 +70,10 @@ named! {
     Work {
         Inspect = "inspect", Freeze = "freeze", Snapshot = "snapshot", Thaw = "thaw", Upload = "upload",
         Manifest = "manifest", Release = "release", Restore = "restore", Verify = "verify",
-        Probe = "probe",
+        Probe = "probe", Drill = "drill",
         Begin = "begin", Commit = "commit", Abort = "abort", Forget = "forget", Sweep = "sweep", Check = "check",
         Fence = "fence", Mark = "mark", Mend = "mend", Rewrite = "rewrite",
+        Record = "record",
     }
 }
 
@@ -82,6 +87,8 @@ pub(crate) enum Step {
     Do(Vec<Action>),
     /// A failure is recorded with the phase that cleans up after it.
     Advance(Phase, Option<v1::Failure>),
+    /// All snapshots of a backup are made again, and why.
+    Again(String),
     /// The backup goes on without a node.
     Without(v1::MissingNode),
     Finish(Outcome),
@@ -191,6 +198,7 @@ pub(crate) fn decide(view: View<'_>) -> Step {
         OperationKind::Delete => delete::decide(view),
         OperationKind::Failover => failover::decide(view),
         OperationKind::Retention => retention::decide(view),
+        OperationKind::Drill => drill::decide(view),
         OperationKind::Unspecified => unknown_phase(view),
     }
 }

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use palinurus_proto::to_wire;
 use palinurus_proto::v1::{self, task_result};
 use palinurus_repository::ledger::{MissingNode, NodeCommit, Objects, PackSet, Purpose, State};
-use palinurus_repository::log::Span;
+use palinurus_repository::log::{Lineages, Span};
 use palinurus_repository::manifest::{ManifestReader, ManifestRef};
 use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::storage::{delete_unlocked, list_all};
@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fence::{Places, fence};
 use super::record::{self, Patch};
-use super::{Work, taking_part};
+use super::{Work, agree, taking_part};
+use crate::drill;
 use crate::retention;
 use crate::vault::Vault;
 
@@ -78,10 +79,11 @@ async fn perform(
         Work::Forget => forget(operation, vault).await,
         Work::Rewrite => retention::rewrite(operation, vault, stop).await,
         Work::Sweep => swept(operation, vault, stop).await,
-        Work::Check => check(vault, progress).await,
-        Work::Fence => fence(operation, places, &vault.logs).await,
+        Work::Check => check(vault, stop, progress).await,
+        Work::Fence => fence(operation, places, vault).await,
         Work::Mark => mark(operation, vault).await,
         Work::Mend => mend(vault).await,
+        Work::Record => drill::record(operation, vault).await,
         other => Err(Error::internal(format!("{} is no task of the coordinator's", other.name()))),
     }
 }
@@ -173,8 +175,9 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
     if repository.read(|state| state.backup(transaction).is_none()).await {
+        let lineages = repository.read(|state| state.lineages().clone()).await;
         let nodes: Vec<NodeCommit> = taking_part(operation)
-            .map(|node| node_commit(operation, transaction, node))
+            .map(|node| node_commit(operation, transaction, node, &lineages))
             .collect::<Result<_>>()?;
         let packs = packs(vault, &nodes).await?;
         vault.list_unlisted(transaction, &packs).await?;
@@ -217,7 +220,12 @@ fn missing(operation: &v1::Operation) -> Vec<MissingNode> {
 }
 
 /// What a node says it wrote, held to what it was asked to write.
-fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str) -> Result<NodeCommit> {
+fn node_commit(
+    operation: &v1::Operation,
+    transaction: TransactionId,
+    node: &str,
+    lineages: &Lineages,
+) -> Result<NodeCommit> {
     let record = record::find(operation, node, Work::Manifest);
     let result = record.and_then(|record| record.result.as_ref()).and_then(|result| result.result.as_ref());
     let Some(task_result::Result::Manifest(result)) = result else {
@@ -243,17 +251,27 @@ fn node_commit(operation: &v1::Operation, transaction: TransactionId, node: &str
         bytes_stored: summary.bytes_stored,
         warnings: summary.warnings,
         unchanged,
-        log: result.log.as_ref().filter(|_| !unchanged).map(span).transpose()?,
+        log: match result.log.as_ref().filter(|_| !unchanged) {
+            Some(told) => span(told, lineages)?,
+            None => None,
+        },
+        cut: Some(agree::cut(operation, node)),
     })
 }
 
 /// Of a node that writes a log: an unchanged manifest is of another moment than the log's.
-fn span(told: &v1::LogSpan) -> Result<Span> {
-    let v1::LogSpan { lineage, start, stop } = told;
+/// What a node follows is the newest of that name: an older one was set back.
+fn span(told: &v1::LogSpan, lineages: &Lineages) -> Result<Option<Span>> {
+    let v1::LogSpan { lineage, start, stop, identity } = told;
     if start > stop {
         return Err(Error::invalid("a backup that ends in the log before it begins"));
     }
-    Ok(Span { lineage: LineageId::from_slice(lineage)?, start: *start, stop: *stop })
+    let of_name = || lineages.values().filter(|it| it.identity == *identity).max_by_key(|it| it.number);
+    let lineage = match lineage.is_empty() {
+        true => of_name().filter(|it| it.from <= *stop).map(|it| it.id),
+        false => Some(LineageId::from_slice(lineage)?),
+    };
+    Ok(lineage.map(|lineage| Span { lineage, start: *start, stop: *stop }))
 }
 
 /// Ends the transaction unless the ledger says that it was committed.
@@ -344,12 +362,16 @@ async fn mend(vault: &Vault) -> Result<Patch> {
 }
 
 /// Reads no user data, but what is known to be damaged: the rest is for agents to read.
-async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
+async fn check(vault: &Vault, stop: &CancellationToken, progress: OnProgress<'_>) -> Result<Patch> {
     vault.repository.refresh().await?;
     let tell = |at: verify::Progress| {
         progress(v1::Progress { files_done: at.done, files_total: at.total, ..Default::default() });
     };
-    let mut report = verify::check(&vault.repository, false, &tell).await?;
+    let mut report = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Err(Error::unavailable("the check was cancelled")),
+        report = verify::check(&vault.repository, false, &tell) => report?,
+    };
     if mutant::on(Mutant::BlindCheck) {
         report.damages.clear();
     }
@@ -362,6 +384,7 @@ async fn check(vault: &Vault, progress: OnProgress<'_>) -> Result<Patch> {
         damage_count: report.damages.len() as u64,
         damaged: report.damaged.encode().into(),
         whole: report.whole.encode().into(),
+        logs: palinurus_proto::checked_logs(&report.logs),
         ..Default::default()
     }))
 }

@@ -28,6 +28,7 @@ pub(crate) enum Detail {
     Delete(v1::DeleteDetail),
     Failover(v1::FailoverDetail),
     Retention(v1::RetentionDetail),
+    Drill(v1::DrillDetail),
 }
 
 pub(crate) fn create(
@@ -74,6 +75,10 @@ pub(crate) fn create(
             operation.retention = Some(retention);
             (OperationKind::Retention, Phase::Forget)
         }
+        Detail::Drill(drill) => {
+            operation.drill = Some(Box::new(drill));
+            (OperationKind::Drill, Phase::Drill)
+        }
     };
     operation.set_kind(kind);
     operation.phase = phase.name().to_owned();
@@ -112,6 +117,10 @@ pub(crate) fn apply(operation: &mut v1::Operation, step: &Step, now: Timestamp) 
             }
             operation.tasks.len() > before
         }
+        Step::Again(why) => {
+            again(operation, why, now);
+            true
+        }
         Step::Without(missing) => {
             without(operation, missing.clone(), now);
             true
@@ -141,6 +150,14 @@ fn assign(operation: &mut v1::Operation, node: &str, work: Work, attempt: u32, n
     };
     record.set_state(TaskState::TaskAssigned);
     operation.tasks.push(record);
+}
+
+fn again(operation: &mut v1::Operation, why: &str, now: Timestamp) {
+    note(operation, now, format!("all snapshots are made again: {why}"));
+    if let Some(backup) = &mut operation.backup {
+        backup.snapshots_again += 1;
+    }
+    advance(operation, Phase::Freeze, None, now);
 }
 
 fn without(operation: &mut v1::Operation, missing: v1::MissingNode, now: Timestamp) {

@@ -8,7 +8,21 @@ use super::{Work, record, taking_part};
 const WORDS_MAX: usize = 400;
 
 pub(super) fn brings_nothing(operation: &v1::Operation, node: &str) -> bool {
-    inspected(operation, node).is_some_and(|inspect| inspect.share() == Share::Nothing)
+    match inspected(operation, node).map(v1::InspectResult::share) {
+        Some(Share::Nothing) => true,
+        Some(Share::Whole | Share::Copy) => copy(operation).is_some_and(|chosen| chosen != node),
+        _ => false,
+    }
+}
+
+/// The one that spares the node which has the whole. Chosen once: whatever becomes of it later, no other takes over.
+fn copy(operation: &v1::Operation) -> Option<&str> {
+    let copies = |node: &&String| says(operation, node, Share::Copy);
+    operation.nodes.iter().find(copies).map(String::as_str)
+}
+
+fn says(operation: &v1::Operation, node: &str, share: Share) -> bool {
+    inspected(operation, node).is_some_and(|found| found.share() == share)
 }
 
 fn inspected<'a>(operation: &'a v1::Operation, node: &str) -> Option<&'a v1::InspectResult> {
@@ -21,23 +35,28 @@ fn inspected<'a>(operation: &'a v1::Operation, node: &str) -> Option<&'a v1::Ins
 
 /// When all have been inspected: why these nodes together make no backup.
 pub(super) fn refusal(operation: &v1::Operation) -> Option<v1::Failure> {
-    let whole = |node: &&str| inspected(operation, node).is_some_and(|found| found.share() == Share::Whole);
-    let (wholes, others): (Vec<&str>, Vec<&str>) = taking_part(operation).partition(whole);
+    // Two that have the whole are in doubt even where a third brings it.
+    let all = operation.nodes.iter().map(String::as_str);
+    let wholes: Vec<&str> = all.filter(|node| says(operation, node, Share::Whole)).collect();
+    let alone = |node: &&str| says(operation, node, Share::Whole) || says(operation, node, Share::Copy);
+    let (bring, others): (Vec<&str>, Vec<&str>) = taking_part(operation).partition(alone);
     let failure = |kind: &str, message: String, hint: &str| {
         Some(v1::Failure { kind: kind.to_owned(), message, hint: hint.to_owned(), ..Default::default() })
     };
-    match (wholes.as_slice(), others.as_slice()) {
+    if let [first, second, ..] = wholes.as_slice() {
+        return failure(
+            "conflict",
+            format!("{first} and {second} both say that theirs is all of the service's data"),
+            "two primaries: find out which is the right one, stop the other, and start the backup again",
+        );
+    }
+    match (bring.as_slice(), others.as_slice()) {
         ([], []) => failure(
             "unavailable",
             format!("no node brings data into a backup: {}", reasons(operation)),
             "see that the node whose data stands for all, a primary, is up and a node of the service",
         ),
-        ([first, second, ..], _) => failure(
-            "conflict",
-            format!("{first} and {second} both say that theirs is all of the service's data"),
-            "two primaries: find out which is the right one, stop the other, and start the backup again",
-        ),
-        ([whole], [other, ..]) => failure(
+        ([whole, ..], [other, ..]) => failure(
             "conflict",
             format!("{whole} says that its data is all of the service's, and {other} brings its own"),
             "all nodes of a service must run the same engine",
@@ -88,20 +107,30 @@ mod tests {
 
     #[test]
     fn one_primary_and_its_standbys_make_a_backup() {
-        use Share::{Nothing, Own, Whole};
+        use Share::{Copy, Nothing, Own, Whole};
         for good in [
+            &[("n1", Whole), ("n2", Copy), ("n3", Copy)][..],
+            &[("n1", Copy), ("n2", Nothing)],
             &[("n1", Own), ("n2", Own)][..],
             &[("n1", Whole)],
             &[("n1", Nothing), ("n2", Whole), ("n3", Nothing)],
         ] {
             assert_eq!(refusal(&operation(good)), None, "{good:?}");
         }
-        let one = operation(&[("n1", Nothing), ("n2", Whole)]);
-        assert_eq!(taking_part(&one).collect::<Vec<_>>(), ["n2"]);
+        for (shares, brings) in [
+            (&[("n1", Nothing), ("n2", Whole)][..], "n2"),
+            (&[("n1", Whole), ("n2", Copy), ("n3", Copy)], "n2"),
+            (&[("n1", Nothing), ("n2", Nothing), ("n3", Copy)], "n3"),
+        ] {
+            let one = operation(shares);
+            assert_eq!(taking_part(&one).collect::<Vec<_>>(), [brings], "{shares:?}");
+        }
         for (bad, kind) in [
             (&[("n1", Nothing), ("n2", Nothing)][..], "unavailable"),
             (&[("n1", Whole), ("n2", Whole)], "conflict"),
             (&[("n1", Whole), ("n2", Own)], "conflict"),
+            (&[("n1", Whole), ("n2", Whole), ("n3", Copy)], "conflict"),
+            (&[("n1", Copy), ("n2", Own)], "conflict"),
         ] {
             let failure = refusal(&operation(bad)).unwrap();
             assert_eq!(failure.kind, kind, "{failure:?}");

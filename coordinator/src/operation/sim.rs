@@ -47,6 +47,8 @@ struct Plan {
     cancel_after: Option<usize>,
     dies: Vec<(&'static str, usize)>,
     allow_partial: bool,
+    /// After so many of its snapshots something has changed there.
+    changes: Option<(&'static str, u32)>,
     /// Brings all of the service's data; the others bring nothing.
     primary: Option<&'static str>,
 }
@@ -82,7 +84,15 @@ struct Ledger {
     swept: bool,
     /// Not in the ledger: the place is another agent's.
     fenced: bool,
+    /// What a drill came to.
+    drilled: bool,
     missing: Vec<String>,
+}
+
+fn drill() -> v1::DrillDetail {
+    let part =
+        |node: &str| v1::DrillPart { node: node.to_owned(), source: node.to_owned(), ..Default::default() };
+    v1::DrillDetail { parts: NODES.iter().map(|node| part(node)).collect(), ..Default::default() }
 }
 
 struct World {
@@ -146,7 +156,7 @@ impl World {
             record::apply(&mut self.stored, &step, self.now);
             match step {
                 Step::Wait(_) => return,
-                Step::Advance(..) | Step::Finish(_) => {}
+                Step::Advance(..) | Step::Again(_) | Step::Finish(_) => {}
                 Step::Without(missing) => {
                     let uploads = self.stored.phase == Phase::Upload.name()
                         && record::find(&self.stored, &missing.node, Work::Upload).is_some();
@@ -234,11 +244,19 @@ impl World {
         for (node, agent) in &self.agents {
             let here = taking_part(&self.stored).any(|each| each == *node);
             assert!(!here || agent.is_done(order[at - 1]), "before {work:?}");
+            // Of the snapshots that are made now.
+            let last = agent.tasks.get(&Work::Thaw).or(agent.tasks.get(&order[at - 1]));
+            let of_now = last.is_none_or(|(attempt, _)| *attempt == self.snapshots());
+            assert!(!here || at <= 3 || of_now, "{work:?} from snapshots that are over");
             let attempts = record::find(&self.stored, node, Work::Upload).map_or(0, |record| record.attempt);
             let taken_over = self.lost_uploading == 0 || attempts > 1;
             assert!(!here || work != Work::Manifest || taken_over, "{node} left chunks to a lost node");
         }
         assert!(self.ledger.begun && !self.ledger.aborted);
+    }
+
+    fn snapshots(&self) -> u32 {
+        1 + self.stored.backup.as_ref().map_or(0, |backup| backup.snapshots_again)
     }
 
     fn work(&mut self, pick: usize) {
@@ -325,9 +343,13 @@ impl World {
             Work::Check => Ok(Patch::Checked(v1::VerifyDetail::default())),
             Work::Mark => Ok(Patch::Marked),
             Work::Mend => Ok(Patch::Mended(v1::MendDetail::default())),
+            Work::Record => {
+                self.ledger.drilled = true;
+                Ok(Patch::Drilled)
+            }
             Work::Fence => {
                 self.ledger.fenced = true;
-                Ok(Patch::Fenced("another holds the place".to_owned()))
+                Ok(Patch::Fenced { told: "another holds the place".to_owned(), chosen: None })
             }
             other => panic!("{other:?} is no work of the coordinator's"),
         }
@@ -364,6 +386,15 @@ impl World {
             let inspected = v1::InspectResult { share: share.into(), ..Default::default() };
             report.result =
                 Some(v1::TaskResult { result: Some(v1::task_result::Result::Inspect(inspected)) });
+        }
+        if let (Work::Thaw, Some((on, times))) = (work, self.plan.changes) {
+            let changed = if on == node && attempt <= times { "a table was made" } else { "" };
+            let thawed = v1::ThawResult { changed: changed.to_owned() };
+            report.result = Some(v1::TaskResult { result: Some(v1::task_result::Result::Thaw(thawed)) });
+        }
+        if work == Work::Drill {
+            let drilled = v1::DrillResult { rto_ms: 1, ..Default::default() };
+            report.result = Some(v1::TaskResult { result: Some(v1::task_result::Result::Drill(drilled)) });
         }
         if work == Work::Upload {
             let uploaded = v1::UploadResult { borrowed: 1, ..Default::default() };
@@ -491,12 +522,24 @@ impl World {
                 assert_eq!(succeeded, failover.rto_ms > 0);
                 assert!(!succeeded || self.ledger.fenced);
             }
+            v1::OperationKind::Drill => {
+                let drill = self.stored.drill.as_ref().unwrap();
+                assert_eq!(succeeded, drill.recorded);
+                assert!(!succeeded || self.ledger.drilled);
+                // Each is counted once, however often it was told.
+                let done = |node: &&str| {
+                    record::find(&self.stored, node, Work::Drill)
+                        .is_some_and(|r| r.state() == TaskState::TaskDone)
+                };
+                assert_eq!(drill.results.len(), NODES.iter().filter(|node| done(node)).count());
+            }
             _ => {}
         }
         assert_eq!(state == OperationState::Failed, self.stored.failure.is_some());
         let plan = &self.plan;
         let flaky = plan.flaky.is_some_and(|(_, _, times)| times > 2);
-        let lost = !plan.dies.is_empty() || self.slept;
+        let changes = plan.changes.is_some_and(|(_, times)| times > 2);
+        let lost = !plan.dies.is_empty() || self.slept || changes;
         if plan.fails.is_none() && !flaky && plan.cancel_after.is_none() && !lost {
             assert_eq!(state, OperationState::Succeeded, "{:?}", self.stored);
         }
@@ -521,8 +564,10 @@ impl World {
             assert!(missing.iter().all(told), "{:?}", self.stored.warnings);
             assert!(missing.is_empty() || self.stored.state() == OperationState::Warnings);
         }
-        let others_work =
-            self.plan.fails.is_none() && self.plan.flaky.is_none() && self.plan.cancel_after.is_none();
+        let others_work = self.plan.fails.is_none()
+            && self.plan.flaky.is_none()
+            && self.plan.cancel_after.is_none()
+            && self.plan.changes.is_none_or(|(_, times)| times < 3);
         let whole_lives =
             self.plan.primary.is_none_or(|primary| self.plan.dies.iter().all(|(node, _)| *node != primary));
         let others_live = whole_lives && self.plan.dies.len() < NODES.len();
@@ -563,6 +608,7 @@ fn detail() -> impl Strategy<Value = Detail> {
         1 => Just(Detail::Restore(v1::RestoreDetail::default())),
         1 => Just(Detail::Verify(v1::VerifyDetail { node: "n2".to_owned(), read_data: true, ..Default::default() })),
         1 => Just(Detail::Delete(v1::DeleteDetail::default())),
+        1 => Just(Detail::Drill(drill())),
         1 => Just(Detail::Retention(v1::RetentionDetail::default())),
         1 => Just(Detail::Failover(v1::FailoverDetail { node: "n2".to_owned(), ..Default::default() })),
     ]
@@ -579,6 +625,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         ("n2", Work::Restore),
         ("n2", Work::Probe),
         ("n2", Work::Verify),
+        ("n3", Work::Drill),
+        (OWN, Work::Record),
         (OWN, Work::Begin),
         (OWN, Work::Commit),
         (OWN, Work::Abort),
@@ -599,15 +647,17 @@ fn plan() -> impl Strategy<Value = Plan> {
         proptest::option::weighted(0.2, 0usize..200),
         dies,
         any::<bool>(),
-        proptest::option::weighted(0.3, node),
+        proptest::option::weighted(0.3, node.clone()),
+        proptest::option::weighted(0.3, (node, 1u32..4)),
     )
-        .prop_map(|(fails, flaky, cancel_after, dies, allow_partial, primary)| Plan {
+        .prop_map(|(fails, flaky, cancel_after, dies, allow_partial, primary, changes)| Plan {
             fails,
             flaky,
             cancel_after,
             dies,
             allow_partial,
             primary,
+            changes,
         })
 }
 

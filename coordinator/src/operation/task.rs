@@ -4,7 +4,7 @@ use bytes::Bytes;
 use palinurus_proto::v1::{self, TaskState, task};
 use palinurus_repository::{Error, Result, TransactionId};
 
-use super::{Work, record};
+use super::{Work, agree, record};
 
 pub(crate) fn task(
     operation: &v1::Operation,
@@ -27,7 +27,7 @@ pub(crate) fn task(
             dead_man_seconds: u32::try_from(freeze_limit.as_secs()).unwrap_or(u32::MAX).max(1),
         }),
         Work::Snapshot => task::Work::Snapshot(v1::SnapshotTask {}),
-        Work::Thaw => task::Work::Thaw(v1::ThawTask {}),
+        Work::Thaw => task::Work::Thaw(v1::ThawTask { compare: agree::is_compared(operation) }),
         Work::Upload => task::Work::Upload(v1::UploadTask {
             transaction: transaction()?,
             base: base(),
@@ -46,7 +46,11 @@ pub(crate) fn task(
             percent: operation.verify.as_ref().map_or(0, |verify| verify.percent),
             day: operation.verify.as_ref().map_or(0, |verify| verify.day),
         }),
-        Work::Probe => task::Work::Probe(v1::ProbeTask {}),
+        Work::Probe => task::Work::Probe(v1::ProbeTask {
+            wait: true,
+            follows: operation.failover.as_ref().is_some_and(|failover| !failover.follows.is_empty()),
+        }),
+        Work::Drill => task::Work::Drill(drill(operation, node)?),
         own => return Err(Error::internal(format!("{} is no task of an agent", own.name()))),
     };
     Ok(v1::Task {
@@ -66,7 +70,8 @@ fn key_epochs(operation: &v1::Operation) -> &[v1::KeyEpoch] {
     let backup = operation.backup.as_ref().map(|detail| &detail.key_epochs);
     let restore = || operation.restore.as_ref().map(|detail| &detail.key_epochs);
     let failover = || operation.failover.as_ref().map(|detail| &detail.key_epochs);
-    backup.or_else(restore).or_else(failover).map_or(&[], Vec::as_slice)
+    let drill = || operation.drill.as_ref().map(|detail| &detail.key_epochs);
+    backup.or_else(restore).or_else(failover).or_else(drill).map_or(&[], Vec::as_slice)
 }
 
 /// An attempt before this one has got to its end.
@@ -86,7 +91,8 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
             manifest: manifest.manifest.clone(),
             backup_id: manifest.backup_id.clone(),
             delta: false,
-            logs: None,
+            logs: failover.logs.clone(),
+            ..v1::RestoreTask::default()
         });
     }
     let detail = operation.restore.as_ref();
@@ -99,5 +105,21 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
         backup_id: manifest.backup_id.clone(),
         delta: plan.is_some_and(|plan| plan.delta),
         logs: plan.and_then(|plan| plan.logs.as_deref().cloned()),
+        parent: detail.and_then(|detail| detail.parent.clone()),
+        choice: plan.and_then(|plan| plan.choice.clone()),
+    })
+}
+
+fn drill(operation: &v1::Operation, node: &str) -> Result<v1::DrillTask> {
+    let detail = operation.drill.as_ref();
+    let part = detail.and_then(|detail| detail.parts.iter().find(|part| part.node == node));
+    let (Some(detail), Some(part)) = (detail, part) else {
+        return Err(Error::internal(format!("operation {} names no manifest for {node}", operation.id)));
+    };
+    Ok(v1::DrillTask {
+        manifest: part.manifest.clone(),
+        backup_id: detail.backup_id.clone(),
+        source: part.source.clone(),
+        logs: detail.logs.clone(),
     })
 }

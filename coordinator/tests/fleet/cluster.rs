@@ -42,7 +42,7 @@ impl Cluster {
             };
             std::fs::create_dir(&config.state).unwrap();
             let election = Arc::new(MemoryElection::new(&store, &config.name, ttl));
-            let given = Given { election: Some(election.clone()), ..Given::default() };
+            let given = Given { election: Some(election.clone()), ..cluster.world.given() };
             let (name, cancel) = (config.name.clone(), CancellationToken::new());
             let server = Server::start_in(given, config, cancel.clone()).await.unwrap();
             let address = server.local_addr().to_string();

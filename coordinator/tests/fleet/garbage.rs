@@ -159,7 +159,7 @@ async fn garbage_ends_its_session_and_no_other() {
     let mut raw = Raw::welcomed(&world).await;
     raw.out.send(v1::AgentMessage { message: None }).await.unwrap();
     raw.say(Message::Report(report(&started.id, TaskState::TaskFailed))).await;
-    raw.say(Message::Heartbeat(v1::Heartbeat { data_empty: true })).await;
+    raw.say(Message::Heartbeat(v1::Heartbeat { data_empty: true, ..Default::default() })).await;
     let heard = async {
         while !operator.nodes().await.iter().any(|node| node.service == OTHER && node.data_empty) {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -184,7 +184,7 @@ async fn a_flood_disturbs_nobody_else() {
             raw.say(Message::Report(running.clone())).await;
         }
         // Heard last.
-        raw.say(Message::Heartbeat(v1::Heartbeat { data_empty: true })).await;
+        raw.say(Message::Heartbeat(v1::Heartbeat { data_empty: true, ..Default::default() })).await;
         raw
     });
     let mut backups = 0;

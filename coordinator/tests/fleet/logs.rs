@@ -107,7 +107,7 @@ fn granted(reply: v1::LogReply) -> (Lineage, u32, u64) {
 }
 
 fn span(writer: &Writer, start: u64, stop: u64) -> v1::LogSpan {
-    v1::LogSpan { lineage: writer.lineage.id.as_bytes().to_vec().into(), start, stop }
+    v1::LogSpan { lineage: writer.lineage.id.as_bytes().to_vec().into(), start, stop, ..Default::default() }
 }
 
 impl Operator {
@@ -245,7 +245,12 @@ async fn a_backup_that_an_earlier_leader_wanted_is_made_and_two_histories_at_onc
         number: 0,
     };
     let id = repository.add_lineage(epoch, new, &SeededEntropy::new(7)).await.unwrap().id;
-    let span = v1::LogSpan { lineage: id.as_bytes().to_vec().into(), start: 4_100, stop: 4_200 };
+    let span = v1::LogSpan {
+        lineage: id.as_bytes().to_vec().into(),
+        start: 4_100,
+        stop: 4_200,
+        ..Default::default()
+    };
     peers[0].writes_log(span);
     let one = Writer::open(&world, opening("n1", 1, 5_000)).await.unwrap();
     assert_eq!(one.lineage.id, id);
@@ -357,4 +362,100 @@ async fn who_loses_its_place_loses_its_grant_before_anything_is_restored() {
     assert_eq!(shown.lineages[0].stretches, [stretch(4_500, 5_000), stretch(5_100, 5_400)]);
     let last = shown.lineages[0].lineage.as_ref().unwrap().grants.last().unwrap().clone();
     assert_eq!((last.node.as_str(), last.from, last.epoch), ("s1", 5_400, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_floor_rises_when_the_policy_says_so_and_not_under_a_recovery() {
+    let world = World::new().await;
+    let settings = [("keep_last", "9"), ("logs", "1s"), ("retention_interval", "off")];
+    let mut operator = world.apply_with(&["n1"], &settings).await;
+    let peer = world.peer("n1", &[("a", vec![1, 2])]);
+    peer.connected().await;
+    peer.hold("manifest");
+    let writer = Writer::open(&world, opening("n1", 1, 5_000)).await.unwrap();
+    peer.writes_log(span(&writer, 5_100, 5_200));
+    for (from, to) in [(4_096, 9_000), (9_000, 20_000), (20_000, 30_000)] {
+        writer.put(&world, from, to, 10_000, "").await;
+    }
+    peer.let_go();
+    let first = operator.until_backups(1).await.remove(0).id;
+
+    // What is restored is on its way along the log, and the operation has ended.
+    let target =
+        Some(v1::LogTarget { target: Some(log_target::Target::Position(9_500)), ..Default::default() });
+    let (backup, nodes) = (first, vec!["n1".to_owned()]);
+    let request = v1::RestoreRequest {
+        service: SERVICE.to_owned(),
+        backup,
+        nodes,
+        delta: true,
+        target,
+        ..Default::default()
+    };
+    let restore = operator.0.apply_restore(request).await.unwrap().into_inner();
+    let ended = operator.finished(&restore.id).await;
+    assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:#?}");
+    peer.writes_log(span(&writer, 20_100, 20_200));
+    let full = v1::StartBackupRequest { service: SERVICE.to_owned(), full: true };
+    let full = operator.0.start_backup(full).await.unwrap().into_inner();
+    assert_eq!(operator.finished(&full.id).await.state(), v1::OperationState::Succeeded);
+
+    let request = v1::RetentionRequest { service: SERVICE.to_owned(), backups: Vec::new() };
+    let mut asking = operator.clone();
+    let mut retention = async || {
+        let run = asking.0.apply_retention(request.clone()).await.unwrap().into_inner();
+        let run = asking.finished(&run.id).await;
+        assert_eq!(run.state(), v1::OperationState::Succeeded, "{run:#?}");
+        let view = asking.logs().await.lineages.remove(0);
+        let holds: Vec<_> = run.retention.unwrap().holds.into_iter().map(|hold| hold.operation).collect();
+        (holds, view.lineage.unwrap().floor, view.stretches.last().unwrap().to)
+    };
+    // Up to the file that the recovery begins with, and no further.
+    assert_eq!(retention().await, (vec![restore.id.clone()], 4_096, 30_000));
+    peer.recovers(&restore.id);
+    // Where the newest backup begins that is old enough.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let (holds, floor, to) = retention().await;
+        if floor == 16_384 {
+            assert_eq!((holds, to), (vec![], 30_000));
+            break;
+        }
+        assert_eq!((floor, to), (4_096, 30_000));
+        assert!(tokio::time::Instant::now() < deadline, "it never rises, and is held by {holds:?}");
+    }
+    let mut operator = operator.clone();
+    let gone = v1::LogTarget { target: Some(log_target::Target::Position(9_500)), ..Default::default() };
+    let request = v1::RestoreRequest {
+        service: SERVICE.to_owned(),
+        nodes: vec!["n1".to_owned()],
+        delta: true,
+        target: Some(gone),
+        ..Default::default()
+    };
+    assert!(operator.0.plan_restore(request).await.is_err(), "and what lies before is not offered any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_without_a_target_knows_every_history() {
+    let (world, mut operator, peers) = world(&["n1"]).await;
+    peers[0].hold("manifest");
+    let writer = Writer::open(&world, opening("n1", 1, 5_000)).await.unwrap();
+    peers[0].writes_log(span(&writer, 5_100, 5_200));
+    writer.put(&world, 4_096, 6_000, 10_000, "").await;
+    peers[0].let_go();
+    operator.until_backups(1).await;
+    let request = v1::RestoreRequest {
+        service: SERVICE.to_owned(),
+        backup: "latest".to_owned(),
+        nodes: vec!["n1".to_owned()],
+        delta: true,
+        ..Default::default()
+    };
+    let restore = operator.0.plan_restore(request).await.unwrap().into_inner().logs.unwrap();
+    assert_eq!(restore.target.as_ref().unwrap().target, Some(log_target::Target::Immediate(true)));
+    let ids: Vec<_> = restore.known.iter().map(|lineage| lineage.id.to_vec()).collect();
+    assert_eq!(ids, [writer.lineage.id.as_bytes().to_vec()]);
+    assert_eq!((restore.first, restore.end, restore.chain.len()), (5_200, 5_200, 1));
+    assert!(restore.known[0].grants.is_empty(), "names are enough");
 }

@@ -4,6 +4,7 @@
 
 mod backup;
 mod cluster;
+mod drill;
 #[allow(dead_code)]
 #[path = "../../src/state/etcd/server.rs"]
 mod etcd;
@@ -16,6 +17,7 @@ mod peer;
 mod recovery;
 mod restore;
 mod retention;
+mod schedule;
 mod scrub;
 mod session;
 mod standby;

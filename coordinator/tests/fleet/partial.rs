@@ -151,6 +151,7 @@ async fn allowed_the_others_take_over_and_the_backup_says_for_ever_that_it_is_pa
         nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
         delta: true,
         target: None,
+        ..Default::default()
     };
     let plan = operator.0.plan_restore(request(&["n3"])).await.unwrap().into_inner();
     assert!(plan.refusals[0].contains("goes without node n3: no backup has it"), "{plan:#?}");

@@ -64,6 +64,8 @@ struct Kept {
     running: BTreeMap<(String, String), (u32, CancellationToken)>,
     ended: BTreeMap<(String, String), v1::TaskReport>,
     fails: BTreeSet<&'static str>,
+    /// What its drills find.
+    finds: BTreeSet<String>,
     /// How often each task began.
     began: BTreeMap<String, u32>,
     /// Operations that something was borrowed for.
@@ -76,6 +78,7 @@ struct Kept {
     stood_down: bool,
     node_epoch: u64,
     data_empty: bool,
+    recovered: String,
     restored: Option<(u64, u64)>,
     uploads: Vec<v1::UploadTask>,
     asked: Vec<u8>,
@@ -120,6 +123,10 @@ impl Peer {
         self.inner.kept().fails.insert(name);
     }
 
+    pub(crate) fn find(&self, what: &str) {
+        self.inner.kept().finds.insert(what.to_owned());
+    }
+
     pub(crate) fn mend(&self) {
         self.inner.kept().fails.clear();
     }
@@ -154,6 +161,11 @@ impl Peer {
         self.until(|kept| kept.welcomes > 0).await;
     }
 
+    /// It has heard of that leader.
+    pub(crate) async fn obeys(&self, epoch: u64) {
+        self.until(|kept| kept.epoch >= epoch).await;
+    }
+
     pub(crate) async fn refused(&self) -> Error {
         self.until(|kept| kept.refused.is_some()).await;
         palinurus_proto::from_failure(self.inner.kept().refused.as_ref().unwrap())
@@ -170,6 +182,11 @@ impl Peer {
     }
 
     /// Its directory holds something from now on, or nothing.
+    /// What that operation restored has come to the end of its log.
+    pub(crate) fn recovers(&self, operation: &str) {
+        operation.clone_into(&mut self.inner.kept().recovered);
+    }
+
     pub(crate) fn set_empty(&self, data_empty: bool) {
         self.inner.kept().data_empty = data_empty;
     }
@@ -211,17 +228,7 @@ impl Peer {
     }
 
     async fn until(&self, wanted: impl Fn(&Kept) -> bool) {
-        let mut changed = self.inner.changed.subscribe();
-        let waiting = async {
-            loop {
-                changed.borrow_and_update();
-                if wanted(&self.inner.kept()) {
-                    return;
-                }
-                changed.changed().await.unwrap();
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+        self.inner.until(wanted).await;
     }
 }
 
@@ -234,6 +241,20 @@ impl Inner {
 
     fn change(&self) {
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    async fn until(&self, wanted: impl Fn(&Kept) -> bool) {
+        let mut changed = self.changed.subscribe();
+        let waiting = async {
+            loop {
+                changed.borrow_and_update();
+                if wanted(&self.kept()) {
+                    return;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
     }
 
     async fn run(self: Arc<Self>, mut addresses: watch::Receiver<Vec<String>>) {
@@ -284,8 +305,12 @@ impl Inner {
             async move {
                 loop {
                     tokio::time::sleep(Duration::from_millis(300)).await;
-                    let data_empty = inner.kept().data_empty;
-                    let beat = agent_message::Message::Heartbeat(v1::Heartbeat { data_empty });
+                    let (data_empty, recovered) = {
+                        let kept = inner.kept();
+                        (kept.data_empty, kept.recovered.clone())
+                    };
+                    let beat = v1::Heartbeat { data_empty, recovered, ..Default::default() };
+                    let beat = agent_message::Message::Heartbeat(beat);
                     if out.send(say(beat)).await.is_err() {
                         return;
                     }
@@ -451,12 +476,12 @@ impl Inner {
             }
             task::Work::Manifest(manifest) => self.manifest(task, manifest, &repository).await,
             task::Work::Release(_) => {
+                // As an agent's: it stops the rest first.
+                let rest = |key: &(String, String)| key.0 == task.operation && key.1 != "release";
+                let running = self.kept().running.clone().into_iter().filter(|(key, _)| rest(key));
+                running.for_each(|(_, (_, stop))| stop.cancel());
+                self.until(|kept| !kept.running.keys().any(rest)).await;
                 let mut kept = self.kept();
-                let running = kept
-                    .running
-                    .keys()
-                    .any(|(operation, name)| *operation == task.operation && name != "release");
-                assert!(!running, "released under a running task");
                 kept.holds.remove(&task.operation);
                 kept.packs.clear();
                 kept.places.clear();
@@ -467,6 +492,16 @@ impl Inner {
                 told: "all is well".to_owned(),
                 ..Default::default()
             }))),
+            task::Work::Drill(_) => {
+                let findings: Vec<String> = self.kept().finds.iter().cloned().collect();
+                Ok(Some(task_result::Result::Drill(v1::DrillResult {
+                    rto_ms: 1500,
+                    finding_count: findings.len() as u64,
+                    findings,
+                    checks: vec![v1::DrillCheck { name: "compare".to_owned(), ..Default::default() }],
+                    ..Default::default()
+                })))
+            }
             task::Work::Verify(_) => Ok(Some(task_result::Result::Verify(v1::VerifyResult {
                 detail: Some(v1::VerifyDetail { read_data: true, packs_checked: 3, ..Default::default() }),
             }))),

@@ -26,6 +26,8 @@ async fn goes_on_from(phase: &'static str) {
     assert_eq!(ended.epoch, before.0 + 1);
     for peer in [&one, &two] {
         peer.released(&started.id).await;
+        // Who had released before needs not be heard of again for the end.
+        peer.obeys(before.0 + 1).await;
         assert_eq!(peer.began(phase), 1, "known to run, or to have ended: not begun again");
         assert_eq!(peer.epoch(), before.0 + 1);
     }

@@ -12,6 +12,7 @@ fn request(nodes: &[&str]) -> v1::RestoreRequest {
         nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
         delta: false,
         target: None,
+        ..Default::default()
     }
 }
 

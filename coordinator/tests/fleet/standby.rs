@@ -33,9 +33,12 @@ async fn it_answers_reads_like_the_leader() {
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
 
     let services = standby.0.list_services(v1::ListServicesRequest {}).await.unwrap().into_inner().services;
-    assert_eq!(services, std::slice::from_ref(&applied));
     let service = v1::GetServiceRequest { service: SERVICE.to_owned() };
-    assert_eq!(standby.0.get_service(service).await.unwrap().into_inner(), applied);
+    let known = operator.0.get_service(service.clone()).await.unwrap().into_inner();
+    assert_eq!(v1::Service { standing: applied.standing.clone(), ..known.clone() }, applied);
+    assert!(known.standing.as_ref().is_some_and(|standing| standing.newest_ms > 0), "{known:?}");
+    assert_eq!(services, std::slice::from_ref(&known));
+    assert_eq!(standby.0.get_service(service).await.unwrap().into_inner(), known);
     let unknown = standby.0.get_service(v1::GetServiceRequest { service: "x".to_owned() }).await;
     assert_eq!(from_status(unknown.unwrap_err()).kind(), ErrorKind::NotFound);
     // But for when it was last heard of, which is not stored at each beat.
@@ -88,7 +91,8 @@ async fn what_changes_something_is_the_leaders() {
     let restore =
         v1::RestoreRequest { service: service(), backup: "latest".to_owned(), ..Default::default() };
     let id = v1::GetOperationRequest { id: "1".to_owned() };
-    let apply = v1::ApplyServiceRequest { service: Some(cluster.world.service(&["n1", "n2"])) };
+    let wanted = Some(cluster.world.service(&["n1", "n2"]));
+    let apply = v1::ApplyServiceRequest { service: wanted, ..Default::default() };
     elsewhere(standby.apply_service(apply).await.unwrap_err());
     elsewhere(
         standby.start_backup(v1::StartBackupRequest { service: service(), full: false }).await.unwrap_err(),

@@ -1,12 +1,15 @@
 //! A coordinator with its folders, and an operator's client.
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use palinurus_coordinator::{Config, Server};
+use palinurus_coordinator::{Config, Server, World as Given};
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Error, KeyFile, Repository, Result, SystemEntropy, storage};
+use palinurus_repository::{
+    Clock, Error, KeyFile, Repository, Result, SystemClock, SystemEntropy, Timestamp, storage,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -15,10 +18,28 @@ use crate::peer::{Peer, PeerConfig};
 
 pub(crate) const SERVICE: &str = "shop";
 
+/// A clock that can be set; who leads reads it when it begins to.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead(AtomicU64);
+
+impl Ahead {
+    pub(crate) fn by(&self, more: Duration) {
+        self.0.fetch_add(more.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        Timestamp(SystemClock.now().0 + self.0.load(Ordering::SeqCst))
+    }
+}
+
 pub(crate) struct World {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: Config,
     running: Option<(Server, CancellationToken)>,
+    /// What the coordinators' clocks are ahead of this machine's.
+    pub(crate) ahead: Arc<Ahead>,
     pub(crate) addresses: watch::Sender<Vec<String>>,
 }
 
@@ -51,14 +72,18 @@ impl World {
             ..Config::default()
         };
         change(&mut config);
-        Self { directory, config, running: None, addresses: watch::Sender::default() }
+        Self { directory, config, running: None, ahead: Arc::default(), addresses: watch::Sender::default() }
     }
 
     pub(crate) async fn start(&mut self) {
         let cancel = CancellationToken::new();
-        let server = Server::start(self.config.clone(), cancel.clone()).await.unwrap();
+        let server = Server::start_in(self.given(), self.config.clone(), cancel.clone()).await.unwrap();
         self.addresses.send_replace(vec![format!("http://{}", server.local_addr())]);
         self.running = Some((server, cancel));
+    }
+
+    pub(crate) fn given(&self) -> Given {
+        Given { clock: self.ahead.clone(), ..Given::default() }
     }
 
     pub(crate) async fn stop(&mut self) {
@@ -172,7 +197,7 @@ pub(crate) struct Operator(pub(crate) CoordinatorClient<Channel>);
 
 impl Operator {
     pub(crate) async fn apply(&mut self, service: v1::Service) -> Result<v1::Service> {
-        let request = v1::ApplyServiceRequest { service: Some(service) };
+        let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
         self.0.apply_service(request).await.map(tonic::Response::into_inner).map_err(from_status)
     }
 
@@ -212,9 +237,13 @@ impl Operator {
     }
 
     pub(crate) async fn failovers(&mut self) -> Vec<v1::Operation> {
+        self.operations(v1::OperationKind::Failover).await
+    }
+
+    pub(crate) async fn operations(&mut self, kind: v1::OperationKind) -> Vec<v1::Operation> {
         let request = v1::ListOperationsRequest { service: SERVICE.to_owned(), running: false };
         let all = self.0.list_operations(request).await.unwrap().into_inner().operations;
-        all.into_iter().filter(|operation| operation.kind() == v1::OperationKind::Failover).collect()
+        all.into_iter().filter(|operation| operation.kind() == kind).collect()
     }
 
     /// The failover of this number, from the first on, once it has begun.

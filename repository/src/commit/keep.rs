@@ -3,7 +3,7 @@ use super::Repository;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{BackupId, Epoch};
-use crate::ledger::{Body, State};
+use crate::ledger::{Body, Proof, State};
 
 impl Repository {
     /// Gives a backup up. What only it needed is garbage from here on.
@@ -32,6 +32,18 @@ impl Repository {
     /// Keeps a backup until it is unpinned. Pinned again, it has the new reason.
     pub async fn pin(&self, epoch: Epoch, backup: BackupId, reason: &str) -> Result<()> {
         self.append(epoch, Body::Pin { backup, reason: reason.to_owned() }).await.map(|_| ())
+    }
+
+    /// Says what a restore of these nodes for proof has come to.
+    pub async fn drill(
+        &self,
+        epoch: Epoch,
+        backup: BackupId,
+        operation: &str,
+        proofs: Vec<Proof>,
+    ) -> Result<()> {
+        let proofs = proofs.into_iter().map(Proof::cut).collect();
+        self.append(epoch, Body::Drill { backup, operation: operation.to_owned(), proofs }).await.map(|_| ())
     }
 
     pub async fn unpin(&self, epoch: Epoch, backup: BackupId) -> Result<()> {

@@ -96,6 +96,7 @@ fn commit_of(node: &str, manifest: ManifestRef) -> NodeCommit {
         warnings: 0,
         unchanged: false,
         log: None,
+        cut: None,
     }
 }
 

@@ -3,57 +3,29 @@ use std::io::ErrorKind as Io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
 
 use crate::error::{Error, Result};
+use crate::group::{Group, read_tail};
 use crate::keyfile::TEXT_MAX;
 
-/// Of what the command says on stderr.
-const SAID_MAX: usize = 2 << 10;
 const LINE_MAX: usize = 200;
 /// This many hex digits in a row may be a key: not shown.
 const SECRET_DIGITS: usize = 32;
-
-/// The command and whatever it started: killed as a group when this goes.
-struct Group {
-    child: Child,
-    id: Option<Pid>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let _ = kill_process_group(id, Signal::KILL);
-        }
-    }
-}
 
 /// What the command prints: at most one byte more than a key file may have.
 pub(super) async fn run(argv: &[String], timeout: Duration) -> Result<Vec<u8>> {
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Error::invalid("a key command without a program"));
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| not_started(program, e))?;
-    let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let mut group = Group { child, id };
+    let mut group =
+        Group::start(program, arguments, &[], Stdio::piped()).map_err(|e| not_started(program, e))?;
+    let (stdout, stderr) = (group.stdout(), group.stderr());
     let mut said = Vec::new();
     let work = async {
         // What holds an output open is still at it.
         let (text, ()) = tokio::join!(read_text(stdout), read_tail(stderr, &mut said));
-        let status = group.child.wait().await?;
-        // Reaped: the number may be another's soon.
-        group.id = None;
+        let status = group.wait().await?;
         Ok::<_, std::io::Error>((text?, status))
     };
     let ended = tokio::time::timeout(timeout, work).await;
@@ -124,15 +96,5 @@ async fn read_text(from: Option<impl AsyncRead + Unpin>) -> std::io::Result<Vec<
         if read == 0 {
             return Ok(text);
         }
-    }
-}
-
-async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) {
-    let Some(mut from) = from else { return };
-    let mut buffer = [0; 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        tail.extend_from_slice(&buffer[..read]);
-        let extra = tail.len().saturating_sub(SAID_MAX);
-        tail.drain(..extra);
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Body, MissingNode, NodeCommit, PackSet, Purpose, Record};
+use super::{Body, Cut, MissingNode, NodeCommit, PackSet, Proof, Purpose, Record, State};
 use crate::clock::Timestamp;
 use crate::entropy::SeededEntropy;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, LineageId, RepositoryId, TransactionId, WriterId};
 use crate::keys::{Keys, RootKey};
 use crate::log::{Lineage, Span};
@@ -57,11 +57,35 @@ pub(crate) fn node(transaction: u32, name: &str) -> NodeCommit {
         warnings: 6,
         unchanged: false,
         log: None,
+        cut: Some(Cut { from: Timestamp(7), to: Timestamp(8), shard: "s".to_owned() }),
     }
 }
 
 pub(crate) fn record(epoch: u64, body: Body) -> Record {
     Record { epoch: Epoch(epoch), at: Timestamp(1_000), writer: "test".to_owned(), body }
+}
+
+/// A history in which every record is allowed.
+pub(crate) fn after(bodies: &[Body]) -> State {
+    let mut state = State::default();
+    for (number, body) in (0..).zip(bodies) {
+        state.apply(number, &record(0, body.clone())).unwrap();
+    }
+    state
+}
+
+pub(crate) fn refused(state: &State, body: Body) -> ErrorKind {
+    let record = record(0, body);
+    let error = state.check(&record).unwrap_err();
+    // And what is refused changes nothing.
+    let mut folded = state.clone();
+    folded.apply(99, &record).unwrap_err();
+    assert_eq!(format!("{folded:?}"), format!("{state:?}"));
+    error.kind()
+}
+
+pub(crate) fn allowed(state: &State, body: Body) {
+    state.check(&record(0, body)).unwrap();
 }
 
 pub(crate) fn leader(name: &str) -> Body {
@@ -120,6 +144,21 @@ pub(crate) fn forget(backup: u32) -> Body {
 
 pub(crate) fn pin(backup: u32, reason: &str) -> Body {
     Body::Pin { backup: txn(backup), reason: reason.to_owned() }
+}
+
+pub(crate) fn drill(backup: u32, node: &str, findings: &[&str]) -> Body {
+    let proof = Proof {
+        node: node.to_owned(),
+        at: "n7".to_owned(),
+        rto_ms: 1200,
+        recovered_ms: 77,
+        position: 0x30_0000,
+        files: 3,
+        bytes: 4,
+        checks: vec!["pg_dump".to_owned()],
+        findings: findings.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    Body::Drill { backup: txn(backup), operation: "0d".to_owned(), proofs: vec![proof] }
 }
 
 pub(crate) fn hold(backup: u32, until: u64) -> Body {

@@ -17,6 +17,7 @@ use crate::storage::{Object, Storage};
 
 mod checkpoint;
 mod damage;
+mod drill;
 mod history;
 mod pack_set;
 mod record;
@@ -24,9 +25,10 @@ mod state;
 
 pub use damage::Objects;
 pub(crate) use damage::manifest_stem;
+pub use drill::{Drilled, Proof};
 pub use history::history;
 pub use pack_set::PackSet;
-pub use record::{Body, MissingNode, NodeCommit, Purpose, Record, Rewritten};
+pub use record::{Body, Cut, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 pub use state::{BackupRecord, Hold, OpenTransaction, Pin, State};
 
 pub(crate) use checkpoint::{PREFIX as CHECKPOINTS, newest_below as newest_checkpoint};

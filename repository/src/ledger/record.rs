@@ -21,7 +21,7 @@ mod convert;
 pub(super) mod logs;
 pub(super) mod wire;
 
-pub use body::{Body, MissingNode, NodeCommit, Purpose, Rewritten};
+pub use body::{Body, Cut, MissingNode, NodeCommit, Purpose, Rewritten};
 pub(super) use convert::{backup_from_wire, missing_from_wire, wire_backup, wire_missing};
 
 const MAGIC: &[u8; 6] = b"PALNL\x01";

@@ -5,29 +5,6 @@ use crate::epochs::KeyEpoch;
 use crate::error::ErrorKind::{Conflict, Fenced, Invalid, NotFound};
 use crate::id::{Draw, Epoch, KeyId};
 
-/// A history in which every record is allowed.
-fn after(bodies: &[Body]) -> State {
-    let mut state = State::default();
-    for (number, body) in (0..).zip(bodies) {
-        state.apply(number, &record(0, body.clone())).unwrap();
-    }
-    state
-}
-
-fn refused(state: &State, body: Body) -> ErrorKind {
-    let record = record(0, body);
-    let error = state.check(&record).unwrap_err();
-    // And what is refused changes nothing.
-    let mut folded = state.clone();
-    folded.apply(99, &record).unwrap_err();
-    assert_eq!(format!("{folded:?}"), format!("{state:?}"));
-    error.kind()
-}
-
-fn allowed(state: &State, body: Body) {
-    state.check(&record(0, body)).unwrap();
-}
-
 #[test]
 fn a_transaction_begins_once_and_ends_once() {
     let state = after(&[begin(1)]);
@@ -261,6 +238,28 @@ fn a_rewrite_replaces_where_backups_lie() {
     assert!(state.is_closed(txn(3)));
     let swept = [began, vec![forget(1), begin(4), condemn(&[(1, 0)])]].concat();
     assert_eq!(refused(&after(&swept), sweep(&[(1, 0)])), Conflict, "an open rewrite is a barrier too");
+}
+
+#[test]
+fn the_last_drill_of_a_node_counts_until_the_backup_goes() {
+    let seen = |state: &State, n| {
+        let drilled = state.drilled(txn(n));
+        drilled.map(|last| (last.proof.node.clone(), last.proof.passed())).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&after(&old()), drill(9, "n1", &[])), NotFound);
+    assert_eq!(refused(&after(&old()), drill(1, "n9", &[])), Invalid);
+    assert_eq!(refused(&after(&old()), drill(1, "n1", &["x"; 33])), Invalid);
+    assert_eq!(refused(&after(&old()), drill(1, "n1", &["x".repeat(2049).as_str()])), Invalid);
+    let none = Body::Drill { backup: txn(1), operation: "0d".to_owned(), proofs: Vec::new() };
+    assert_eq!(refused(&after(&old()), none), Invalid);
+
+    let drilled =
+        [old(), vec![drill(1, "n1", &["a page"]), drill(1, "n1", &[]), drill(2, "n1", &["x"])]].concat();
+    let state = after(&drilled);
+    assert_eq!(seen(&state, 1), [("n1".to_owned(), true)]);
+    assert_eq!(seen(&state, 2), [("n1".to_owned(), false)]);
+    let state = after(&[drilled, vec![forget(1)]].concat());
+    assert!(seen(&state, 1).is_empty() && seen(&state, 2).len() == 1);
 }
 
 #[test]

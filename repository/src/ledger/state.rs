@@ -17,7 +17,8 @@
 //! 8. A COMMIT builds on nothing that a DAMAGE before its BEGIN named ([`State::check_whole`]): damage that lived on by
 //!    deduplication would spoil every later backup.
 //! 9. A pinned backup is not forgotten, nor one that is held beyond the FORGET's own time ([`State::check_forget`]).
-//! 10. Lineages, grants and floors of logs: see `state/logs.rs`.
+//! 10. A DRILL is of nodes of a backup that exists.
+//! 11. Lineages, grants and floors of logs: see `state/logs.rs`.
 //!
 //! Rules 1 and 3 are nets independent of each other. `model.rs` runs random schedules over this very code, and proves
 //! that it notices when a rule is missing.
@@ -25,10 +26,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::damage::{Known, Objects};
+use super::drill::Drills;
 use super::pack_set::PackSet;
 use super::record::{Body, MissingNode, NodeCommit, Purpose, Record};
 use crate::clock::Timestamp;
-use crate::epochs::{KeyEpoch, Sealed};
 use crate::error::Result;
 use crate::id::{BackupId, Draw, Epoch, KeyId, LineageId, TransactionId, WriterId};
 use crate::log::{At, Lineage};
@@ -38,6 +39,7 @@ use crate::pack::PackId;
 mod check;
 mod folded;
 mod keep;
+mod keys;
 mod logs;
 
 pub(super) use folded::Folded;
@@ -102,6 +104,7 @@ pub struct State {
     sealed: BTreeMap<TransactionId, u32>,
     removed: BTreeSet<KeyId>,
     damage: Known,
+    pub(super) drills: Drills,
     logs: BTreeMap<LineageId, Arc<Lineage>>,
     rules: Rules,
 }
@@ -163,47 +166,6 @@ impl State {
 
     pub fn is_closed(&self, transaction: TransactionId) -> bool {
         self.closed.contains(&transaction)
-    }
-
-    /// The key epoch in force; none as long as it is the root's.
-    pub fn key_epoch(&self) -> Option<KeyEpoch> {
-        self.draws.last().map(|draw| KeyEpoch { number: self.draws.len() as u32, draw: *draw })
-    }
-
-    /// Whether that operator key was removed, even if its object should still be there.
-    pub fn is_removed(&self, key: KeyId) -> bool {
-        self.removed.contains(&key)
-    }
-
-    /// Operator keys that were removed.
-    pub(crate) fn removed(&self) -> &BTreeSet<KeyId> {
-        &self.removed
-    }
-
-    /// The draws of key epochs 1, 2 and so on.
-    pub fn draws(&self) -> &[Draw] {
-        &self.draws
-    }
-
-    /// Which of these transactions are of which key epoch, oldest first. Those of epoch 0 are left out.
-    pub fn sealed(&self, transactions: impl IntoIterator<Item = TransactionId>) -> Vec<Sealed> {
-        let mut found: BTreeMap<u32, BTreeSet<TransactionId>> = BTreeMap::new();
-        for id in transactions {
-            if let Some(number) = self.sealed.get(&id) {
-                found.entry(*number).or_default().insert(id);
-            }
-        }
-        let sealed = found.into_iter().filter_map(|(number, transactions)| {
-            let draw = *self.draws.get(number as usize - 1)?;
-            let transactions = transactions.into_iter().collect();
-            Some(Sealed { epoch: KeyEpoch { number, draw }, transactions })
-        });
-        sealed.collect()
-    }
-
-    /// The same of all transactions.
-    pub(super) fn all_sealed(&self) -> Vec<Sealed> {
-        self.sealed(self.sealed.keys().copied())
     }
 
     /// Every pack that was committed and not swept.
@@ -312,6 +274,7 @@ impl State {
                 if let Some(gone) = slot.and_then(|slot| self.backups.remove(&slot)) {
                     self.release(number, &gone.nodes);
                 }
+                self.drills.forget(*backup);
             }
             Body::Condemn { packs } => {
                 // Who is condemned already keeps the earlier number.
@@ -344,6 +307,7 @@ impl State {
                 }
             }
             Body::Damage { found, whole } => self.damage.apply(number, found, whole),
+            Body::Drill { .. } => self.drills.apply(&record.body, record.at),
             Body::Pin { .. } | Body::Unpin { .. } | Body::Hold { .. } | Body::Unhold { .. } => {
                 self.keep(&record.body, record.at);
             }

@@ -38,6 +38,8 @@ fn history() -> Vec<Record> {
         hold(5, 9_000),
         Body::Unhold { backup: txn(5) },
         pin(5, ""),
+        drill(5, "n1", &[]),
+        drill(5, "n1", &["a page"]),
         hold(2, 8_000),
         lineage(1, None, 5),
         lineage(2, Some(1), 9),

@@ -7,6 +7,8 @@ use crate::id::{LineageId, check_name};
 /// Of the bytes by which an engine names a lineage.
 pub const IDENTITY_MAX: usize = 256;
 const SEGMENT_MAX: u32 = 1 << 30;
+/// The newest of a lineage's, whatever counts under them.
+const GRANTS_KEPT: usize = 64;
 
 /// One history that only grows at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +54,17 @@ impl Lineage {
     /// Where the last grant begins, or more than that is given up: nobody is asked for anything before it.
     pub fn begun(&self) -> Position {
         self.last_grant().map_or(self.from, |grant| grant.from).max(self.floor)
+    }
+
+    /// A writer that is started again and again has a grant more each time. What is forgotten counts for nothing above the
+    /// floor, and no gap that is told there ends with it: the next grant begins where a forgotten one of no length did. The
+    /// first stays, for the history is sealed under its key epoch, and the newest, for an agent may hold one of them yet.
+    pub(crate) fn forget_grants(&mut self) {
+        let (old, floor) = (self.grants.len().saturating_sub(GRANTS_KEPT), self.floor);
+        let spare = self.grants.windows(2).map(|two| two[0].from == two[1].from || two[1].from <= floor);
+        let spare: Vec<bool> = spare.enumerate().map(|(n, spare)| spare && 0 < n && n < old).collect();
+        let mut spare = spare.into_iter();
+        self.grants.retain(|_| !spare.next().unwrap_or_default());
     }
 
     /// Told twice, they are one lineage. Without a parent two histories may look alike.

@@ -94,16 +94,19 @@ pub fn open(keys: &Keys, epoch: Option<KeyEpoch>, piece: &Piece, object: &[u8]) 
     Ok((trail, plain))
 }
 
-/// What the piece says of itself, from the object's header and its end, as much of that as there is.
-pub fn open_trail(
+/// What the piece says of itself, and how long its object was written: from the header and the end, as much of that as
+/// there is.
+pub(super) fn open_trail(
     keys: &Keys,
     epoch: Option<KeyEpoch>,
     piece: &Piece,
     header: &[u8],
     end: &[u8],
-) -> Result<Trail> {
+) -> Result<(Trail, u64)> {
     let aead = aead(keys, epoch, piece, header)?;
-    trailer(keys, &*aead, piece, end).map(|(trail, ..)| trail)
+    let (trail, frames, len) = trailer(keys, &*aead, piece, end)?;
+    let stored: u64 = frames.iter().map(|frame| u64::from(frame.stored)).sum();
+    Ok((trail, HEADER + stored + (len + FOOTER_LEN) as u64))
 }
 
 /// How many bytes the object's header has.

@@ -38,8 +38,7 @@ impl LogReader {
             if section.to.is_some_and(|to| to <= self.first) {
                 continue;
             }
-            let stored = self.store.list_from(&section.lineage, self.first).await?;
-            *coverage = section.lineage.coverage(stored.into_iter().map(|stored| stored.piece));
+            *coverage = self.store.coverage(&section.lineage, self.first).await?;
         }
         Ok(())
     }

@@ -1,18 +1,20 @@
 //! Pieces in the store: put, found again, read.
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Grant, Lineage, Piece, Position, Trail, WHOLE_MAX, history, history_key, piece, prefix};
+use super::pages::Pages;
+use super::{Coverage, Gathering, Grant, Lineage, Piece, Position, Trail, history, history_key, piece};
 use crate::epochs::KeyEpoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::LineageId;
 use crate::keys::Keys;
-use crate::storage::{Storage, list_all};
+use crate::storage::Storage;
 
-const PAGE: usize = 1000;
 /// Trailers are nearly always shorter: then one request is enough.
 const TAIL: u64 = 1024;
+/// Read whole, where only the trailer is wanted.
+const SMALL: u64 = 16 << 10;
 
 /// One repository's logs, for who has its keys. Clones share what is learned of key epochs.
 #[derive(Clone, Debug)]
@@ -96,54 +98,65 @@ impl LogStore {
         }
     }
 
-    /// All pieces of the lineage that there are, in no order; whether they count, [`Lineage::coverage`] says.
-    pub async fn list(&self, lineage: LineageId) -> Result<Vec<Stored>> {
-        let objects = list_all(&*self.storage, &prefix(lineage)).await?;
-        Ok(objects
-            .iter()
-            .filter_map(|object| {
-                Some(Stored { piece: Piece::from_key(&object.key).ok()?, size: object.size })
-            })
-            .collect())
+    /// What of the lineage is covered: from that position on, when it is not 0.
+    pub async fn coverage(&self, lineage: &Lineage, position: Position) -> Result<Coverage> {
+        let mut gathering = Gathering::new(lineage);
+        self.visit(lineage, position..Position::MAX, &mut |stored| {
+            gathering.add(stored.piece);
+        })
+        .await?;
+        Ok(gathering.done())
     }
 
-    /// Those that may hold something at or behind that position. Asks no more than that of the store.
-    pub async fn list_from(&self, lineage: &Lineage, position: Position) -> Result<Vec<Stored>> {
-        let mut found = Vec::new();
-        for (at, grant) in lineage.grants.iter().enumerate() {
-            if lineage.grants.get(at + 1).is_some_and(|next| next.from <= position) {
-                continue;
-            }
-            for whole in [false, true] {
-                self.list_grant(lineage.id, grant, whole, position, &mut found).await?;
+    /// What of each grant the wholes have taken the place of; whatever else counts.
+    pub(crate) async fn wholes(&self, lineage: &Lineage) -> Result<Vec<(u32, Coverage)>> {
+        let alone = |epoch| {
+            let grant = Grant { epoch, node: String::new(), from: 0, key_epoch: None };
+            Lineage { grants: vec![grant], floor: 0, ..lineage.clone() }
+        };
+        let (mut found, mut pages) = (Vec::new(), Pages::all(lineage.id, true));
+        while let Some(page) = pages.next(&*self.storage).await? {
+            for some in page.chunk_by(|a, b| a.piece.epoch == b.piece.epoch) {
+                let epoch = some[0].piece.epoch;
+                let of = alone(epoch);
+                found.push((epoch, Coverage::of(&of, some.iter().map(|stored| stored.piece))));
             }
         }
         Ok(found)
     }
 
-    async fn list_grant(
+    /// Pieces that may hold something at or behind that position: for what is short.
+    pub async fn list_from(&self, lineage: &Lineage, position: Position) -> Result<Vec<Stored>> {
+        let mut found = Vec::new();
+        self.visit(lineage, position..Position::MAX, &mut |stored| found.push(stored)).await?;
+        Ok(found)
+    }
+
+    /// Shows each piece that may hold something of that range and count, a page of names at a time: of each grant in the
+    /// order of positions. Asks little more than that of the store.
+    pub async fn visit(
         &self,
-        lineage: LineageId,
-        grant: &Grant,
-        whole: bool,
-        position: Position,
-        found: &mut Vec<Stored>,
+        lineage: &Lineage,
+        range: Range<Position>,
+        see: &mut (dyn FnMut(Stored) + Send),
     ) -> Result<()> {
-        let kind = if whole { "whole/" } else { "" };
-        let prefix = format!("{}{kind}{:010}/", prefix(lineage), grant.epoch);
-        // The longest that reaches the position begins so far before it.
-        let mut after = format!("{prefix}{:016x}", position.saturating_sub(WHOLE_MAX as u64));
-        loop {
-            let page = self.storage.list(&prefix, Some(&after), PAGE).await?;
-            let pieces = page.iter().filter_map(|object| {
-                Some(Stored { piece: Piece::from_key(&object.key).ok()?, size: object.size })
-            });
-            found.extend(pieces.filter(|stored| stored.piece.to > position));
-            match page.last() {
-                Some(last) if page.len() == PAGE => after.clone_from(&last.key),
-                _ => return Ok(()),
+        let grants = lineage
+            .grants
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| lineage.grants.get(at + 1).is_none_or(|next| next.from > range.start));
+        let lists = grants.flat_map(|(_, grant)| [(grant.epoch, false), (grant.epoch, true)]);
+        let lists: Vec<Pages> = match range.start {
+            // Many grants, and few names.
+            0 => vec![Pages::all(lineage.id, false)],
+            _ => lists.map(|(epoch, whole)| Pages::of(lineage.id, epoch, whole, range.clone())).collect(),
+        };
+        for mut pages in lists {
+            while let Some(page) = pages.next(&*self.storage).await? {
+                page.into_iter().for_each(&mut *see);
             }
         }
+        Ok(())
     }
 
     /// The whole piece, opened: what it says of itself, and its bytes.
@@ -153,7 +166,12 @@ impl LogStore {
         piece::open(&self.keys, key_epoch, piece, &object)
     }
 
-    /// What the piece says of itself: two small requests.
+    /// How long the object is.
+    pub async fn find(&self, piece: Piece) -> Result<Stored> {
+        Ok(Stored { piece, size: self.storage.size(&piece.key()).await? })
+    }
+
+    /// What the piece says of itself, and that it is as long as that: one small request or two.
     pub async fn trail(&self, stored: &Stored, key_epoch: Option<KeyEpoch>) -> Result<Trail> {
         self.learn(key_epoch).await?;
         let Stored { piece, size } = stored;
@@ -161,13 +179,22 @@ impl LogStore {
         if *size > piece::object_max(piece) || *size < piece::HEADER {
             return Err(Error::corrupt(format!("{key} has {size} bytes")));
         }
-        let header = self.storage.get(&key, Some(0..piece::HEADER)).await?;
-        let mut end = self.storage.get(&key, Some(size.saturating_sub(TAIL)..*size)).await?;
+        // A short object is one request.
+        let from = if *size <= SMALL { 0 } else { size.saturating_sub(TAIL) };
+        let mut end = self.storage.get(&key, Some(from..*size)).await?;
         let len = piece::end_len(&end)? as u64;
         if len > end.len() as u64 {
             end = self.storage.get(&key, Some(size.saturating_sub(len)..*size)).await?;
         }
-        piece::open_trail(&self.keys, key_epoch, piece, &header, &end)
+        let header = match from {
+            0 => end.slice(..(piece::HEADER as usize).min(end.len())),
+            _ => self.storage.get(&key, Some(0..piece::HEADER)).await?,
+        };
+        let (trail, written) = piece::open_trail(&self.keys, key_epoch, piece, &header, &end)?;
+        match written == *size {
+            true => Ok(trail),
+            false => Err(Error::corrupt(format!("{key} has {size} bytes, and {written} were written"))),
+        }
     }
 
     async fn get(&self, piece: &Piece) -> Result<Bytes> {

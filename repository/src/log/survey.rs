@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::windows::{Anchor, Lineages, Window, windows};
-use super::{Counted, Coverage, LogStore, Piece, Position, Stored, Trail};
+use super::{Counted, Coverage, Gathering, LogStore, Piece, Position, Trail};
 use crate::clock::Timestamp;
 use crate::commit::Repository;
 use crate::error::{Error, Result};
@@ -12,6 +12,8 @@ use crate::id::{BackupId, LineageId};
 
 /// Trailers read at once.
 const PARALLEL: usize = 16;
+/// Trails that are remembered.
+const TRAILS_MAX: usize = 4096;
 
 /// How far a restore goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +42,6 @@ pub struct Survey {
     pub windows: Vec<Window>,
     /// Objects and bytes, by lineage.
     pub stored: BTreeMap<LineageId, (u64, u64)>,
-    sizes: HashMap<Piece, u64>,
     store: LogStore,
     trails: Mutex<HashMap<Piece, Trail>>,
 }
@@ -57,25 +58,35 @@ impl Survey {
         let (lineages, anchors) =
             repository.read(|state| (state.lineages().clone(), Anchor::all(state))).await;
         let store = repository.logs();
-        let (mut coverage, mut stored, mut sizes) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
+        let (mut coverage, mut stored) = (BTreeMap::new(), BTreeMap::new());
         for (id, lineage) in &lineages {
-            let objects = store.list(*id).await?;
-            let bytes = objects.iter().map(|object| object.size).sum();
-            stored.insert(*id, (objects.len() as u64, bytes));
-            coverage.insert(*id, lineage.coverage(objects.iter().map(|object| object.piece)));
-            sizes.extend(objects.iter().map(|object| (object.piece, object.size)));
+            let mut gathering = Gathering::new(lineage);
+            let (mut objects, mut bytes) = (0, 0);
+            let mut see = |it: super::Stored| {
+                (objects, bytes) = (objects + 1, bytes + it.size);
+                gathering.add(it.piece);
+            };
+            store.visit(lineage, 0..Position::MAX, &mut see).await?;
+            coverage.insert(*id, gathering.done());
+            stored.insert(*id, (objects, bytes));
         }
         let windows = windows(&anchors, &lineages, &coverage);
-        Ok(Self { lineages, coverage, windows, stored, sizes, store, trails: Mutex::default() })
+        Ok(Self { lineages, coverage, windows, stored, store, trails: Mutex::default() })
+    }
+
+    /// Bytes of memory that the names take.
+    pub fn held(&self) -> usize {
+        self.coverage.values().map(Coverage::held).sum()
     }
 
     /// When the server was where the window begins and where it ends, by its own clock: unknown where nothing is covered.
     pub async fn times(&self, window: &Window) -> Result<(Timestamp, Option<Timestamp>)> {
         let mut end = None;
-        for part in self.parts(window, window.from)?.into_iter().rev().filter(|part| !is_cut(part)) {
+        for part in self.back(window, window.from).filter(|part| !is_cut(part)) {
             let until = known(&self.trail(part.piece).await?) / 1000;
-            end = Some(Timestamp(u64::try_from(until).unwrap_or_default()));
-            if end > Some(Timestamp(0)) {
+            // Nothing is known of one without a commit, as long as nobody said when it ended.
+            end = u64::try_from(until).ok().filter(|until| *until > 0).map(Timestamp);
+            if end.is_some() {
                 break;
             }
         }
@@ -144,7 +155,7 @@ impl Survey {
         }
         // A piece that is cut tells of commits and of a time that may lie behind the cut, in another history.
         let (mut until, mut cut) = (0, None);
-        for (back, part) in self.parts(window, window.anchor.span.stop)?.into_iter().rev().enumerate() {
+        for (back, part) in self.back(window, window.anchor.span.stop).enumerate() {
             let trail = self.trail(part.piece).await?;
             if !is_cut(&part) {
                 until = until.max(known(&trail));
@@ -178,8 +189,9 @@ impl Survey {
     async fn named(&self, name: &str, candidates: &[&Window]) -> Result<Resolved> {
         let mut found = BTreeMap::new();
         for window in candidates {
-            let parts = self.parts(window, window.anchor.span.stop)?;
-            for some in parts.chunks(PARALLEL) {
+            let mut parts = self.forward(window).peekable();
+            while parts.peek().is_some() {
+                let some: Vec<Counted> = parts.by_ref().take(PARALLEL).collect();
                 let trails =
                     futures::future::try_join_all(some.iter().map(|part| self.trail(part.piece))).await?;
                 for (part, trail) in some.iter().zip(trails) {
@@ -225,13 +237,14 @@ impl Survey {
         }
         let what = match target {
             Target::Position(at) => show(*at),
-            Target::Time(at) => date(Timestamp(u64::try_from(*at / 1000).unwrap_or_default())),
+            Target::Time(at) => moment(*at),
             _ => String::new(),
         };
         let error = Error::not_found(format!("{what} can not be restored: it lies in no window"));
         let Some((_, window)) = near else { return error };
         let times = self.times(window).await.ok();
-        let times = times.and_then(|(from, to)| Some(format!(", {} to {}", date(from), date(to?))));
+        let times = times
+            .and_then(|(from, to)| Some(format!(", {} to {}", moment(micros(from)), moment(micros(to?)))));
         error.with_hint(format!(
             "the nearest window goes from {} to {}{}, with backup {}",
             show(window.anchor.span.stop),
@@ -254,19 +267,35 @@ impl Survey {
         Ok(if as_of.0 > 0 { as_of } else { anchor.committed })
     }
 
-    /// What is read from there to the window's end, along its chain.
-    fn parts(&self, window: &Window, from: Position) -> Result<Vec<Counted>> {
-        let (mut at, mut parts) = (from, Vec::new());
+    /// What is read from the backup's end to the window's, along its chain.
+    fn forward(&self, window: &Window) -> impl Iterator<Item = Counted> + '_ {
+        let ways = self.ways(window, window.anchor.span.stop).into_iter();
+        ways.flat_map(|(covered, from, to)| covered.walk(from, to))
+    }
+
+    /// From the window's end back to there. Parts may overlap: each is as long as it counts.
+    fn back(&self, window: &Window, from: Position) -> impl Iterator<Item = Counted> + '_ {
+        self.ways(window, from).into_iter().rev().flat_map(|(covered, from, to)| {
+            let mut position = to;
+            std::iter::from_fn(move || {
+                let part = covered.before(position).filter(|_| position > from)?;
+                position = part.from;
+                Some(Counted { to: part.to.min(to), ..part })
+            })
+        })
+    }
+
+    /// Which part of which lineage, ancestors first.
+    fn ways(&self, window: &Window, from: Position) -> Vec<(&Coverage, Position, Position)> {
+        let (mut at, mut ways) = (from, Vec::new());
         for section in window.sections(&self.lineages) {
             let to = section.to.unwrap_or(Position::MAX).min(window.to);
-            if at >= to {
-                continue;
+            if at < to {
+                ways.extend(self.coverage.get(&section.lineage.id).map(|covered| (covered, at, to)));
+                at = to;
             }
-            let picked = self.coverage.get(&section.lineage.id).and_then(|covered| covered.pick(at, to));
-            parts.extend(picked.ok_or_else(|| Error::internal("a window over a hole"))?);
-            at = to;
         }
-        Ok(parts)
+        ways
     }
 
     async fn trail(&self, piece: Piece) -> Result<Trail> {
@@ -278,9 +307,12 @@ impl Survey {
         }
         let lineage = self.lineages.get(&piece.lineage);
         let key_epoch = lineage.and_then(|lineage| lineage.grant(piece.epoch)?.key_epoch);
-        let size = self.sizes.get(&piece).copied().unwrap_or_default();
-        let trail = self.store.trail(&Stored { piece, size }, key_epoch).await?;
-        self.trails.lock().unwrap_or_else(PoisonError::into_inner).insert(piece, trail.clone());
+        let trail = self.store.trail(&self.store.find(piece).await?, key_epoch).await?;
+        let mut trails = self.trails.lock().unwrap_or_else(PoisonError::into_inner);
+        if trails.len() == TRAILS_MAX {
+            trails.clear();
+        }
+        trails.insert(piece, trail.clone());
         Ok(trail)
     }
 }
@@ -308,9 +340,12 @@ pub fn show(position: Position) -> String {
     format!("{:X}/{:X}", position >> 32, position & 0xffff_ffff)
 }
 
-fn date(at: Timestamp) -> String {
-    crate::retention::date(at)
+/// To the microsecond, as a restore's target may be given.
+fn moment(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 #[cfg(test)]
-mod tests;
+mod many;
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::logs;
 use crate::commit::{Repository, operator_of, prove_operator};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::LineageId;
 use crate::index::IndexSegment;
 use crate::keys::Keys;
 use crate::ledger::manifest_stem;
@@ -63,6 +65,9 @@ async fn one(
     let storage = repository.storage();
     let removed = repository.read(|state| state.removed().clone()).await;
     let mut bodies = Vec::new();
+    if let Some(lineage) = lineage_of(object) {
+        return logs::missing(repository, copy, lineage, act).await;
+    }
     if let Some(prefix) = object.strip_suffix('/').filter(|_| object.contains("/x/")) {
         // Segments that are missing have no names but those in the copy.
         for segment in list_all(&**copy, &format!("{prefix}/")).await? {
@@ -94,8 +99,16 @@ async fn one(
     Ok(bodies.into_iter().map(|(key, _)| key).collect())
 }
 
+/// Named where pieces of it are missing.
+fn lineage_of(object: &str) -> Option<LineageId> {
+    object.strip_prefix("l/")?.strip_suffix('/')?.parse().ok()
+}
+
 /// A pack, index segment, header, wrapped key or masters, as the copy has it, where that proves itself.
 async fn proven(repository: &Repository, copy: &Arc<dyn Storage>, object: &str) -> Result<Bytes> {
+    if object.starts_with("l/") {
+        return logs::proven(repository, copy, object).await;
+    }
     let body = copy.get(object, None).await?;
     let (keys, key, checked) = (repository.keys().clone(), object.to_owned(), body.clone());
     repository.blocking().run(move || prove(&keys, &key, &checked)).await?;

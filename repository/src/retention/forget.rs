@@ -49,7 +49,6 @@ pub async fn forget(
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
-    use std::ops::Range;
     use std::sync::{Arc, Mutex};
 
     use async_trait::async_trait;
@@ -61,7 +60,8 @@ mod tests {
     use crate::keyfile::KeyFile;
     use crate::ledger::fixture::{begin, commit, pin, txn};
     use crate::retention::{Candidate, Policy, decide};
-    use crate::storage::{MemoryStorage, Object, Storage};
+    use crate::storage::front::Front;
+    use crate::storage::{MemoryStorage, Storage};
 
     const E: Epoch = Epoch(0);
 
@@ -73,33 +73,17 @@ mod tests {
     }
 
     #[async_trait]
-    impl Storage for Overtaken {
+    impl Front for Overtaken {
+        fn behind(&self) -> &dyn Storage {
+            &*self.inner
+        }
+
         async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
             let other = if key.starts_with("ledger/") { self.by.lock().unwrap().take() } else { None };
             if let Some((other, id)) = other {
                 other.forget(E, id).await.unwrap();
             }
             self.inner.put_new(key, body).await
-        }
-
-        async fn put(&self, key: &str, body: Bytes) -> Result<()> {
-            self.inner.put(key, body).await
-        }
-
-        async fn get(&self, key: &str, range: Option<Range<u64>>) -> Result<Bytes> {
-            self.inner.get(key, range).await
-        }
-
-        async fn size(&self, key: &str) -> Result<u64> {
-            self.inner.size(key).await
-        }
-
-        async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
-            self.inner.list(prefix, after, limit).await
-        }
-
-        async fn delete(&self, keys: &[String]) -> Result<()> {
-            self.inner.delete(keys).await
         }
     }
 

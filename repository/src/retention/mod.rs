@@ -8,9 +8,12 @@
 //!    backup never takes the place of a complete one.
 //! 2. The newest complete backup is always kept; while there is none, the newest of all.
 //! 3. What is pinned, held, or needed by a log stream is kept, whatever the policy says.
-//! 4. A policy without a rule keeps everything.
+//! 4. Where any moment of some time is to be restorable, so is its first: the newest complete backup from before that
+//!    time is kept, from which a log leads on; while there is none, the oldest.
+//! 5. A policy without a rule keeps everything.
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::id::BackupId;
@@ -36,6 +39,8 @@ pub struct Candidate {
     /// When it was committed.
     pub at: Timestamp,
     pub complete: bool,
+    /// Whether a log begins there, through which later moments are reached.
+    pub log: bool,
     /// Reasons outside of the policy.
     pub kept_by: Vec<Reason>,
 }
@@ -49,6 +54,7 @@ impl Candidate {
             id: backup.id,
             at: backup.committed,
             complete: backup.missing.is_empty(),
+            log: backup.nodes.iter().any(|node| node.log.is_some()),
             kept_by: pin.chain(hold).collect(),
         }
     }
@@ -120,6 +126,9 @@ pub fn decide(backups: &[Candidate], policy: &Policy) -> Vec<Verdict> {
     } else {
         apply(policy, backups, &complete, |_| true, &mut reasons);
         apply(policy, backups, &all, |i| !backups[i].complete, &mut reasons);
+        if let Some(base) = policy.logs.and_then(|span| base(backups, &complete, span)) {
+            reasons[base].push(Reason::Needed("the log after it".to_owned()));
+        }
     }
     for (backup, reasons) in backups.iter().zip(&mut reasons) {
         reasons.extend(backup.kept_by.iter().cloned());
@@ -138,6 +147,13 @@ pub fn decide(backups: &[Candidate], policy: &Policy) -> Vec<Verdict> {
     }
     let verdicts = backups.iter().zip(reasons);
     verdicts.map(|(backup, reasons)| Verdict { backup: backup.id, reasons }).collect()
+}
+
+/// From which the first moment of the log's time is restored, by the newest backup's clock as in the rest.
+fn base(backups: &[Candidate], complete: &[usize], span: Duration) -> Option<usize> {
+    let logged = || complete.iter().copied().filter(|i| backups[*i].log);
+    let newest = backups[logged().next_back()?].at;
+    logged().rfind(|i| newest.since(backups[*i].at) >= span).or_else(|| logged().next())
 }
 
 /// `which`: the places of those that are counted, the oldest first; reasons are noted of those that `told` names.

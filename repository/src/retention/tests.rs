@@ -14,7 +14,7 @@ fn at(text: &str, zone: &str) -> Timestamp {
 }
 
 fn backup(n: u8, at: Timestamp) -> Candidate {
-    Candidate { id: TransactionId([n; 16]), at, complete: true, kept_by: Vec::new() }
+    Candidate { id: TransactionId([n; 16]), at, complete: true, log: false, kept_by: Vec::new() }
 }
 
 /// One each day at noon, from the first on.
@@ -44,6 +44,23 @@ fn an_empty_policy_keeps_all() {
     assert_eq!(kept(&daily(5), &[]), [0, 1, 2, 3, 4]);
     assert_eq!(why(&daily(5), &[], 2), "no policy: everything is kept");
     assert!(decide(&[], &policy(&[("keep_last", "1")])).is_empty());
+}
+
+#[test]
+fn the_first_moment_of_the_log_has_its_backup() {
+    let mut backups = daily(20);
+    let settings = [("keep_last", "1"), ("logs", "7d")];
+    assert_eq!(kept(&backups, &settings), [19], "nothing has a log");
+    backups.iter_mut().skip(15).for_each(|backup| backup.log = true);
+    assert_eq!(kept(&backups, &settings), [15, 19], "the log is younger than that");
+    backups.iter_mut().for_each(|backup| backup.log = true);
+    assert_eq!(kept(&backups, &settings), [12, 19]);
+    assert_eq!(why(&backups, &settings, 12), "needed by the log after it");
+    // After a week without a backup the log's moments still lead on from the last one before.
+    backups.drain(11..19);
+    assert_eq!(kept(&backups, &settings), [10, 19]);
+    backups[10].complete = false;
+    assert_eq!(kept(&backups, &settings), [9, 19], "a partial one takes nobody's place");
 }
 
 #[test]

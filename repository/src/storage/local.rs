@@ -53,7 +53,7 @@ struct DirectorySync {
 
 impl fmt::Debug for LocalStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LocalStorage({})", self.0.root.display())
+        write!(f, "file://{}", self.0.root.display()) // messages name the store
     }
 }
 

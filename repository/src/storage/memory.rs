@@ -21,7 +21,7 @@ impl MemoryStorage {
 
 impl fmt::Debug for MemoryStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MemoryStorage({} objects)", self.objects().len())
+        f.write_str("memory:") // messages name the store
     }
 }
 

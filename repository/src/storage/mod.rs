@@ -21,6 +21,7 @@ mod local;
 mod lock;
 mod mark;
 mod memory;
+mod read_only;
 #[cfg(any(feature = "s3", feature = "cloud"))]
 mod remote;
 mod retry;
@@ -34,6 +35,7 @@ pub use local::LocalStorage;
 pub use lock::{Locked, delete_unlocked};
 pub use mark::Mark;
 pub use memory::MemoryStorage;
+pub use read_only::ReadOnly;
 pub use retry::{Retried, put_own};
 
 /// A flat store of named objects. Names are `/`-separated parts of `[A-Za-z0-9._-]`; see [`check_key`].

@@ -1,34 +1,82 @@
-//! What of logs may be deleted: what ends at a floor, what does not count, and what a whole has taken the place of.
-use std::collections::BTreeMap;
-
+//! What of logs may be deleted: what ends at a floor, what does not count, and what a whole has taken the place of; and
+//! the accounts of histories that are over. Names alone decide, a page of them at a time.
 use crate::commit::Repository;
 use crate::error::Result;
+use crate::id::LineageId;
 use crate::ledger::State;
-use crate::log::{Piece, Stored};
+use crate::log::{Coverage, Piece, Position, history_key, prefix};
 use crate::storage::Object;
 
-/// Of all lineages. Names alone decide.
-pub(super) async fn garbage(repository: &Repository, state: &State) -> Result<Vec<Object>> {
-    let mut found = Vec::new();
-    for id in state.lineages().keys() {
-        let stored = repository.logs().list(*id).await?;
-        found.extend(spare(state, &stored).map(|it| Object { key: it.piece.key(), size: it.size }));
-    }
-    Ok(found)
+use super::PAGE;
+
+/// Goes through all lineages.
+pub(super) struct Garbage<'a> {
+    repository: &'a Repository,
+    state: &'a State,
+    left: Vec<LineageId>,
+    at: Option<At>,
 }
 
-fn spare<'a>(state: &'a State, stored: &'a [Stored]) -> impl Iterator<Item = &'a Stored> {
-    // The wholes of one grant, by their beginning: equal ends are no reason to delete the longer one.
-    let mut wholes: BTreeMap<(u32, u64), Piece> = BTreeMap::new();
-    for Stored { piece, .. } in stored.iter().filter(|it| it.piece.whole) {
-        let longest = wholes.entry((piece.epoch, piece.from)).or_insert(*piece);
-        if piece.to > longest.to {
-            *longest = *piece;
-        }
+struct At {
+    lineage: LineageId,
+    after: Option<String>,
+    /// By the grant's epoch, some thousand at a time.
+    wholes: Vec<(u32, Coverage)>,
+    history: Option<Object>,
+    /// A piece stays.
+    lives: bool,
+}
+
+impl<'a> Garbage<'a> {
+    pub(super) fn of(repository: &'a Repository, state: &'a State) -> Self {
+        Self { repository, state, left: state.lineages().keys().rev().copied().collect(), at: None }
     }
-    let covered = move |piece: &Piece| {
-        let before = wholes.range((piece.epoch, 0)..=(piece.epoch, piece.from));
-        before.rev().take(2).any(|(_, whole)| whole.replaces(piece))
-    };
-    stored.iter().filter(move |it| state.is_spare(&it.piece) || (!it.piece.whole && covered(&it.piece)))
+
+    /// That of the next page of names, which may be none; or there are no more pages.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<Object>>> {
+        let mut at = match self.at.take() {
+            Some(at) => at,
+            None => match self.left.pop() {
+                Some(lineage) => self.begin(lineage).await?,
+                None => return Ok(None),
+            },
+        };
+        let storage = self.repository.storage();
+        let page = storage.list(&prefix(at.lineage), at.after.as_deref(), PAGE).await?;
+        let more = page.len() == PAGE;
+        at.after = page.last().map(|object| object.key.clone());
+        let mut found = Vec::new();
+        for object in page {
+            match Piece::from_key(&object.key) {
+                Ok(piece) if self.state.is_spare(&piece) || at.is_replaced(&piece) => found.push(object),
+                Ok(_) => at.lives = true,
+                Err(_) if object.key == history_key(at.lineage) => at.history = Some(object),
+                Err(_) => {}
+            }
+        }
+        if more {
+            self.at = Some(at);
+        } else if !at.lives && self.state.is_over(at.lineage) {
+            found.extend(at.history);
+        }
+        Ok(Some(found))
+    }
+
+    async fn begin(&self, lineage: LineageId) -> Result<At> {
+        let known = self.state.lineage(lineage);
+        let wholes = match known {
+            Some(known) => self.repository.logs().wholes(known).await?,
+            None => Vec::new(),
+        };
+        Ok(At { lineage, after: None, wholes, history: None, lives: false })
+    }
+}
+
+impl At {
+    fn is_replaced(&self, piece: &Piece) -> bool {
+        let first = self.wholes.partition_point(|(epoch, _)| *epoch < piece.epoch);
+        let of = self.wholes[first..].iter().take_while(|(epoch, _)| *epoch == piece.epoch);
+        let mut wholes = of.filter_map(|(_, wholes)| wholes.walk(piece.from, Position::MAX).next());
+        !piece.whole && wholes.any(|whole| whole.piece.replaces(piece))
+    }
 }

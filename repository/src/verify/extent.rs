@@ -37,12 +37,16 @@ impl ReadData {
     }
 
     pub(super) fn wants(self, pack: &PackId) -> bool {
+        self != Self::No && self.wants_object(&pack.key())
+    }
+
+    pub(super) fn wants_object(self, key: &str) -> bool {
         match self {
             Self::No => false,
             Self::All => true,
             Self::Share { percent, day } => {
                 let days = Self::days(percent);
-                let hash = blake3::hash(pack.key().as_bytes());
+                let hash = blake3::hash(key.as_bytes());
                 let drawn = hash.as_bytes().iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte));
                 drawn % days == day % days
             }

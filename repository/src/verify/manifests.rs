@@ -1,20 +1,26 @@
-//! Manifests: every entry, and that the packs have what each names.
+//! Manifests: every entry, and that the packs have what each names. Each is read once, whatever the packs' trailers take:
+//! its blocks wait in a window, of several manifests when they are short, and are looked at together.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::pages::Pages;
-use super::{Check, DamageKind};
+use super::trailers::Answer;
+use super::window::{Item, Of, Window, asked};
+use super::{Check, DamageKind, Progress};
 use crate::error::{Error, ErrorKind};
 use crate::id::BackupId;
 use crate::keys::FileHasher;
 use crate::ledger::{BackupRecord, NodeCommit, manifest_stem};
-use crate::manifest::entry::{Content, Entry, Piece};
+use crate::manifest::entry::{Content, Entry};
 use crate::manifest::{Block, ManifestReader, ManifestRef};
-use crate::pack::ChunkAt;
 
 /// A manifest and the backups it stands in: more than one where a node did not change.
 type Uses<'a> = (ManifestRef, Vec<(&'a BackupRecord, &'a NodeCommit)>);
 
+type Answers = std::vec::IntoIter<Answer>;
+
 /// The id of a file, computed while its entries pass by; unknown where a pack's trailer is.
+#[derive(Default)]
 struct FileCheck {
     hasher: Option<FileHasher>,
     /// Where its pages are read as well.
@@ -34,13 +40,38 @@ impl Check<'_> {
             manifests.entry(name).or_insert_with(|| (reference.clone(), Vec::new())).1.push((backup, node));
         }
         let total = manifests.len() as u64;
-        self.tell("manifests", 0, total);
+        self.tell_cost(manifests.values().map(|(reference, _)| reference.size).sum(), total);
         let newest = self.newest();
+        let (mut window, mut file) = (Window::new(self.memory), None);
         for (reference, uses) in manifests.into_values() {
-            self.manifest(&reference, &uses, &newest).await;
+            self.manifest(&reference, &uses, &newest, &mut window, &mut file).await;
             self.report.manifests_checked += 1;
             self.tell("manifests", self.report.manifests_checked, total);
         }
+        self.settle(&mut window, &mut file).await;
+        self.report.segments_again = self.trailers.again();
+    }
+
+    /// Before it begins: what it costs is not to be seen from how much is stored.
+    fn tell_cost(&self, bytes: u64, manifests: u64) {
+        let (segments, segment_bytes) = self.trailers.to_read_again();
+        if segments > 0 {
+            tracing::info!(
+                manifests,
+                bytes,
+                segments,
+                segment_bytes,
+                window = self.memory.window,
+                "the packs' trailers take more memory than is given: index segments are read again for each window of the manifests"
+            );
+        }
+        (self.progress)(Progress {
+            phase: "manifests",
+            done: 0,
+            total: manifests,
+            bytes: self.report.bytes_checked,
+            again: segments,
+        });
     }
 
     async fn manifest(
@@ -48,6 +79,8 @@ impl Check<'_> {
         reference: &ManifestRef,
         uses: &[(&BackupRecord, &NodeCommit)],
         newest: &BTreeSet<String>,
+        window: &mut Window,
+        file: &mut Option<FileCheck>,
     ) {
         let stem = manifest_stem(reference);
         let read_pages = newest.contains(&stem);
@@ -71,27 +104,56 @@ impl Check<'_> {
         };
         self.compare_sizes(&reader, &sizes, &users);
         self.compare_sums(&reader, uses);
-        let mut file = None;
+        let of = Arc::new(Of { node: reference.node.clone(), users, read_pages });
+        let mut fresh = true;
         loop {
             let part = reader.next_part();
             let object = reference.key(part.unwrap_or_default());
-            match reader.next_block().await {
+            let block = match reader.next_block().await {
                 Ok(None) => return,
-                Ok(Some(block)) => {
-                    self.block(&object, &block, &mut file, &users, read_pages).await;
-                    self.spoiled(&reference.node, &block, &users);
-                }
-                Err(error) => {
-                    if error.kind() != ErrorKind::NotFound || !part.is_some_and(lost) {
-                        self.found.error(&object, &error, users.iter().copied());
-                    }
-                    if part.is_none() {
-                        return;
-                    }
-                    file = None;
+                Ok(Some(block)) => Ok(block),
+                // Where a part is missing, that is said already.
+                Err(error) if error.kind() == ErrorKind::NotFound && part.is_some_and(lost) => {
                     reader.skip();
+                    fresh = true;
+                    continue;
                 }
+                Err(error) => Err(error),
+            };
+            let is_lost = block.is_err();
+            window.push(Item { of: of.clone(), object, block, fresh });
+            if window.is_full() {
+                self.settle(window, file).await;
             }
+            // A store that never waits gives nobody else a turn: who has cancelled the check needs one.
+            tokio::task::yield_now().await;
+            if is_lost && part.is_none() {
+                return;
+            }
+            if is_lost {
+                reader.skip();
+            }
+            fresh = is_lost;
+        }
+    }
+
+    /// Looks at what waits.
+    async fn settle(&mut self, window: &mut Window, file: &mut Option<FileCheck>) {
+        let (items, asks) = window.take();
+        let mut answers = self.trailers.answer(&asks).await.into_iter();
+        drop(asks);
+        for item in items {
+            if item.fresh {
+                *file = None;
+            }
+            match &item.block {
+                Ok(block) => {
+                    self.block(&item, block, file, &mut answers).await;
+                    self.spoiled(&item.of.node, block, &item.of.users);
+                }
+                Err(error) => self.found.error(&item.object, error, item.of.users.iter().copied()),
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -141,11 +203,10 @@ impl Check<'_> {
 
     async fn block(
         &mut self,
-        object: &str,
+        item: &Item,
         block: &Block,
         file: &mut Option<FileCheck>,
-        users: &[BackupId],
-        read_pages: bool,
+        answers: &mut Answers,
     ) {
         let last = block.entries.len().saturating_sub(1);
         for (index, entry) in block.entries.iter().enumerate() {
@@ -157,64 +218,51 @@ impl Check<'_> {
             let mut check = match file.take().filter(|_| begun) {
                 Some(check) => check,
                 // Of a file whose beginning was lost, the id is not to be had.
-                None if begun => FileCheck { hasher: None, pages: None },
+                None if begun => FileCheck::default(),
                 None => FileCheck {
                     hasher: Some(FileHasher::new(self.repository.keys(), content.size)),
-                    pages: Pages::of(content).filter(|_| read_pages),
+                    pages: Pages::of(content).filter(|_| item.of.read_pages),
                 },
             };
-            if let Err(error) = self.content(content, &mut check).await {
-                self.found.add(object, DamageKind::Inconsistent, named(entry, &error), users.iter().copied());
-                (check.hasher, check.pages) = (None, None);
+            if let Err(error) = self::content(content, &mut check, answers) {
+                self.contradicts(item, entry, &error);
+                check = FileCheck::default();
             }
             if let Some(pages) = &mut check.pages
                 && let Err(error) = Box::pin(self.pages(content, pages)).await
             {
-                self.found.add(object, DamageKind::Inconsistent, named(entry, &error), users.iter().copied());
+                self.contradicts(item, entry, &error);
                 check.pages = None;
             }
             if index == last && block.continues {
                 *file = Some(check);
             } else if check.hasher.is_some_and(|hasher| hasher.finish() != content.id) {
-                let error = Error::corrupt("its chunks are not those of its file id");
-                self.found.add(object, DamageKind::Inconsistent, named(entry, &error), users.iter().copied());
+                self.contradicts(item, entry, &Error::corrupt("its chunks are not those of its file id"));
             }
         }
     }
 
-    async fn content(&mut self, content: &Content, check: &mut FileCheck) -> Result<(), Error> {
-        for piece in &content.pieces {
-            let Piece::Data(at) = piece else { continue };
-            if content.pages.is_none() {
-                self.chunk(at, check).await?;
-            } else if let Some(trailer) = self.trailers.get(at.frame.pack).await
-                && !trailer.has_frame(&at.frame)
-            {
-                return Err(Error::corrupt(format!("it names a frame that is not in {}", at.frame.pack)));
-            }
-        }
-        for map in content.pages.iter().flat_map(|pages| &pages.maps) {
-            self.chunk(map, check).await?;
-        }
-        Ok(())
-    }
-
-    /// A pack that has no trailer to ask was found damaged already.
-    async fn chunk(&mut self, at: &ChunkAt, check: &mut FileCheck) -> Result<(), Error> {
-        let Some(trailer) = self.trailers.get(at.frame.pack).await else {
-            check.hasher = None;
-            return Ok(());
-        };
-        let Some(id) = trailer.chunk(&at.frame, at.start, at.len) else {
-            return Err(Error::corrupt(format!("it names a chunk that is not in {}", at.frame.pack)));
-        };
-        if let Some(hasher) = &mut check.hasher {
-            hasher.push(&id);
-        }
-        Ok(())
+    fn contradicts(&mut self, item: &Item, entry: &Entry, error: &Error) {
+        let what = format!("{:?}: {}", String::from_utf8_lossy(&entry.path), error.chain());
+        self.found.add(&item.object, DamageKind::Inconsistent, what, item.of.users.iter().copied());
     }
 }
 
-fn named(entry: &Entry, error: &Error) -> String {
-    format!("{:?}: {}", String::from_utf8_lossy(&entry.path), error.chain())
+/// Takes all answers to what the entry asked. Of a pack that could not be asked, damage was found already.
+fn content(content: &Content, check: &mut FileCheck, answers: &mut Answers) -> Result<(), Error> {
+    let mut found = Ok(());
+    for ask in asked(content) {
+        let what = if ask.chunk { "chunk" } else { "frame" };
+        match answers.next() {
+            Some(Answer::Chunk(id)) => check.hasher.iter_mut().for_each(|hasher| hasher.push(&id)),
+            Some(Answer::Frame) => {}
+            Some(Answer::Absent) if found.is_ok() => {
+                found =
+                    Err(Error::corrupt(format!("it names a {what} that is not in {}", ask.at.frame.pack)));
+            }
+            Some(Answer::Unknown) | None if ask.chunk => check.hasher = None,
+            _ => {}
+        }
+    }
+    found
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
-use super::trailers::{Trailer, read_trailer};
+use super::trailer::{Trailer, read_trailer};
 use super::{Bad, Check, DamageKind};
 use crate::blocking::Blocking;
 use crate::error::{Error, Result};
@@ -33,6 +33,8 @@ struct Job {
 struct Seen {
     pack: PackId,
     trailer: Option<Trailer>,
+    /// No index segment says what the trailer says.
+    alone: bool,
     found: Vec<(DamageKind, String)>,
     chunks: u64,
     bytes: u64,
@@ -78,13 +80,14 @@ impl Check<'_> {
             Vec::new()
         });
         for object in segments {
-            let mut jobs = Vec::new();
-            for summary in self.segment(&object).await {
-                // A second attempt indexes the first one's packs again; once is enough to look at them.
-                if wanted.contains(&summary.pack) && indexed.insert(summary.pack) {
-                    jobs.push(job(summary.pack, Some(summary)));
-                }
+            let mut summaries = self.segment(&object).await;
+            // A second attempt indexes the first one's packs again; once is enough to look at them.
+            summaries.retain(|summary| wanted.contains(&summary.pack) && indexed.insert(summary.pack));
+            if let Ok(segment) = IndexSegment::from_key(&object.key) {
+                self.trailers.indexed(segment, object.size, summaries.iter().map(|summary| summary.pack));
             }
+            let jobs: Vec<_> =
+                summaries.into_iter().map(|summary| job(summary.pack, Some(summary))).collect();
             self.run(jobs.into_iter(), total).await;
         }
         let left = wanted.difference(&indexed);
@@ -147,7 +150,7 @@ impl Check<'_> {
                     self.found.add(&seen.pack.key(), kind, what, users.iter().copied());
                 }
             }
-            self.trailers.keep(seen.pack, seen.trailer);
+            self.trailers.seen(seen.pack, seen.trailer, seen.alone);
             self.tell("packs", self.report.packs_checked, total);
         }
     }
@@ -175,6 +178,7 @@ async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: Option
     let mut seen = Seen {
         pack,
         trailer: None,
+        alone: indexed.is_none(),
         found: Vec::new(),
         chunks: 0,
         bytes: 0,
@@ -202,6 +206,7 @@ async fn look(storage: Arc<dyn Storage>, keys: Keys, job: Job, read_data: Option
                 ));
             }
             if indexed.as_ref().is_some_and(|indexed| indexed.frames != summary.frames) {
+                seen.alone = true;
                 seen.found
                     .push((DamageKind::Inconsistent, "its trailer and its index segment differ".into()));
             }

@@ -110,6 +110,7 @@ impl Writing<'_> {
             warnings: 1,
             unchanged: false,
             log: None,
+            cut: None,
         };
         (commit, finished.packs)
     }

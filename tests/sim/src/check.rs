@@ -9,6 +9,7 @@ use palinurus_repository::{Error, Storage};
 use crate::chance::Chance;
 use crate::fleet::{Fleet, Role, state_of};
 use crate::invariant::Invariant;
+use crate::log;
 use crate::mover::read_all;
 use crate::store::{SCHEME, Vault, at_once};
 use crate::world::{World, lock, trace};
@@ -46,6 +47,7 @@ pub(crate) fn all(world: &World, fleet: &Fleet) {
     i1_restores(world);
     i4_ended(world);
     i6_bounded(world, fleet);
+    log::all(world);
 }
 
 fn each_backup(world: &World, mut look: impl FnMut(&str, &mut Vault, &BackupRecord)) {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use palinurus_agent::engine::{Engine, Health, Inspection, Snapshot, SnapshotOrder};
+use palinurus_agent::engine::{
+    Engine, FinishOrder, Health, Inspection, Logs, Plan, Snapshot, SnapshotOrder, Span,
+};
 use palinurus_agent::source::{SourceListWriter, Totals, Tree};
 use palinurus_agent::warning::Warnings;
 use palinurus_repository::{Clock, Error, Result, Timestamp};
@@ -13,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::chance::Chance;
+use crate::log::SimLogs;
 use crate::place;
+use crate::wal::Wal;
 use crate::world::{self, HostId, WallClock, World, lock};
 
 /// Each file's blocks, by the number that their bytes are made from.
@@ -32,6 +36,12 @@ pub(crate) struct Disk {
     pub(crate) half: Option<Vec<u8>>,
     /// What was last restored onto it.
     pub(crate) restored: Option<Vec<u8>>,
+    /// Of the database that writes here, if it has one.
+    pub(crate) wal: Option<Wal>,
+    /// Where each operation's backup begins in it, and, once it is read, the log as it ended.
+    pub(crate) spans: BTreeMap<String, (u64, Option<Wal>)>,
+    /// Along which log what is being restored goes.
+    pub(crate) plan: Option<Plan>,
 }
 
 pub(crate) fn block(n: u64) -> Vec<u8> {
@@ -66,7 +76,9 @@ impl Disk {
 pub(crate) struct SimEngine {
     pub(crate) world: Arc<World>,
     pub(crate) host: HostId,
+    pub(crate) service: String,
     pub(crate) node: String,
+    pub(crate) logged: bool,
     pub(crate) chance: Mutex<Chance>,
     pub(crate) dead_man: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
 }
@@ -103,6 +115,7 @@ impl Engine for SimEngine {
         self.disk(|disk| {
             disk.frozen = None;
             disk.held.retain(|operation, _| known(operation));
+            disk.spans.retain(|operation, _| known(operation));
         });
         Ok(())
     }
@@ -140,6 +153,9 @@ impl Engine for SimEngine {
                 return Err(Error::conflict("the freeze did not last"));
             }
             disk.held.insert(operation.to_owned(), disk.files.clone());
+            if let Some(wal) = &disk.wal {
+                disk.spans.insert(operation.to_owned(), (wal.end, None));
+            }
             let blocks: usize = disk.files.values().map(Vec::len).sum();
             let files = disk.files.len() as u64;
             Ok(Totals {
@@ -150,7 +166,7 @@ impl Engine for SimEngine {
             })
         })?;
         let taken = WallClock { world: self.world.clone(), host: self.host }.now();
-        Ok(Snapshot { totals, warnings: Warnings::default(), taken })
+        Ok(Snapshot { totals, warnings: Warnings::default(), taken, taken_to: taken })
     }
 
     async fn thaw(&self, operation: &str) -> Result<()> {
@@ -164,11 +180,36 @@ impl Engine for SimEngine {
         Tree::open(&self.world.directory, None)
     }
 
+    /// A backup leads to where the log is when it has been read; if that is another by then, to nothing beyond itself.
+    async fn finish(&self, operation: &str, order: FinishOrder) -> Result<bool> {
+        self.work("finish").await?;
+        let span = self.disk(|disk| {
+            let wal = disk.wal.clone()?;
+            let (start, ended) = disk.spans.get_mut(operation)?;
+            let span = Span { identity: wal.identity(), start: *start, stop: wal.end, follows: false };
+            *ended = (*start <= wal.end).then_some(wal);
+            ended.is_some().then_some(span)
+        });
+        if let Some(span) = span {
+            let text = serde_json::to_vec(&span).map_err(|e| Error::internal("a span").with_source(e))?;
+            std::fs::write(&order.span, text).map_err(|e| Error::io("write a span", e))?;
+        }
+        Ok(false)
+    }
+
+    fn logs(&self) -> Option<Arc<dyn Logs>> {
+        let chance = lock(&self.chance).named("logs");
+        let (world, service) = (self.world.clone(), self.service.clone());
+        let logs = SimLogs { world, host: self.host, service, chance: Mutex::new(chance) };
+        self.logged.then(|| Arc::new(logs) as Arc<dyn Logs>)
+    }
+
     async fn release(&self, operation: &str) -> Result<()> {
         self.work("release").await?;
         self.disk(|disk| {
             drop(disk.frozen.take_if(|held| held == operation));
             disk.held.remove(operation);
+            disk.spans.remove(operation);
         });
         Ok(())
     }
@@ -183,7 +224,7 @@ impl Engine for SimEngine {
     }
 
     async fn probe(&self) -> Result<Health> {
-        Ok(Health { data_empty: self.disk(|disk| disk.is_empty()) })
+        Ok(Health { data_empty: self.disk(|disk| disk.is_empty()), ..Health::default() })
     }
 
     async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {

@@ -47,6 +47,8 @@ pub(crate) struct Wanted {
     pub(crate) nodes: Vec<String>,
     pub(crate) spare: Option<String>,
     pub(crate) settings: BTreeMap<String, String>,
+    /// One of its nodes has a database with a log.
+    pub(crate) logged: bool,
 }
 
 impl Wanted {
@@ -64,7 +66,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     pub(crate) fn draw(chance: &mut Chance, two_leaders: bool) -> Self {
-        let mut policies = chance.named("policies");
+        let (mut policies, mut logs) = (chance.named("policies"), chance.named("logs"));
         let mut roles = vec![Role::Operator];
         roles.extend((0..chance.between(1, 3).max(1 + u64::from(two_leaders))).map(|_| Role::Coordinator));
         let mut services = Vec::new();
@@ -84,7 +86,7 @@ impl Fleet {
             let patience = format!("{}s", policies.between(2, 15));
             let settings = [("failover", mode), ("failover_patience", &patience), ("partial", partial)];
             let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-            services.push(Wanted { name: service, nodes, spare, settings });
+            services.push(Wanted { name: service, nodes, spare, settings, logged: logs.percent(40) });
         }
         Self { roles, services }
     }
@@ -106,6 +108,10 @@ impl Fleet {
 
     pub(crate) fn agents(&self) -> Vec<HostId> {
         self.which(|role| matches!(role, Role::Agent { .. }))
+    }
+
+    pub(crate) fn is_logged(&self, of: &str) -> bool {
+        self.services.iter().any(|service| service.name == of && service.logged)
     }
 
     /// The machines that may be that node.
@@ -170,6 +176,7 @@ pub(crate) async fn agent(
     host: HostId,
     (service, node): (String, String),
     coordinators: Vec<HostId>,
+    logged: bool,
     chance: Chance,
 ) -> Result<()> {
     let config = palinurus_agent::Config {
@@ -191,7 +198,9 @@ pub(crate) async fn agent(
     let engine = SimEngine {
         world: world.clone(),
         host,
+        service: service.clone(),
         node: node.clone(),
+        logged,
         chance: Mutex::new(chance.named("engine")),
         dead_man: Arc::default(),
     };

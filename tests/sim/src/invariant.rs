@@ -21,6 +21,8 @@ pub enum Invariant {
     I8OwnData,
     /// What is listed is what there is.
     I9Listed,
+    /// What a database was told to be safe is stored for good, and is of one history.
+    I10Log,
     /// A lost node's place goes to one agent, without data and with the newest backup; who had it touches nothing.
     OnePlace,
     /// None of these: code that panicked, or a fault of the simulation itself.

@@ -19,6 +19,7 @@ mod disk;
 mod fleet;
 mod host;
 mod invariant;
+mod log;
 mod mend;
 mod mover;
 mod network;
@@ -28,6 +29,7 @@ mod run;
 mod state;
 mod store;
 mod trace;
+mod wal;
 mod world;
 
 pub use invariant::{Invariant, Violation};

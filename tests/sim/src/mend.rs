@@ -182,7 +182,7 @@ impl Operator {
             return Ok(None);
         };
         service.nodes.push(v1::NodeSpec { name: lost.clone(), spare: true, ..Default::default() });
-        let request = v1::ApplyServiceRequest { service: Some(service) };
+        let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
         self.ask(async |mut c| c.apply_service(request.clone()).await).await?;
         for host in self.fleet.machines(&wanted.name, &lost) {
             let order =

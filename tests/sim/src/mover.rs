@@ -21,8 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::disk::{Content, block};
 use crate::invariant::Invariant;
+use crate::log;
 use crate::place;
 use crate::store::{SCHEME, passes};
+use crate::wal::Wal;
 use crate::world::{HostId, World, lock, pause, trace};
 
 /// Chunks asked for at a time, in a frame, and in a pack: small, so that there are many of each.
@@ -172,6 +174,14 @@ impl SimMover {
 
     async fn written(&self, context: &Context) -> Result<v1::ManifestResult> {
         let content = self.content(context)?;
+        let operation = context.spool.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let ended =
+            self.world.disk(self.host, |disk| disk.spans.get(operation).and_then(|(_, wal)| wal.clone()));
+        if let (Some(wal), Some(vault)) =
+            (ended, lock(&self.world.vaults).get_mut(&format!("{SCHEME}{}", self.service)))
+        {
+            vault.wals.insert((context.transaction, self.node.clone()), wal);
+        }
         let blocks = blocks(&context.keys, &content);
         let mut places = read_draft(&context.spool)?;
         let missing: Vec<ChunkId> = blocks.keys().filter(|id| !places.contains_key(id)).copied().collect();
@@ -233,6 +243,8 @@ impl SimMover {
                 return true;
             }
             disk.half = Some(marker.clone());
+            // A database that is restored into is down.
+            disk.wal = None;
             false
         });
         if refused {
@@ -245,14 +257,31 @@ impl SimMover {
         })
         .await?;
         self.served(&request.manifest, &content);
+        if let Some(settle) = &request.settle {
+            settle.settle().await?;
+        }
+        if let Some(settle) = &request.settle {
+            settle.settle().await?;
+        }
         let files = content.len() as u64;
+        let wal = self.recovered(&request.manifest);
         self.world.disk(self.host, |disk| {
             disk.files = content;
+            disk.wal = wal;
             disk.half = None;
             disk.restored = Some(marker);
         });
         let warnings = Warnings::default();
         Ok(RestoreResult { files, bytes: 0, bytes_written: 0, bytes_fetched: 0, gets: 0, warnings })
+    }
+
+    /// The log of the database that was restored.
+    fn recovered(&self, manifest: &ManifestRef) -> Option<Wal> {
+        let plan = self.world.disk(self.host, |disk| disk.plan.take());
+        let saved = lock(&self.world.vaults)
+            .get(&format!("{SCHEME}{}", self.service))
+            .and_then(|vault| vault.wals.get(&(manifest.transaction, manifest.node.clone())).cloned());
+        log::recover(&self.world, &self.service, saved, plan)
     }
 
     /// What a restore gives out is what was frozen (I1, I7).

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use palinurus_proto::from_status;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
+use palinurus_proto::v1::log_target::Target;
 use palinurus_proto::v1::{self, OperationState};
 use palinurus_repository::{Error, ErrorKind, Result};
 use prost::Message;
@@ -15,6 +16,7 @@ use tonic::{Response, Status};
 use crate::chance::Chance;
 use crate::fleet::{Fleet, Wanted, channel};
 use crate::invariant::Invariant;
+use crate::log;
 use crate::mover::BLOCKS;
 use crate::network;
 use crate::place;
@@ -35,6 +37,7 @@ pub(crate) struct Operator {
     pub(crate) healed: Arc<AtomicBool>,
     pub(crate) chance: Chance,
     failovers: Chance,
+    logs: Chance,
     /// Looks at agents that are shut out and do not know it.
     pub(crate) untold: usize,
     clients: Vec<CoordinatorClient<Channel>>,
@@ -56,6 +59,7 @@ impl Operator {
             healed: healed.clone(),
             chance: world.chance.named("operator"),
             failovers: world.chance.named("failovers"),
+            logs: world.chance.named("logs"),
             untold: 0,
             clients: channels.map(CoordinatorClient::new).collect(),
             at: 0,
@@ -67,6 +71,7 @@ impl Operator {
             self.apply_all().await;
             let wait = self.chance.between(100, 2500);
             pause(wait).await;
+            self.written();
             if let Err(e) = self.act().await {
                 trace(&format!("told: {}", e.chain()));
             }
@@ -103,7 +108,7 @@ impl Operator {
             return;
         };
         let known: BTreeSet<String> = known.services.into_iter().map(|service| service.name).collect();
-        for Wanted { name, nodes, spare, settings } in self.fleet.services.clone() {
+        for Wanted { name, nodes, spare, settings, .. } in self.fleet.services.clone() {
             if known.contains(&name) {
                 continue;
             }
@@ -122,7 +127,7 @@ impl Operator {
                     .collect(),
                 ..Default::default()
             };
-            let request = v1::ApplyServiceRequest { service: Some(service) };
+            let request = v1::ApplyServiceRequest { service: Some(service), ..Default::default() };
             if let Err(e) = self.ask(async |mut c| c.apply_service(request.clone()).await).await {
                 trace(&format!("not applied: {}", e.chain()));
             }
@@ -152,8 +157,9 @@ impl Operator {
                 let delta = self.chance.percent(40);
                 if let Some(host) = self.at_work(&service, &node).filter(|_| !delta) {
                     trace(&format!("the disk of {} is emptied", self.world.hosts[host]));
-                    self.world
-                        .disk(host, |disk| (disk.files.clear(), disk.half = None, disk.restored = None));
+                    self.world.disk(host, |disk| {
+                        (disk.files.clear(), disk.half = None, disk.restored = None, disk.wal = None)
+                    });
                     let look = self.chance.between(10, 7000);
                     pause(look).await;
                 }
@@ -171,6 +177,15 @@ impl Operator {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Databases write, whoever asks for what.
+    fn written(&mut self) {
+        let fleet = self.fleet.clone();
+        for wanted in fleet.services.iter().filter(|wanted| wanted.logged) {
+            let hosts = fleet.machines_of(&wanted.name);
+            log::happens(&self.world, &wanted.name, &hosts, &mut self.logs);
         }
     }
 
@@ -221,12 +236,15 @@ impl Operator {
     async fn restore(&mut self, service: &str, node: &str, delta: bool) -> Result<()> {
         let backups = self.backups(service).await?;
         let Some(backup) = self.chance.pick(&backups).cloned() else { return Ok(()) };
+        let latest = v1::LogTarget { target: Some(Target::Latest(true)), ..Default::default() };
+        let target = (self.fleet.is_logged(service) && self.logs.percent(60)).then_some(latest);
         let request = v1::RestoreRequest {
             service: service.to_owned(),
             backup: backup.id,
             nodes: vec![node.to_owned()],
             delta,
-            target: None,
+            target,
+            ..Default::default()
         };
         self.ask(async |mut c| c.apply_restore(request.clone()).await).await.map(drop)
     }
@@ -246,6 +264,7 @@ impl Operator {
             }
         }
         self.left_nothing(until).await;
+        self.logs_stored(until).await;
         if !self.world.broken() {
             self.listed().await;
         }
@@ -380,6 +399,41 @@ impl Operator {
                 self.world.violate(Invariant::I5NothingLeft, left.join("; "));
                 return;
             }
+            pause(500).await;
+        }
+    }
+
+    /// What a database has written is stored, and what is shown of it is true. Then nothing begins by itself any more.
+    async fn logs_stored(&mut self, until: u64) {
+        for Wanted { name: service, .. } in self.fleet.services.clone().into_iter().filter(|it| it.logged) {
+            let hosts = self.fleet.machines_of(&service);
+            let seated = |host: &HostId| {
+                !place::shut_out(&self.world, &service, *host) && !place::stood_down(&self.world, *host)
+            };
+            let hosts: Vec<HostId> = hosts.into_iter().filter(seated).collect();
+            loop {
+                let owed = hosts.iter().find_map(|host| Some((*host, log::owed(&self.world, *host)?)));
+                let Some((host, (stored, end))) =
+                    owed.filter(|(host, _)| !lock(&self.world.lost).contains(host))
+                else {
+                    break;
+                };
+                if world::now() >= until {
+                    let what =
+                        format!("{} has written {end}, and {stored} of it is stored", self.world.hosts[host]);
+                    return self.world.violate(Invariant::I4Ends, what);
+                }
+                pause(500).await;
+            }
+            let request = v1::ShowLogsRequest { service: service.clone() };
+            match self.ask(async |mut c| c.show_logs(request.clone()).await).await {
+                Ok(logs) => log::shown(&self.world, &service, &logs),
+                Err(e) => return self.world.violate(Invariant::I4Ends, format!("no logs: {}", e.chain())),
+            }
+        }
+        while world::now() < until
+            && lock(&self.world.registry).operations().iter().any(|it| it.finished_ms == 0)
+        {
             pause(500).await;
         }
     }

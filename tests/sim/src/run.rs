@@ -13,6 +13,7 @@ use crate::chaos::{Chaos, Deed};
 use crate::fleet::{self, Fleet, Role};
 use crate::host::Host;
 use crate::invariant::{Invariant, Violation};
+use crate::log;
 use crate::mover::BLOCKS;
 use crate::operator::Operator;
 use crate::trace::Log;
@@ -110,6 +111,9 @@ impl<'a> Run<'a> {
                 let mut files = Chance::new(same);
                 world.disk(host, |disk| (0..3).for_each(|_| disk.change(&mut files, BLOCKS)));
                 world.disk(host, |disk| disk.change(&mut chance, BLOCKS));
+            }
+            if service.logged {
+                log::begin(world, fleet, service);
             }
         }
         Self {
@@ -214,9 +218,11 @@ impl<'a> Run<'a> {
                 self.hosts[id].start(self.world, self.now, || fleet::coordinator(world, id, chance));
             }
             Role::Agent { service, node, .. } => {
+                let logged = self.fleet.is_logged(&service);
                 let place = (service, node);
-                self.hosts[id]
-                    .start(self.world, self.now, || fleet::agent(world, id, place, coordinators, chance));
+                self.hosts[id].start(self.world, self.now, || {
+                    fleet::agent(world, id, place, coordinators, logged, chance)
+                });
             }
         }
     }

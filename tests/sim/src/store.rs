@@ -17,6 +17,7 @@ use palinurus_repository::{
 use crate::chance::Chance;
 use crate::disk::Content;
 use crate::invariant::Invariant;
+use crate::wal::Wal;
 use crate::world::{self, HostId, World, lock};
 
 pub(crate) const SCHEME: &str = "sim://";
@@ -31,6 +32,8 @@ pub(crate) struct Vault {
     voids: usize,
     /// What each node's disk was when it was frozen for that transaction.
     pub(crate) frozen: BTreeMap<(TransactionId, String), Content>,
+    /// And what its log was when that had been read.
+    pub(crate) wals: BTreeMap<(TransactionId, String), Wal>,
 }
 
 impl Default for Vault {
@@ -41,6 +44,7 @@ impl Default for Vault {
             built_on: BTreeMap::new(),
             voids: 0,
             frozen: BTreeMap::new(),
+            wals: BTreeMap::new(),
         }
     }
 }
@@ -200,6 +204,7 @@ impl SimStorage {
         let own = match key.splitn(4, '/').collect::<Vec<_>>()[..] {
             ["t", _, "p" | "x", _] => true,
             ["t", _, "m", name] => name.starts_with(&format!("{node}-")),
+            ["l", ..] => true,
             _ => false,
         };
         if !own {

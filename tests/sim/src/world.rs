@@ -16,6 +16,7 @@ use crate::network::Network;
 use crate::state::Registry;
 use crate::store::Vault;
 use crate::trace::Trace;
+use crate::wal::Wals;
 
 /// Unix time of a run's beginning, in milliseconds.
 const BEGAN: u64 = 1_900_000_000_000;
@@ -35,6 +36,8 @@ pub(crate) struct World {
     pub(crate) vaults: Mutex<BTreeMap<String, Vault>>,
     /// By machine.
     pub(crate) disks: Mutex<BTreeMap<HostId, Disk>>,
+    /// By service.
+    pub(crate) wals: Mutex<BTreeMap<String, Wals>>,
     pub(crate) faults: Mutex<BTreeMap<HostId, Faults>>,
     /// Buffers for packs, each of many MiB.
     pub(crate) buffers: Mutex<Vec<Vec<u8>>>,
@@ -122,6 +125,7 @@ impl World {
             registry: Mutex::default(),
             vaults: Mutex::default(),
             disks: Mutex::default(),
+            wals: Mutex::default(),
             faults: Mutex::default(),
             buffers: Mutex::new(buffers),
             orders: Mutex::default(),

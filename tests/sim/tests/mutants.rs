@@ -1,7 +1,9 @@
 //! The simulation's own test: each planted bug is found, by the invariant that it breaks.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
-use palinurus_sim::Invariant::{I2OneEpoch, I3NothingLost, I4Ends, I5NothingLeft, I7Damage, OnePlace};
+use palinurus_sim::Invariant::{
+    I2OneEpoch, I3NothingLost, I4Ends, I5NothingLeft, I7Damage, I10Log, OnePlace,
+};
 use palinurus_sim::{Invariant, Mutant, Options, run};
 
 /// A bug that hides from so many seeds would hide from CI.
@@ -73,4 +75,9 @@ fn an_agent_that_lost_its_place_and_is_welcomed() {
 #[test]
 fn an_empty_replacement_that_is_backed_up() {
     found(Mutant::ReplacementIsNode, &[OnePlace]);
+}
+
+#[test]
+fn a_log_that_is_acknowledged_before_it_is_stored() {
+    found(Mutant::LogAckedUnstored, &[I10Log]);
 }

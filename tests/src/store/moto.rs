@@ -6,8 +6,11 @@ impl Server {
     pub async fn moto() -> Self {
         let dir = directory();
         let [port] = free_ports();
-        let mut moto = command(tool("venv/bin/moto_server"));
-        moto.args(["-H", "127.0.0.1", "-p", &port.to_string()]).env("HOME", dir.path());
+        // By its interpreter: a venv that was moved names another place in its programs.
+        let mut moto = command(tool("venv/bin/python3"));
+        moto.arg(tool("venv/bin/moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .env("HOME", dir.path());
         let process = Process::start("moto", moto, &dir.path().join("log"));
         let mut server = Self::plain_s3(process, dir, port, ["any", "any"]);
         server.answers("GET", "/moto-api/", "200").await;

@@ -10,8 +10,8 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::command::{self, Limit};
 use crate::durable;
+use crate::engine::command::{self, Limit};
 
 const TIME_UP: &str = "its time was up";
 /// Between attempts to thaw what does not want to.

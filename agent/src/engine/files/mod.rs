@@ -12,7 +12,6 @@ use super::{Engine, Health, Inspection, Parts, Snapshot, SnapshotOrder};
 use crate::source::{SourceListWriter, Tree};
 use crate::walk::{Rules, Walk};
 
-mod command;
 mod config;
 mod freeze;
 mod place;
@@ -115,12 +114,23 @@ impl Engine for FilesEngine {
             let skip = place.links_identity().into_iter().collect();
             let SnapshotOrder { counters, cancel, .. } = order;
             let root = &place.root;
-            Walk { root, rules: &rules, cross_file_systems, strict: false, links, skip, counters, cancel }
-                .run(list)
+            Walk {
+                root,
+                rules: &rules,
+                cross_file_systems,
+                strict: false,
+                links,
+                links_elsewhere: false,
+                skip,
+                counters,
+                cancel,
+            }
+            .run(list)
         })
         .await?;
         self.freezer.check(operation).await?;
-        Ok(Snapshot { totals, warnings, taken: self.clock.now() })
+        let taken = self.clock.now();
+        Ok(Snapshot { totals, warnings, taken, taken_to: taken })
     }
 
     async fn thaw(&self, operation: &str) -> Result<()> {
@@ -149,7 +159,7 @@ impl Engine for FilesEngine {
 
     async fn probe(&self) -> Result<Health> {
         let place = self.place.clone();
-        blocking(move || Ok(Health { data_empty: place.is_empty()? })).await
+        blocking(move || Ok(Health { data_empty: place.is_empty()?, ..Health::default() })).await
     }
 
     async fn check_in_use(&self, operation: &str, cancel: &CancellationToken) -> Result<String> {

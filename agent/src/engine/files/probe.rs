@@ -4,7 +4,7 @@ use std::time::Duration;
 use palinurus_repository::Result;
 use tokio_util::sync::CancellationToken;
 
-use super::command::{self, Limit};
+use crate::engine::command::{self, Limit};
 
 #[derive(Clone, Debug)]
 pub(super) struct Probe {

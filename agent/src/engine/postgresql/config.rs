@@ -1,7 +1,7 @@
 //! The `[engine]` table of the postgresql engine.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::Password;
 use crate::config::human;
+use crate::engine::settings;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,15 +39,85 @@ pub struct Config {
     /// What the WAL written during a backup may take of the state directory's disk.
     #[serde(default = "wal_spool_mib")]
     pub wal_spool_mib: u64,
-    /// Store the WAL as it is written. The server keeps in a replication slot what is not stored yet.
+    /// Which of several servers is backed up.
     #[serde(default)]
-    pub archive: bool,
+    pub from: From,
+    /// Whether the WAL is stored, and how it comes here.
+    #[serde(default)]
+    pub archive: Archive,
     /// The longest that a commit waits until it is stored.
     #[serde(default = "archive_interval", with = "human")]
     pub archive_interval: Duration,
+    /// Where PostgreSQL's programs are, for drills; not needed where a server of the right version runs or is packaged.
+    #[serde(default)]
+    pub bin: Option<PathBuf>,
+    /// Starts the server, for a failover: a program and its arguments. Without it an operator does.
+    #[serde(default)]
+    pub start: Vec<String>,
+    /// How long a failover waits for the server to be started. A recovery that goes on has no limit.
+    #[serde(default = "start_within", with = "human")]
+    pub start_within: Duration,
+    /// How a standby that is made here reaches the primary: the server's own setting of that name.
+    #[serde(default)]
+    pub primary_conninfo: Option<String>,
     /// Where a restore puts tablespaces, by oid; those not named go where they were.
     #[serde(default)]
     pub tablespaces: BTreeMap<String, PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum From {
+    #[default]
+    Primary,
+    /// No backup where no standby follows.
+    Standby,
+    PreferStandby,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Archiving", into = "Archiving")]
+pub enum Archive {
+    #[default]
+    Off,
+    /// As it is written. The server keeps in a replication slot what is not stored yet.
+    Stream,
+    /// File by file, as the server's `archive_command` hands it over.
+    Push,
+}
+
+/// As the settings have it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "archive is true, false or \"push\"")]
+enum Archiving {
+    Stream(bool),
+    By(By),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum By {
+    Push,
+}
+
+impl std::convert::From<Archiving> for Archive {
+    fn from(setting: Archiving) -> Self {
+        match setting {
+            Archiving::Stream(false) => Self::Off,
+            Archiving::Stream(true) => Self::Stream,
+            Archiving::By(By::Push) => Self::Push,
+        }
+    }
+}
+
+impl std::convert::From<Archive> for Archiving {
+    fn from(archive: Archive) -> Self {
+        match archive {
+            Archive::Off => Self::Stream(false),
+            Archive::Stream => Self::Stream(true),
+            Archive::Push => Self::By(By::Push),
+        }
+    }
 }
 
 fn host() -> String {
@@ -79,6 +150,10 @@ fn wal_spool_mib() -> u64 {
 
 fn archive_interval() -> Duration {
     Duration::from_secs(1)
+}
+
+fn start_within() -> Duration {
+    Duration::from_secs(3600)
 }
 
 /// Where the server listens.
@@ -119,17 +194,14 @@ impl Access {
 
 impl Config {
     pub(super) fn read(table: toml::Table) -> Result<Self> {
-        let config: Config = table.try_into().map_err(|e: toml::de::Error| {
-            Error::invalid(format!("engine: {}", e.to_string().trim_end()))
-                .with_hint("see docs/engines/postgresql.md for every key")
-        })?;
-        let paths = [("root", Some(&config.root)), ("password_file", config.password_file.as_ref())];
-        let tablespaces = config.tablespaces.values().map(|path| ("tablespaces", Some(path)));
-        for (name, path) in paths.into_iter().chain(tablespaces) {
-            if path.is_some_and(|path| !path.is_absolute()) {
-                return Err(Error::invalid(format!("engine.{name} {path:?} is not an absolute path")));
-            }
-        }
+        let config: Config = settings::read(table, "postgresql")?;
+        let paths = [
+            ("root", Some(config.root.as_path())),
+            ("password_file", config.password_file.as_deref()),
+            ("bin", config.bin.as_deref()),
+        ];
+        let tablespaces = config.tablespaces.values().map(|path| ("tablespaces", Some(path.as_path())));
+        settings::absolute(paths.into_iter().chain(tablespaces))?;
         if let Some(name) = config.tablespaces.keys().find(|oid| oid.parse::<u32>().is_err()) {
             return Err(Error::invalid(format!(
                 "engine.tablespaces: {name:?} is not the oid of a tablespace"
@@ -140,6 +212,9 @@ impl Config {
             return Err(Error::invalid("engine.archive_interval is below 100 ms")
                 .with_hint("an object of the store is written each time: 1s is usual"));
         }
+        if let Some(conninfo) = &config.primary_conninfo {
+            check_conninfo(conninfo)?;
+        }
         config.address()?;
         Ok(config)
     }
@@ -148,17 +223,24 @@ impl Config {
         if self.host.starts_with('/') {
             return Ok(Address::Socket(Path::new(&self.host).join(format!(".s.PGSQL.{}", self.port))));
         }
-        let ip = match self.host.as_str() {
-            "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            host => host.parse::<IpAddr>().ok().filter(IpAddr::is_loopback),
-        };
         // What is said to the server is not encrypted, and its files are read on this machine anyway.
-        ip.map(|ip| Address::Tcp(SocketAddr::new(ip, self.port))).ok_or_else(|| {
-            Error::invalid(format!(
-                "engine.host {:?} is neither a socket's directory nor a loopback address",
-                self.host
-            ))
-            .with_hint("the agent runs beside the server: host = \"/var/run/postgresql\" or \"127.0.0.1\"")
+        settings::loopback(&self.host).map(|ip| Address::Tcp(SocketAddr::new(ip, self.port))).ok_or_else(
+            || {
+                Error::invalid(format!(
+                    "engine.host {:?} is neither a socket's directory nor a loopback address",
+                    self.host
+                ))
+                .with_hint(
+                    "the agent runs beside the server: host = \"/var/run/postgresql\" or \"127.0.0.1\"",
+                )
+            },
+        )
+    }
+
+    pub(super) fn primary(&self) -> Result<&str> {
+        self.primary_conninfo.as_deref().ok_or_else(|| {
+            Error::invalid("this node is to be a standby, and its agent does not know how a standby reaches the primary")
+                .with_hint("set engine.primary_conninfo, such as \"host=db1,db2 user=replicator target_session_attrs=read-write\"")
         })
     }
 
@@ -166,6 +248,21 @@ impl Config {
     pub(super) fn place(&self) -> String {
         self.address().map_or_else(|_| self.host.clone(), |address| address.to_string())
     }
+}
+
+/// It is written into a file of the server's, and shown by it.
+fn check_conninfo(conninfo: &str) -> Result<()> {
+    if conninfo.contains(['\n', '\r', '\0']) {
+        return Err(Error::invalid("engine.primary_conninfo has a line break"));
+    }
+    let keys = conninfo.split('=').filter_map(|part| part.split_whitespace().last());
+    if keys.clone().any(|key| key.eq_ignore_ascii_case("password")) || conninfo.contains("://") {
+        return Err(Error::invalid("engine.primary_conninfo is to have no password, and to be no URL")
+            .with_hint(
+                "write key=value words, and passfile=/path of a .pgpass file that the server's user can read",
+            ));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -178,6 +275,14 @@ mod tests {
         let config = read("root = '/d'").unwrap();
         assert_eq!(config.place(), "/var/run/postgresql/.s.PGSQL.5432");
         assert_eq!(read("root = '/d'\nhost = 'localhost'\nport = 1").unwrap().place(), "127.0.0.1:1");
+        for (text, archive) in [
+            ("", Archive::Off),
+            ("archive = false", Archive::Off),
+            ("archive = true", Archive::Stream),
+            ("archive = 'push'", Archive::Push),
+        ] {
+            assert_eq!(read(&format!("root = '/d'\n{text}")).unwrap().archive, archive);
+        }
         for (bad, word) in [
             ("root = 'd'", "root"),
             ("", "root"),
@@ -185,7 +290,10 @@ mod tests {
             ("root = '/d'\npassword_file = 'x'", "password_file"),
             ("root = '/d'\nhost = 'db.example'", "host"),
             ("root = '/d'\nhost = '10.0.0.1'", "host"),
+            ("root = '/d'\narchive = 'pull'", "\"push\""),
             ("root = '/d'\ntablespaces = { fast = '/x' }", "fast"),
+            ("root = '/d'\nprimary_conninfo = 'host=a password = x'", "password"),
+            ("root = '/d'\nprimary_conninfo = 'postgresql://u:x@a'", "URL"),
         ] {
             let error = read(bad).unwrap_err();
             assert!(error.what().contains(word), "{bad}: {error:?}");

@@ -9,6 +9,8 @@ use super::lsn::Lsn;
 
 pub(super) const NAME: &str = "global/pg_control";
 const SIZE: usize = 8192;
+/// `DB_IN_PRODUCTION`, in every version.
+const IN_PRODUCTION: u32 = 6;
 /// The checksum's place moves with the version; it is after all fields that are read here.
 const CHECKSUM_FROM: usize = 200;
 const CHECKSUM_TO: usize = 508;
@@ -21,6 +23,8 @@ pub(super) struct Control {
     pub(super) system_identifier: u64,
     pub(super) checkpoint: Lsn,
     pub(super) timeline: u32,
+    /// Its server is written, or ended without saying so.
+    pub(super) in_production: bool,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -52,6 +56,7 @@ impl Control {
             system_identifier: long(0)?,
             checkpoint: Lsn(long(32)?),
             timeline,
+            in_production: bytes.get(16..20)? == IN_PRODUCTION.to_le_bytes(),
             bytes: bytes.to_vec(),
         })
     }
@@ -96,6 +101,7 @@ mod tests {
     fn control() -> Vec<u8> {
         let mut bytes = vec![0; SIZE];
         bytes[..8].copy_from_slice(&7_u64.to_le_bytes());
+        bytes[16] = 6;
         bytes[32..40].copy_from_slice(&0x16_b374_d848_u64.to_le_bytes());
         bytes[48..52].copy_from_slice(&3_u32.to_le_bytes());
         let crc = !bytes[..288].iter().fold(u32::MAX, |crc, byte| step(crc, *byte));
@@ -112,6 +118,7 @@ mod tests {
         std::fs::write(dir.path().join(NAME), control()).unwrap();
         let read = Control::read(dir.path()).unwrap();
         assert_eq!((read.system_identifier, read.timeline, read.checkpoint), (7, 3, Lsn(0x16_b374_d848)));
+        assert!(read.in_production);
         for at in [0, 32, 287, 288] {
             let mut torn = control();
             torn[at] ^= 1;

@@ -8,13 +8,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::added::{self, WAL};
 use super::blocking;
 use super::broken::Broken;
-use super::config::Access;
+use super::config::{Access, From};
 use super::control::Control;
+use super::copier::Copier;
 use super::identity::Identity;
 use super::judge::{Pages, Reading};
 use super::list::Tablespace;
 use super::logs::WalIdentity;
 use super::lsn::{Lsn, Segment};
+use super::pushed::Pushes;
 use super::receiver::{Receiver, Take, reserve};
 use super::server::{Ready, ready};
 use super::session::{Session, begin};
@@ -30,6 +32,8 @@ pub(super) struct Held {
     tablespaces: Vec<Tablespace>,
     first: Segment,
     system_identifier: u64,
+    /// The server is a standby, which goes on following.
+    follows: bool,
     /// Dropped, it ends both.
     _cancel: DropGuard,
 }
@@ -39,22 +43,32 @@ impl Held {
     pub(super) async fn begin(
         access: &Access,
         identity: &Identity,
+        pushes: &Arc<Pushes>,
         operation: &str,
         added: &Path,
     ) -> Result<(Self, u32)> {
         let directory = added.to_owned();
         blocking(move || added::prepare(&directory)).await?;
         let Ready { server, system_identifier, timeline, mut sql, mut replication } = ready(access).await?;
-        if server.in_recovery {
+        if server.in_recovery && access.config.from == From::Primary {
             return Err(Error::conflict("the server became a standby").with_hint("start the backup again"));
         }
         identity.check(system_identifier)?;
+        let hold = pushes.hold();
         // Unique while it lasts, and it lasts no longer than this session.
-        let slot = format!("palinurus_{}", replication.backend);
-        reserve(&mut replication, &slot).await?;
+        let slot = replication.as_ref().map(|it| format!("palinurus_{}", it.backend)).unwrap_or_default();
+        if let Some(replication) = &mut replication {
+            reserve(replication, &slot).await?;
+        }
         let start = begin(&mut sql, server.major, operation).await?;
         let root = access.config.root.clone();
         let control = blocking(move || Control::read(&root)).await?;
+        if server.in_recovery && control.timeline != timeline {
+            return Err(Error::conflict(format!(
+                "the standby has come to timeline {timeline} only just now"
+            ))
+            .with_hint("start the backup again after the primary's next checkpoint"));
+        }
         check_directory(access, &control, start, timeline)?;
         let cancel = CancellationToken::new();
         let broken = Arc::new(Broken::new(cancel.clone()));
@@ -67,7 +81,11 @@ impl Held {
             tells: !server.synchronous,
             limit: access.config.wal_spool_mib << 20,
         };
-        let receiver = Receiver::start(replication, take, Arc::clone(&broken), cancel.clone()).await?;
+        let (of, ends) = (Arc::clone(&broken), cancel.clone());
+        let receiver = match replication {
+            Some(replication) => Receiver::start(replication, take, of, ends).await?,
+            None => Receiver::copy(Copier { pushes: Arc::clone(pushes), hold, take }, of, ends),
+        };
         let session = Session::hold(sql, server.major, Arc::clone(&broken), cancel.clone());
         identity.keep(system_identifier)?;
         let (size, in_a_file) = (server.page_size, server.relation_pages);
@@ -80,6 +98,7 @@ impl Held {
             tablespaces: Vec::new(),
             first,
             system_identifier,
+            follows: server.in_recovery,
             _cancel: cancel.drop_guard(),
         };
         Ok((held, server.page_size))
@@ -102,6 +121,9 @@ impl Held {
         blocking(move || added::keep_control(&root, &directory)).await?;
         let ended = self.session.stop().await?;
         self.judge.broken.check()?;
+        if self.follows {
+            self.check_timeline(access).await?;
+        }
         let waited = tokio::time::timeout(access.config.wal_timeout, self.receiver.until(ended.stop)).await;
         let wal = waited.unwrap_or_else(|_| {
             Err(Error::unavailable(format!("the server has not sent its WAL up to {}", ended.stop))
@@ -111,7 +133,12 @@ impl Held {
         let last = Segment::of(self.first.timeline, Lsn(ended.stop.0.saturating_sub(1)), self.first.size);
         added::check_whole(&wal, self.first, last)?;
         let of = WalIdentity { system_identifier: self.system_identifier, timeline: self.first.timeline };
-        let held = Span { identity: of.encode(), start: self.first.start().0, stop: ended.stop.0 };
+        let held = Span {
+            identity: of.encode(),
+            start: self.first.start().0,
+            stop: ended.stop.0,
+            follows: self.follows,
+        };
         let held = serde_json::to_vec(&held).map_err(|e| Error::internal("a span").with_source(e))?;
         let root = access.config.root.clone();
         blocking(move || {
@@ -119,6 +146,19 @@ impl Held {
             added::finish(&root, &added, &list, &ended, &wal, now)
         })
         .await
+    }
+
+    /// A standby may have followed its primary onto another timeline: then the pages are not of one history.
+    async fn check_timeline(&self, access: &Access) -> Result<()> {
+        let ready = ready(access).await?;
+        let timeline = ready.timeline;
+        ready.end().await;
+        if timeline == self.first.timeline {
+            return Ok(());
+        }
+        let begun = self.first.timeline;
+        Err(Error::conflict(format!("the standby went from timeline {begun} to {timeline} under the backup"))
+            .with_hint("start the backup again"))
     }
 
     /// Ends whatever is open; the server aborts a backup that was not ended.

@@ -75,6 +75,7 @@ impl Lister<'_> {
             cross_file_systems: true,
             strict: true,
             links: None,
+            links_elsewhere: false,
             skip: Vec::new(),
             counters,
             cancel,

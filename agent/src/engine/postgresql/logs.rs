@@ -4,24 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, ErrorKind, Result};
 
 use super::blocking;
 use super::client::{Client, Mode};
-use super::config::Access;
+use super::config::{Access, Archive};
 use super::identity::Identity;
 use super::lsn::{Lsn, Segment};
+use super::pushed::{self, Looked, Pushes};
+use super::records::Scanner;
 use super::recovery;
-use super::server::{Ready, look, ready, text};
+use super::server::{look, ready, text};
 use super::stream::WalStream;
 use super::timelines;
-use crate::engine::{History, LogStream, Logs, Plan, Wanted};
+use super::{standby, start};
+use crate::engine::{History, LogFile, LogStream, Logs, Plan, Pushed, Target, Wanted};
 
 #[derive(Debug)]
 pub(super) struct Wal {
     pub(super) access: Access,
     pub(super) identity: Arc<Identity>,
     pub(super) slot: String,
+    pub(super) pushes: Arc<Pushes>,
 }
 
 /// Of a service and a node: a slot's name has at most 63 of a few letters, and two nodes never share one.
@@ -63,7 +67,7 @@ impl Logs for Wal {
     }
 
     fn is_stored(&self) -> bool {
-        self.access.config.archive
+        self.access.config.archive != Archive::Off
     }
 
     fn interval(&self) -> Duration {
@@ -72,45 +76,69 @@ impl Logs for Wal {
 
     async fn look(&self) -> Result<Option<History>> {
         let root = self.access.config.root.clone();
-        if !self.access.config.archive || blocking(move || super::is_empty(&root)).await? {
+        self.pushes.look(None);
+        if !self.is_stored() || blocking(move || super::is_empty(&root)).await? {
             return Ok(None);
         }
-        let (server, sql) = look(&self.access).await?;
+        let root = self.access.config.root.clone();
+        // Before all else: of a server that is started anew meanwhile nothing is known.
+        let run = blocking(move || pushed::run(&root)).await?.unwrap_or_default();
+        let (server, mut sql) = look(&self.access).await?;
+        let streams = self.access.config.archive == Archive::Stream;
+        if server.in_recovery || !streams {
+            self.let_go(&mut sql).await?;
+        }
         sql.end().await;
         if server.in_recovery {
             return Ok(None);
         }
-        let Ready { server, system_identifier, timeline, mut sql, mut replication } =
-            ready(&self.access).await?;
-        if server.synchronous {
+        let mut ready = ready(&self.access).await?;
+        if streams && ready.server.synchronous {
             return Err(Error::conflict("synchronous_standby_names would make commits wait for the archive")
                 .with_hint("name the standbys in it one by one, without \"*\" and without \"palinurus\""));
         }
-        self.identity.check(system_identifier)?;
-        let position = self.reserve(&mut sql, &mut replication).await?;
-        let row = sql.one("select pg_current_wal_flush_lsn()").await?;
+        self.identity.check(ready.system_identifier)?;
+        let kept = match &mut ready.replication {
+            Some(replication) => Some(self.reserve(&mut ready.sql, replication).await?),
+            None => None,
+        };
+        let row = ready.sql.one("select pg_current_wal_flush_lsn()").await?;
         let end: Lsn = text(&row, 0)?.parse()?;
-        let account = match timeline {
-            1 => Vec::new(),
-            _ => {
+        let (system_identifier, timeline) = (ready.system_identifier, ready.timeline);
+        let account = match &mut ready.replication {
+            _ if timeline == 1 => Vec::new(),
+            Some(replication) => {
                 let row = replication.one(&format!("TIMELINE_HISTORY {timeline}")).await?;
                 text(&row, 1)?.as_bytes().to_vec()
             }
+            None => self.account(timeline).await?,
         };
-        sql.end().await;
-        replication.end().await;
+        let segment_size = ready.server.segment_size;
+        ready.end().await;
         self.identity.keep(system_identifier)?;
+        let identity = WalIdentity { system_identifier, timeline };
+        let parents = timelines::parents(system_identifier, &account)?;
+        let looked = Looked { run, identity, parents: parents.clone(), segment_size };
+        self.pushes.look(Some(looked.clone()));
+        let pushes = Arc::clone(&self.pushes);
+        let position = match kept {
+            Some(kept) => Segment::of(timeline, kept, segment_size).start().0,
+            None => blocking(move || pushes.oldest(&looked, end)).await?,
+        };
         Ok(Some(History {
-            identity: WalIdentity { system_identifier, timeline }.encode(),
-            parents: timelines::parents(system_identifier, &account)?,
+            identity: identity.encode(),
+            parents,
             account,
-            segment: server.segment_size,
-            position: Segment::of(timeline, position, server.segment_size).start().0,
+            segment: segment_size,
+            position,
             end: end.0,
         }))
     }
 
     async fn open(&self, identity: &[u8], position: u64) -> Result<Box<dyn LogStream>> {
+        if self.access.config.archive == Archive::Push {
+            return self.pushes.open(WalIdentity::decode(identity)?, position);
+        }
         let WalIdentity { system_identifier, timeline } = WalIdentity::decode(identity)?;
         let (server, sql) = look(&self.access).await?;
         sql.end().await;
@@ -118,7 +146,12 @@ impl Logs for Wal {
         let first = Segment::of(timeline, Lsn(position), server.segment_size);
         let (slot, at) = (&self.slot, first.start());
         let command = format!("START_REPLICATION SLOT \"{slot}\" PHYSICAL {at} TIMELINE {timeline}");
-        let more = replication.start_copy(&command).await?;
+        let more = replication.start_copy(&command).await.map_err(|error| match error.kind() {
+            ErrorKind::Conflict => error.with_hint(format!(
+                "see active_pid in pg_replication_slots: nobody but this agent may read from slot {slot:?}"
+            )),
+            _ => error,
+        })?;
         Ok(Box::new(WalStream::new(replication, first, system_identifier, more)))
     }
 
@@ -130,9 +163,52 @@ impl Logs for Wal {
         recovery::following(name, plan)
     }
 
+    fn last_record(&self, from: u64, len: u64, bytes: &[u8]) -> Option<u64> {
+        let mut scanner = Scanner::new(from, len);
+        scanner.feed(bytes, &mut Vec::new());
+        scanner.last()
+    }
+
     async fn prepare(&self, plan: &Plan, command: &[String]) -> Result<()> {
-        let (root, plan, command) = (self.access.config.root.clone(), plan.clone(), command.to_vec());
+        let config = &self.access.config;
+        let (root, plan, command) = (config.root.clone(), plan.clone(), command.to_vec());
+        if plan.target == Target::Follow {
+            let primary = config.primary()?.to_owned();
+            return blocking(move || standby::prepare(&root, &primary, &plan, &command)).await;
+        }
         blocking(move || recovery::prepare(&root, &plan, &command)).await
+    }
+
+    fn recovers(&self) -> bool {
+        start::recovers(&self.access.config.root)
+    }
+
+    fn check(&self, plan: &Plan) -> Result<()> {
+        match plan.target {
+            Target::Follow => self.access.config.primary().map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn pushed(&self, file: &LogFile) -> Result<Pushed> {
+        if !self.is_stored() {
+            return Err(Error::conflict("this agent stores no WAL")
+                .with_hint("set engine.archive = \"push\" in its settings, and restart it"));
+        }
+        let (pushes, file) = (Arc::clone(&self.pushes), file.clone());
+        let pushed = blocking(move || pushes.pushed(&file)).await?;
+        if let Pushed::Bytes { to, .. } = pushed {
+            self.pushes.copied(to).await;
+        }
+        Ok(pushed)
+    }
+
+    fn given(&self, name: &str) -> Option<blake3::Hash> {
+        self.pushes.given(name)
+    }
+
+    fn content(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.pushes.content(name)
     }
 
     fn user(&self) -> Option<(u32, u32)> {
@@ -142,6 +218,25 @@ impl Logs for Wal {
 }
 
 impl Wal {
+    /// As `pg_wal` has it.
+    async fn account(&self, timeline: u32) -> Result<Vec<u8>> {
+        let (pushes, name) = (Arc::clone(&self.pushes), timelines::name(timeline));
+        let account = blocking(move || Ok((pushes.content(&name)?, name))).await?;
+        account.0.ok_or_else(|| Error::not_found(format!("pg_wal has no {}", account.1)))
+    }
+
+    /// A slot would keep WAL for us for ever: on a standby that was a primary, or since files are handed over.
+    async fn let_go(&self, sql: &mut Client) -> Result<()> {
+        let slot = &self.slot;
+        let left = format!(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{slot}' and not active"
+        );
+        if !sql.query(&left).await?.is_empty() {
+            tracing::warn!(slot, "nothing is streamed from this server any more: its slot is dropped");
+        }
+        Ok(())
+    }
+
     /// From where the server keeps its WAL for us. A slot that it had to give up is made anew.
     async fn reserve(&self, sql: &mut Client, replication: &mut Client) -> Result<Lsn> {
         let slot = &self.slot;

@@ -16,7 +16,9 @@ use palinurus_repository::id::check_name;
 use palinurus_repository::{Clock, Error, ErrorKind, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, FinishOrder, Health, Inspection, Logs, Parts, Share, Snapshot, SnapshotOrder};
+use super::{
+    Engine, FinishOrder, Health, Inspection, Logs, Parts, Proof, ProofOrder, Share, Snapshot, SnapshotOrder,
+};
 use crate::restore::{self, target};
 use crate::source::Tree;
 
@@ -25,6 +27,8 @@ mod broken;
 mod client;
 mod config;
 mod control;
+mod copier;
+mod fork;
 mod held;
 mod identity;
 mod judge;
@@ -33,12 +37,17 @@ mod logs;
 mod lsn;
 mod names;
 mod page;
+mod proof;
+mod pushed;
+mod pushed_stream;
 mod receiver;
 mod records;
 mod recovery;
 mod restored;
 mod server;
 mod session;
+mod standby;
+mod start;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -46,11 +55,12 @@ mod timelines;
 
 pub use config::Config;
 
-use config::Access;
+use config::{Access, From};
 use held::Held;
 use identity::Identity;
 use judge::Over;
 use logs::{Wal, slot_name};
+use pushed::Pushes;
 
 /// For a session to be closed; the server ends it by itself when the connection is gone.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -76,7 +86,8 @@ pub(super) fn open(table: toml::Table, parts: Parts) -> Result<Arc<dyn Engine>> 
     let slot = slot_name(&parts.service, &parts.node);
     let identity = Arc::new(Identity::new(&parts.state));
     let access = Access { config, entropy: parts.entropy };
-    let wal = Wal { access: access.clone(), identity: Arc::clone(&identity), slot };
+    let pushes = Arc::new(Pushes::new(&access.config.root));
+    let wal = Wal { access: access.clone(), identity: Arc::clone(&identity), slot, pushes };
     Ok(Arc::new(PostgresEngine {
         wal: Arc::new(wal),
         identity,
@@ -131,7 +142,7 @@ impl Engine for PostgresEngine {
             inspection.share = Share::Nothing("its data directory is empty".into());
             return Ok(inspection);
         }
-        let (server, sql) = match server::look(&self.access).await {
+        let (server, mut sql) = match server::look(&self.access).await {
             // A standby that is down, or an old primary: another may have the data. If none has, this is said.
             Err(e) if e.kind() == ErrorKind::Unavailable => {
                 inspection.share =
@@ -140,16 +151,24 @@ impl Engine for PostgresEngine {
             }
             looked => looked?,
         };
+        let from = self.access.config.from;
+        let not = match (server.in_recovery, from) {
+            (true, From::Primary) => Some("its server is a standby".to_owned()),
+            (true, _) => server::behind(&mut sql).await?,
+            (false, From::Standby) => {
+                Some("its server is the primary, and engine.from = \"standby\"".to_owned())
+            }
+            (false, _) => None,
+        };
         sql.end().await;
-        if server.in_recovery {
-            inspection.share = Share::Nothing("its server is a standby".into());
+        if let Some(why) = not {
+            inspection.share = Share::Nothing(why);
             return Ok(inspection);
         }
         let ready = server::ready(&self.access).await?;
-        ready.sql.end().await;
-        ready.replication.end().await;
         self.identity.check(ready.system_identifier)?;
-        inspection.share = Share::Whole;
+        inspection.share = if ready.server.in_recovery { Share::Copy } else { Share::Whole };
+        ready.end().await;
         Ok(inspection)
     }
 
@@ -164,13 +183,13 @@ impl Engine for PostgresEngine {
         let (held, pages) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::unavailable("the snapshot was cancelled")),
-            held = Held::begin(&self.access, &self.identity, operation, &order.added) => held?,
+            held = Held::begin(&self.access, &self.identity, &self.wal.pushes, operation, &order.added) => held?,
         };
         let taken = self.clock.now();
         let root = self.root();
         let listed = blocking(move || list::list(&root, &order, taken, pages)).await?;
         self.held().insert(operation.to_owned(), held.with(listed.tablespaces));
-        Ok(Snapshot { totals: listed.totals, warnings: listed.warnings, taken })
+        Ok(Snapshot { totals: listed.totals, warnings: listed.warnings, taken, taken_to: taken })
     }
 
     async fn thaw(&self, operation: &str) -> Result<()> {
@@ -203,8 +222,27 @@ impl Engine for PostgresEngine {
     }
 
     async fn restore_prepare(&self) -> Result<PathBuf> {
+        let (root, identity) = (self.root(), Arc::clone(&self.identity));
+        blocking(move || {
+            restored::check_unused(&root)?;
+            identity.check_directory(&root)?;
+            Ok(root)
+        })
+        .await
+    }
+
+    fn telling(&self) -> &'static [&'static str] {
+        &["PG_VERSION"]
+    }
+
+    async fn check_fits(&self, place: &Path) -> Result<()> {
+        let (config, place) = (self.access.config.clone(), place.to_owned());
+        blocking(move || proof::check_fits(&config, &place)).await
+    }
+
+    async fn restore_settle(&self) -> Result<()> {
         let root = self.root();
-        blocking(move || restored::check_unused(&root).map(|()| root)).await
+        blocking(move || recovery::forget(&root)).await
     }
 
     async fn restore_finish(&self) -> Result<()> {
@@ -214,7 +252,22 @@ impl Engine for PostgresEngine {
 
     async fn probe(&self) -> Result<Health> {
         let root = self.root();
-        blocking(move || Ok(Health { data_empty: is_empty(&root)? })).await
+        blocking(move || {
+            Ok(Health {
+                data_empty: is_empty(&root)?,
+                primary: start::is_primary(&root),
+                ..Health::default()
+            })
+        })
+        .await
+    }
+
+    fn left_to_do(&self) -> String {
+        start::left_to_do(&self.access.config)
+    }
+
+    async fn bring_into_use(&self, follows: bool, cancel: &CancellationToken) -> Result<()> {
+        start::bring_into_use(&self.access, follows, cancel).await
     }
 
     async fn check_in_use(&self, _: &str, _: &CancellationToken) -> Result<String> {
@@ -237,6 +290,14 @@ impl Engine for PostgresEngine {
             }
             Err(_) => format!("{cluster}; its server is not started yet: that is the operator's"),
         })
+    }
+
+    async fn prove(&self, order: ProofOrder) -> Result<Option<Proof>> {
+        proof::prove(&self.access, order).await.map(Some)
+    }
+
+    async fn end_proof(&self, place: &Path) -> Result<()> {
+        proof::end(place).await
     }
 
     fn logs(&self) -> Option<Arc<dyn Logs>> {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::broken::Broken;
 use super::client::Client;
+use super::copier::Copier;
 use super::lsn::{Lsn, Segment};
 use crate::durable;
 
@@ -61,7 +62,7 @@ impl Receiver {
             );
         }
         let (until, asked) = watch::channel(None);
-        let task = tokio::spawn(async move {
+        let taking = async move {
             let mut stream = Stream {
                 received: take.first.start(),
                 flushed: take.first.start(),
@@ -70,20 +71,17 @@ impl Receiver {
                 whole: Vec::new(),
                 take,
             };
-            let ended = tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(Error::unavailable("cancelled")),
-                ended = stream.run(&mut replication, asked) => ended,
-            };
-            if let Err(error) = &ended
-                && !cancel.is_cancelled()
-            {
-                broken.set(error);
-            }
+            let ended = stream.run(&mut replication, asked).await;
             replication.end().await;
             ended.map(|()| stream.whole)
-        });
-        Ok(Self { until, task })
+        };
+        Ok(Self { until, task: run(taking, broken, cancel) })
+    }
+
+    /// Of files that the server hands over.
+    pub(super) fn copy(copier: Copier, broken: Arc<Broken>, cancel: CancellationToken) -> Self {
+        let (until, asked) = watch::channel(None);
+        Self { until, task: run(copier.run(asked), broken, cancel) }
     }
 
     /// The segments up to `stop`, once they are all on the disk.
@@ -95,6 +93,43 @@ impl Receiver {
 
     pub(super) async fn closed(self) {
         let _ = self.task.await;
+    }
+}
+
+fn run(
+    taking: impl Future<Output = Result<Vec<Segment>>> + Send + 'static,
+    broken: Arc<Broken>,
+    cancel: CancellationToken,
+) -> JoinHandle<Result<Vec<Segment>>> {
+    tokio::spawn(async move {
+        let ended = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(Error::unavailable("cancelled")),
+            ended = taking => ended,
+        };
+        if let Err(error) = &ended
+            && !cancel.is_cancelled()
+        {
+            broken.set(error);
+        }
+        ended
+    })
+}
+
+impl Take {
+    /// Whether one segment more than those may be kept.
+    pub(super) fn check_room(&self, kept: usize) -> Result<()> {
+        if (kept as u64 + 1).saturating_mul(self.first.size) <= self.limit {
+            return Ok(());
+        }
+        let what = format!("the WAL of this backup is larger than {} MiB", self.limit >> 20);
+        Err(Error::unavailable(what).with_hint(
+            "the backup takes too long for what is written meanwhile; or raise engine.wal_spool_mib",
+        ))
+    }
+
+    pub(super) fn partial(&self, segment: Segment) -> PathBuf {
+        self.directory.join(format!("{}.{}", segment.name(), durable::PARTIAL))
     }
 }
 
@@ -177,22 +212,13 @@ impl Stream {
     }
 
     async fn create(&self) -> Result<File> {
-        let held = (self.whole.len() as u64 + 1).saturating_mul(self.segment.size);
-        if held > self.take.limit {
-            return Err(Error::unavailable(format!(
-                "the WAL of this backup is larger than {} MiB",
-                self.take.limit >> 20
-            ))
-            .with_hint(
-                "the backup takes too long for what is written meanwhile; or raise engine.wal_spool_mib",
-            ));
-        }
+        self.take.check_room(self.whole.len())?;
         let path = self.partial();
         File::create(&path).await.map_err(|e| Error::io(format!("create {}", path.display()), e))
     }
 
     fn partial(&self) -> PathBuf {
-        self.take.directory.join(format!("{}.{}", self.segment.name(), durable::PARTIAL))
+        self.take.partial(self.segment)
     }
 
     async fn flush(&mut self) -> Result<()> {

@@ -58,6 +58,11 @@ impl Scanner {
         Self { at, segment, page: 8192, header: Vec::new(), state: State::Lost, before: None }
     }
 
+    /// Where the last whole record begins.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.before
+    }
+
     /// The bytes that follow.
     pub(super) fn feed(&mut self, mut bytes: &[u8], marks: &mut Vec<Mark>) {
         while !bytes.is_empty() {
@@ -338,6 +343,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(&scan(&writer.bytes, &cuts), &wanted);
+            let mut scanner = Scanner::new(0, SEGMENT);
+            scanner.feed(&writer.bytes, &mut Vec::new());
+            prop_assert_eq!(scanner.last(), Some(writer.before));
             if let Some((at, byte)) = damaged {
                 let at = at % writer.bytes.len();
                 writer.bytes[at] ^= byte;

@@ -9,12 +9,13 @@ use palinurus_repository::{Error, Result};
 
 use super::logs::WalIdentity;
 use super::lsn::Lsn;
-use super::timelines;
+use super::{fork, timelines};
 use crate::durable;
 use crate::engine::{Plan, Target, Wanted};
 
-const SETTINGS: &str = "postgresql.auto.conf";
+pub(super) const SETTINGS: &str = "postgresql.auto.conf";
 const SIGNAL: &str = "recovery.signal";
+pub(super) const STANDBY: &str = "standby.signal";
 /// Fetched ahead of the server.
 const AHEAD: u64 = 8;
 /// Another recovery took this number; nobody reads more of the file than that it is there.
@@ -62,6 +63,11 @@ pub(super) fn wanted(name: &str, plan: &Plan) -> Wanted {
     if from + len <= section.lineage.from.max(plan.first) || from >= to {
         return Wanted::Absent;
     }
+    // A standby streams the rest, and asks for the file again when it is promoted: with less in it than it has applied by
+    // then, it would not open any more.
+    if plan.target == Target::Follow && to < from + len {
+        return Wanted::Absent;
+    }
     Wanted::Bytes { from, to, len }
 }
 
@@ -81,14 +87,28 @@ fn of_id(segment: u32) -> u64 {
     (1 << 32) / u64::from(segment.max(1))
 }
 
+/// Takes out what an earlier recovery left, in the backup or by a restore that was broken off: a standby made of this data
+/// would stop at its target. Blocks.
+pub(super) fn forget(root: &Path) -> Result<()> {
+    for signal in [SIGNAL, STANDBY] {
+        durable::remove(&root.join(signal))?;
+    }
+    let old = read(root)?;
+    let text = without_recovery(&old);
+    if text == old { Ok(()) } else { give(root, SETTINGS, text.as_bytes()) }
+}
+
+pub(super) fn read(root: &Path) -> Result<String> {
+    let path = root.join(SETTINGS);
+    match fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|e| Error::io(format!("read {}", path.display()), e)),
+    }
+}
+
 /// Blocks.
 pub(super) fn prepare(root: &Path, plan: &Plan, command: &[String]) -> Result<()> {
-    let path = root.join(SETTINGS);
-    let old = match fs::read_to_string(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-        read => read.map_err(|e| Error::io(format!("read {}", path.display()), e))?,
-    };
-    let text = settings(&old, plan, command)?;
+    let text = settings(&read(root)?, plan, command)?;
     // The signal last: without it the settings mean nothing.
     for (name, text) in [(SETTINGS, text.as_str()), (SIGNAL, "")] {
         give(root, name, text.as_bytes())?;
@@ -96,29 +116,39 @@ pub(super) fn prepare(root: &Path, plan: &Plan, command: &[String]) -> Result<()
     Ok(())
 }
 
-/// Writes it as the directory's owner would have.
-fn give(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+/// Writes it as the server's user would have. The directory itself is given its owner last of all.
+pub(super) fn give(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let failed = |e| Error::io(format!("write {name} into {}", root.display()), e);
-    let owner = root.metadata().map_err(failed)?;
+    let owner = root.join("PG_VERSION").metadata().map_err(failed)?;
     let path = root.join(name);
     durable::write(&path, bytes)?;
     lchown(&path, Some(owner.uid()), Some(owner.gid())).map_err(failed)
 }
 
-fn settings(old: &str, plan: &Plan, command: &[String]) -> Result<String> {
-    let stale = |line: &&str| {
+pub(super) fn without_recovery(old: &str) -> String {
+    let of_recovery = ["restore_command", "primary_conninfo", "primary_slot_name"];
+    without(old, |key| key.starts_with("recovery_target") || of_recovery.contains(&key))
+}
+
+/// The lines that set something else. Names count in any case.
+pub(super) fn without(old: &str, stale: impl Fn(&str) -> bool) -> String {
+    let stays = |line: &&str| {
         let key = line.split(|c: char| c == '=' || c.is_whitespace()).find(|word| !word.is_empty());
-        let key = key.unwrap_or_default().to_ascii_lowercase();
-        key.starts_with("recovery_target") || key == "restore_command"
+        !stale(&key.unwrap_or_default().to_ascii_lowercase())
     };
-    let mut text: String = old.lines().filter(|line| !stale(line)).map(|line| format!("{line}\n")).collect();
-    let shell: Vec<String> =
-        command.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
-    let get = format!("{} %f \"%p\"", shell.join(" ").replace('%', "%%"));
+    old.lines().filter(stays).map(|line| format!("{line}\n")).collect()
+}
+
+fn settings(old: &str, plan: &Plan, command: &[String]) -> Result<String> {
+    let mut text = without_recovery(old);
+    if plan.fork {
+        text = fork::alone(&text)?;
+    }
+    let get = restore_command(command);
     let (mut name, mut time, mut lsn, mut immediate) = Default::default();
     match &plan.target {
         // Where the log ends, because nothing is given beyond.
-        Target::End => {}
+        Target::End | Target::Follow => {}
         Target::Name(wanted) => name = wanted.clone(),
         Target::Time(at) => time = timestamp(*at),
         Target::Position(at) => lsn = Lsn(*at).to_string(),
@@ -126,7 +156,13 @@ fn settings(old: &str, plan: &Plan, command: &[String]) -> Result<String> {
     }
     // A position is a place between two records: what begins there is not wanted any more.
     let inclusive = if lsn.is_empty() { "on" } else { "off" };
-    let last = plan.chain.last().map(|section| WalIdentity::decode(&section.lineage.identity)).transpose()?;
+    // Of those that the target lies on or before: a server that stops before a timeline began says that it was on it.
+    let reaches = |to: Option<u64>| match (&plan.target, to) {
+        (Target::Position(at), Some(to)) => *at <= to,
+        (_, to) => to.is_none(),
+    };
+    let last = plan.chain.iter().find(|section| reaches(section.to)).or(plan.chain.last());
+    let last = last.map(|section| WalIdentity::decode(&section.lineage.identity)).transpose()?;
     let timeline = match last {
         Some(last) if plan.target != Target::Immediate => last.timeline.to_string(),
         _ => "current".to_owned(),
@@ -142,16 +178,27 @@ fn settings(old: &str, plan: &Plan, command: &[String]) -> Result<String> {
         ("recovery_target_timeline", &timeline),
         ("recovery_target_action", "promote"),
     ] {
-        if value.is_empty() {
-            continue;
+        if !value.is_empty() {
+            text.push_str(&setting(key, value)?);
         }
-        if value.contains(['\n', '\r', '\0']) {
-            return Err(Error::invalid(format!("{key} would have a line break: {value:?}")));
-        }
-        let value = value.replace('\\', r"\\").replace('\'', "''");
-        text.push_str(&format!("{key} = '{value}'\n"));
     }
     Ok(text)
+}
+
+/// As the server hands it to a shell.
+pub(super) fn restore_command(command: &[String]) -> String {
+    let shell: Vec<String> =
+        command.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+    format!("{} %f \"%p\"", shell.join(" ").replace('%', "%%"))
+}
+
+/// A line of the server's own settings.
+pub(super) fn setting(key: &str, value: &str) -> Result<String> {
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(Error::invalid(format!("{key} would have a line break: {value:?}")));
+    }
+    let value = value.replace('\\', r"\\").replace('\'', "''");
+    Ok(format!("{key} = '{value}'\n"))
 }
 
 /// As PostgreSQL reads it, whatever its time zone.
@@ -201,6 +248,7 @@ mod tests {
             first: 17 * MIB,
             end: 70 * MIB,
             target,
+            fork: false,
         }
     }
 
@@ -240,6 +288,11 @@ mod tests {
             assert_eq!(wanted("000000010000000000000001", &alone), Wanted::Absent, "the backup is enough");
             assert_eq!(wanted("00000003.history", &alone), Wanted::Account(1));
         }
+        let standby = Plan { target: Target::Follow, ..plan.clone() };
+        assert_eq!(wanted("000000030000000000000003", &standby), bytes(48, 64));
+        for name in ["000000010000000000000002", "000000030000000000000004"] {
+            assert_eq!(wanted(name, &standby), Wanted::Absent, "not the whole file");
+        }
         let name = "0000000300000001000000FE";
         assert_eq!(following(name, &plan)[..2], ["0000000300000001000000FF", "000000030000000200000000"]);
         assert!(following("00000003.history", &plan).is_empty());
@@ -268,6 +321,8 @@ mod tests {
         assert_eq!(settings(&text, &plan(Target::Time(1_000_000_000_123_456)), &command).unwrap(), text);
         assert!(written(Target::Position(0x16_b374_d848)).contains("lsn = '16/B374D848'\n"));
         assert!(written(Target::Position(1)).contains("inclusive = 'off'"));
+        assert!(written(Target::Position(40 * MIB)).contains("timeline = '1'"));
+        assert!(written(Target::Position(40 * MIB + 1)).contains("timeline = '3'"));
         let immediate = written(Target::Immediate);
         assert!(
             immediate.contains("recovery_target = 'immediate'") && immediate.contains("timeline = 'current'")
@@ -275,5 +330,23 @@ mod tests {
         assert!(settings(old, &plan(Target::Name("a\nb".into())), &command).is_err());
         assert_eq!(timestamp(951_782_400_000_000), "2000-02-29 00:00:00.000000+00");
         assert_eq!(timestamp(-1), "1969-12-31 23:59:59.999999+00");
+    }
+
+    #[test]
+    fn what_an_earlier_recovery_left_is_taken_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        forget(root).unwrap();
+        assert!(!root.join(SETTINGS).exists());
+        fs::write(root.join("PG_VERSION"), "15\n").unwrap();
+        let kept = "work_mem = '8MB'\n# recovery_target = 'not a setting'\n";
+        fs::write(root.join(SETTINGS), kept).unwrap();
+        prepare(root, &plan(Target::Time(1)), &["get".to_owned()]).unwrap();
+        assert!(root.join(SIGNAL).exists() && fs::read_to_string(root.join(SETTINGS)).unwrap() != kept);
+        for _ in 0..2 {
+            forget(root).unwrap();
+            assert!(!root.join(SIGNAL).exists());
+            assert_eq!(fs::read_to_string(root.join(SETTINGS)).unwrap(), kept);
+        }
     }
 }

@@ -13,16 +13,18 @@ use crate::durable;
 
 /// Refuses a directory that a server runs in. Blocks.
 pub(super) fn check_unused(root: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(root.join("postmaster.pid")) else { return Ok(()) };
-    let pid = text.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
-    let Some(pid) = pid else { return Ok(()) };
-    // Another's process answers too, with "not permitted".
-    if matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH)) {
-        return Ok(());
-    }
+    let Some(pid) = running(root) else { return Ok(()) };
     let what = format!("a server runs in {}: process {}", root.display(), pid.as_raw_nonzero());
     Err(Error::conflict(what)
         .with_hint("stop it; if that process is another program's, remove postmaster.pid"))
+}
+
+/// The server that runs in it, unless its process's number is another program's by now. Blocks.
+pub(super) fn running(root: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(root.join("postmaster.pid")).ok()?;
+    let pid = Pid::from_raw(text.lines().next()?.trim().parse().ok()?)?;
+    // Another's process answers too, with "not permitted".
+    (!matches!(test_kill_process(pid), Err(rustix::io::Errno::SRCH))).then_some(pid)
 }
 
 /// Puts the tablespaces, which were restored below `pg_tblspc`, where they belong, and says so in `tablespace_map`,

@@ -5,13 +5,15 @@ use palinurus_repository::{Error, ErrorKind, Result};
 
 use super::blocking;
 use super::client::{Client, Mode, Row};
-use super::config::Access;
+use super::config::{Access, Archive};
 use super::control::Control;
 use super::lsn::check_segment_size;
 
 /// Older ones have other functions, and no care any more.
 const OLDEST: u32 = 13;
 const NEWEST: u32 = 18;
+/// Received and not applied.
+const BEHIND_MAX: u64 = 64 << 20;
 /// Segments of relations hold so many pages where nobody compiled it otherwise.
 const SETTINGS: &str = "select current_setting('server_version_num'), pg_is_in_recovery(), \
      current_setting('wal_level'), current_setting('data_checksums'), current_setting('block_size'), \
@@ -43,7 +45,17 @@ pub(super) struct Ready {
     pub(super) system_identifier: u64,
     pub(super) timeline: u32,
     pub(super) sql: Client,
-    pub(super) replication: Client,
+    /// None: its WAL is handed over, and nothing is streamed.
+    pub(super) replication: Option<Client>,
+}
+
+impl Ready {
+    pub(super) async fn end(self) {
+        self.sql.end().await;
+        if let Some(replication) = self.replication {
+            replication.end().await;
+        }
+    }
 }
 
 /// Which server this is. A standby is told apart here; whether it could be backed up is not asked.
@@ -55,14 +67,64 @@ pub(super) async fn look(access: &Access) -> Result<(Server, Client)> {
     Ok((Server::parse(&row)?, sql))
 }
 
+/// Why a standby does not stand for its primary, if so. In its backup lies what it has applied.
+pub(super) async fn behind(sql: &mut Client) -> Result<Option<String>> {
+    let row = sql
+        .one(
+            "select exists (select from pg_stat_wal_receiver where pid is not null), \
+             coalesce(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), 0)::bigint",
+        )
+        .await?;
+    if text(&row, 0)? != "t" {
+        return Ok(Some("its server is a standby that no WAL flows to".to_owned()));
+    }
+    // What is applied may come from elsewhere, and be more than was received.
+    let bytes = text(&row, 1)?.parse::<u64>().unwrap_or_default();
+    Ok((bytes > BEHIND_MAX).then(|| format!("its server is a standby that is {} MiB behind", bytes >> 20)))
+}
+
 /// Everything that a backup needs, proven as far as it can be without beginning one.
 pub(super) async fn ready(access: &Access) -> Result<Ready> {
     let root = access.config.root.clone();
     let control = blocking(move || Control::read(&root)).await?;
     let (server, mut sql) = look(access).await?;
-    server.check()?;
+    // A standby ends no file of WAL, and hands none over.
+    let streams = access.config.archive != Archive::Push || server.in_recovery;
+    server.check(streams)?;
     server.check_rights(&mut sql, &access.config.user).await?;
-    let mut replication = Client::connect(access, Mode::Replication).await.map_err(|error| {
+    let (replication, (system_identifier, timeline)) = if streams {
+        let mut replication = replicating(access).await?;
+        let row = replication.one("IDENTIFY_SYSTEM").await?;
+        (Some(replication), (number(&row, 0)?, number(&row, 1)? as u32))
+    } else {
+        (None, identity(&mut sql).await?)
+    };
+    if control.system_identifier != system_identifier {
+        return Err(wrong_directory(access, control.system_identifier, system_identifier));
+    }
+    Ok(Ready { server, system_identifier, timeline, sql, replication })
+}
+
+/// Which cluster the primary is, and the timeline that it writes.
+async fn identity(sql: &mut Client) -> Result<(u64, u32)> {
+    let row = sql
+        .one(
+            "select (select system_identifier from pg_control_system()), pg_walfile_name(pg_current_wal_lsn()), \
+             current_setting('archive_mode')",
+        )
+        .await?;
+    if text(&row, 2)? == "off" {
+        return Err(Error::invalid("archive_mode is off: the server hands no WAL over").with_hint(
+            "set archive_mode = on and archive_command = 'palinurus-agent wal-push %p', and restart the server",
+        ));
+    }
+    let timeline = text(&row, 1)?.get(..8).and_then(|text| u32::from_str_radix(text, 16).ok());
+    let timeline = timeline.ok_or_else(|| Error::corrupt("PostgreSQL names no file of its WAL"))?;
+    Ok((number(&row, 0)?, timeline))
+}
+
+async fn replicating(access: &Access) -> Result<Client> {
+    Client::connect(access, Mode::Replication).await.map_err(|error| {
         if error.kind() != ErrorKind::Denied {
             return error;
         }
@@ -70,19 +132,16 @@ pub(super) async fn ready(access: &Access) -> Result<Ready> {
         error.with_hint(format!(
             "alter role \"{user}\" replication, and let pg_hba.conf let it in for the database \"replication\""
         ))
-    })?;
-    let identity = replication.one("IDENTIFY_SYSTEM").await?;
-    let (system_identifier, timeline) = (number(&identity, 0)?, number(&identity, 1)?);
-    if control.system_identifier != system_identifier {
-        return Err(Error::conflict(format!(
-            "{} is the data directory of cluster {}, and what answers at {} is cluster {system_identifier}",
-            access.config.root.display(),
-            control.system_identifier,
-            access.config.place(),
-        ))
-        .with_hint("engine.root and engine.host, engine.port must be those of one server"));
-    }
-    Ok(Ready { server, system_identifier, timeline: timeline as u32, sql, replication })
+    })
+}
+
+fn wrong_directory(access: &Access, held: u64, answers: u64) -> Error {
+    Error::conflict(format!(
+        "{} is the data directory of cluster {held}, and what answers at {} is cluster {answers}",
+        access.config.root.display(),
+        access.config.place(),
+    ))
+    .with_hint("engine.root and engine.host, engine.port must be those of one server")
 }
 
 impl Server {
@@ -103,7 +162,7 @@ impl Server {
         })
     }
 
-    fn check(&self) -> Result<()> {
+    fn check(&self, streams: bool) -> Result<()> {
         check_version(self.major)?;
         if self.wal_level == "minimal" {
             return Err(Error::invalid(
@@ -111,7 +170,7 @@ impl Server {
             )
             .with_hint("set wal_level = replica in postgresql.conf and restart the server"));
         }
-        if self.senders < 1 || self.slots < 1 {
+        if streams && (self.senders < 1 || self.slots < 1) {
             return Err(Error::invalid("the server sends its WAL to nobody").with_hint(
                 "set max_wal_senders and max_replication_slots to 2 more than are used, and restart",
             ));
@@ -196,16 +255,17 @@ mod tests {
     #[test]
     fn what_cannot_be_backed_up_is_said_with_a_hint() {
         let server = Server::parse(&settings(&[])).unwrap();
-        server.check().unwrap();
+        server.check(true).unwrap();
         assert_eq!((server.major, server.checksums, server.synchronous), (15, true, false));
         assert!(Server::parse(&settings(&[(7, "ANY 1 (*)")])).unwrap().synchronous);
         assert!(Server::parse(&settings(&[(7, "FIRST 1 (Palinurus)")])).unwrap().synchronous);
         for (column, value, word) in
             [(0, "120010", "13"), (2, "minimal", "wal_level"), (8, "0", "max_wal_senders"), (9, "0", "slots")]
         {
-            let error = Server::parse(&settings(&[(column, value)])).unwrap().check().unwrap_err();
+            let error = Server::parse(&settings(&[(column, value)])).unwrap().check(true).unwrap_err();
             assert!(error.hint().unwrap().contains(word), "{error:?}");
         }
+        Server::parse(&settings(&[(8, "0")])).unwrap().check(false).unwrap();
         assert!(Server::parse(&settings(&[(6, "17")])).is_err());
         assert!(Server::parse(&Vec::new()).is_err());
     }

@@ -3,6 +3,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::process::{Child, Command, Stdio};
 
+use super::config::Archive;
 use super::lsn::{Lsn, Segment};
 use super::*;
 use crate::engine::suite::{Fixture, keeps_to_the_contract, parts};
@@ -138,7 +139,7 @@ async fn the_stream_is_the_wal_and_its_marks_are_right() {
     let world = World::new();
     world.answers().await;
     let mut access = world.access();
-    access.config.archive = true;
+    access.config.archive = Archive::Stream;
     let engine =
         super::open(toml::Table::try_from(access.config).unwrap(), parts(&world.dir.path().join("state")))
             .unwrap();

@@ -39,7 +39,7 @@ fn restore_blocks(world: &mut World, target: &Path, delta: bool, blocks: Vec<Blo
     }
     drop(send);
     let root = move_all(&context, receive, manifest, 2)?;
-    end(&context, root.as_ref())
+    end(&context, root.as_ref(), None)
 }
 
 fn block(entries: Vec<Entry>) -> Vec<Block> {

@@ -1,5 +1,6 @@
 //! Restores that were stopped, and restores over what is there already.
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -10,7 +11,7 @@ use palinurus_repository::{Error, ErrorKind, Result};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
-use super::super::run;
+use super::super::{Settle, run};
 use super::forest::{change, grow};
 use super::view::*;
 use super::world::*;
@@ -165,4 +166,35 @@ fn cancelled_before_it_begins() {
     let error = runtime().block_on(run(request, cancel)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Broken off, or not, when all but the keystone is there.
+#[derive(Debug)]
+struct Settling {
+    target: PathBuf,
+    breaks: bool,
+}
+
+#[async_trait]
+impl Settle for Settling {
+    async fn settle(&self) -> Result<()> {
+        assert!(self.target.join("base").exists() && !self.target.join("global/pg_control").exists());
+        std::fs::write(self.target.join("recovery.signal"), b"").unwrap();
+        if self.breaks { Err(Error::unavailable("broken off")) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn nothing_can_be_started_before_its_recovery_is_prepared() {
+    let mut world = World::new(4);
+    let manifest = world.backup(&tree([("base", file("1")), ("global/pg_control", file("2"))]));
+    let target = scratch();
+    for breaks in [true, false] {
+        let mut request = world.request(&manifest, target.path());
+        request.settle = Some(Arc::new(Settling { target: target.path().to_owned(), breaks }));
+        assert_eq!(restore(request).is_err(), breaks);
+        assert_eq!(target.path().join("global/pg_control").exists(), !breaks);
+        assert_eq!(target.path().join(crate::restore::UNFINISHED).exists(), breaks);
+    }
+    assert!(target.path().join("recovery.signal").exists());
 }

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::copier::{Bucket, Copier, Way};
 use super::data::{self, Generated, Random};
+use super::fleet::Fleet;
 use super::rates::{self, Backup, Moved, Rates, Who};
-use super::{Fleet, blocking, make_dir, meter};
+use super::{blocking, make_dir, meter};
 use crate::Global;
 use crate::exit::Outcome;
 use crate::output::Output;

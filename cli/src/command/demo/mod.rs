@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palinurus_proto::{from_status, v1};
-use palinurus_repository::{Error, KeyFile, Result, SystemEntropy};
+use palinurus_repository::{Error, KeyFile, Result, SystemClock, SystemEntropy};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::fleet::{self, Process};
 use crate::client::{self, Client};
 use crate::exit::Outcome;
+use crate::identities::{self, Identities};
 use crate::output::Output;
 use crate::{Global, follow, human, signal};
 use data::disk_size;
@@ -23,6 +24,7 @@ use record::Record;
 use report::{Report, Step};
 
 const SERVICE: &str = "demo";
+const LISTEN: &str = "127.0.0.1:0";
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// The one that is lost.
 const LOST: &str = "n2";
@@ -68,6 +70,8 @@ struct Stage<'a> {
     output: &'a Output,
     disk: &'a Disk,
     global: Global,
+    server: String,
+    identities: Identities,
     client: Client,
     coordinator: Process,
     agents: Vec<(&'static str, Process)>,
@@ -139,17 +143,22 @@ impl<'a> Stage<'a> {
         let state = dir.join("coordinator");
         make_dir(&state)?;
         let config = dir.join("coordinator.toml");
+        let identities = Identities::new(dir.join("certs"), LISTEN, SERVICE, &NODES);
+        identities.keep(&SystemClock)?;
         write(
             &config,
             &format!(
-                "name = \"demo\"\nlisten = \"127.0.0.1:0\"\nstate = {:?}\nkeys = [{:?}]\n",
+                "name = \"demo\"\nlisten = {LISTEN:?}\nstate = {:?}\nkeys = [{:?}]\n\n{}",
                 state,
-                dir.join("operator.key")
+                dir.join("operator.key"),
+                identities::section(&identities.coordinator()),
             ),
         )?;
         let mut coordinator = Process::start("coordinator", "the coordinator", &config)?;
         let server = fleet::address(&mut coordinator, &state).await?;
-        let mut client = client::dial(&server).await?;
+        identities.write_file(dir, &server)?;
+        let global = Global { state: Some(dir.to_owned()), ..global.clone() };
+        let mut client = client::connect(&global).await?;
         let repository = dir.join("repository");
         make_dir(&repository)?;
         let service = v1::Service {
@@ -160,11 +169,11 @@ impl<'a> Stage<'a> {
             ..Default::default()
         };
         client
-            .apply_service(v1::ApplyServiceRequest { service: Some(service) })
+            .apply_service(v1::ApplyServiceRequest { service: Some(service), ..Default::default() })
             .await
             .map_err(from_status)?;
-        let global = Global { server, ..global.clone() };
-        let mut stage = Self { dir, output, disk, global, client, coordinator, agents: Vec::new() };
+        let agents = Vec::new();
+        let mut stage = Self { dir, output, disk, global, server, identities, client, coordinator, agents };
         for node in NODES {
             stage.start_agent(node, &node_dir(dir, node))?;
         }
@@ -177,10 +186,11 @@ impl<'a> Stage<'a> {
             &config,
             &format!(
                 "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
-                 [engine]\ntype = \"files\"\nroot = {:?}\n",
-                self.global.server,
+                 {}[engine]\ntype = \"files\"\nroot = {:?}\n",
+                self.server,
                 home.join("state"),
                 self.dir.join("operator.key"),
+                identities::section(&self.identities.agent(node)),
                 home.join("data"),
             ),
         )?;
@@ -266,8 +276,7 @@ impl<'a> Stage<'a> {
             service: SERVICE.into(),
             backup: "latest".into(),
             nodes: vec![node.into()],
-            delta: false,
-            target: None,
+            ..Default::default()
         };
         let plan = self.client.plan_restore(request.clone()).await.map_err(from_status)?.into_inner();
         if !plan.refusals.is_empty() {

@@ -2,6 +2,9 @@
 use palinurus_proto::v1::{self, TaskState};
 use serde::Serialize;
 
+use super::log::LogCheckView;
+
+use crate::command::drill::DrillView;
 use crate::command::failover::FailoverView;
 use crate::command::locked::LockedView;
 use crate::command::missing::MissingView;
@@ -41,6 +44,7 @@ pub(crate) struct OperationView {
     pub(crate) locked: Option<LockedView>,
     pub(crate) failover: Option<FailoverView>,
     pub(crate) retention: Option<RetentionView>,
+    pub(crate) drill: Option<DrillView>,
     /// What was decided and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) log: Vec<LogView>,
@@ -100,6 +104,8 @@ pub(crate) struct VerifyView {
     pub(crate) backups_checked: u64,
     pub(crate) damage_count: u64,
     pub(crate) damages: Vec<DamageView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) logs: Vec<LogCheckView>,
 }
 
 #[derive(Serialize)]
@@ -186,6 +192,7 @@ impl OperationView {
             locked: operation.delete.as_ref().and_then(LockedView::of),
             failover: operation.failover.as_ref().map(FailoverView::of),
             retention: operation.retention.as_ref().map(RetentionView::of),
+            drill: operation.drill.as_deref().map(DrillView::of),
             log: Vec::new(),
         }
     }
@@ -218,6 +225,7 @@ impl VerifyView {
             backups_checked: detail.backups_checked,
             damage_count: detail.damage_count,
             damages: detail.damages.iter().map(DamageView::of).collect(),
+            logs: detail.logs.iter().map(LogCheckView::of).collect(),
         }
     }
 }

@@ -2,13 +2,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 
+use palinurus_coordinator::plans::{Plans, Type};
 use palinurus_repository::ledger::State;
 use palinurus_repository::retention::{self, Candidate, Policy, SETTINGS, Verdict, decide};
 use palinurus_repository::sweep::sweep;
 use palinurus_repository::{BackupId, Error, ErrorKind, Repository, Result, rewrite};
 use serde::Serialize;
 
-use super::{ChoiceView, PlanView, question, show};
+use super::{ChoiceView, PlanView, deleted, question, show, waiting};
 use crate::command::repository::KnownPlace;
 use crate::command::service;
 use crate::confirm::confirm;
@@ -88,7 +89,13 @@ impl Alone {
         let (mut name, mut settings) = (None, HashMap::new());
         if let Some(file) = &self.policy {
             let service = service::from_file(file)?;
-            (name, settings) = (Some(service.name), service.settings);
+            if !service.plan.is_empty() {
+                let known = Plans::default().find(Type::named(&service.r#type)?, &service.plan);
+                let hint = "say its settings, a coordinator's own plan is not known here: --set keep_daily=7";
+                settings = known.map_err(|e| e.with_hint(hint))?.settings;
+            }
+            settings.extend(service.settings);
+            name = Some(service.name);
         }
         for rule in &self.rules {
             let known = rule.split_once('=').filter(|(key, _)| SETTINGS.contains(key));
@@ -214,18 +221,10 @@ fn show_applied(applied: &Applied) -> String {
     let mut pairs = vec![
         ("forgotten", format!("{} backups", applied.forgotten.len())),
         ("packs", format!("{} condemned, {} swept", applied.packs_condemned, applied.packs_swept)),
-        (
-            "deleted",
-            format!(
-                "{} objects, {}",
-                human::count(applied.objects_deleted),
-                human::size(applied.bytes_deleted)
-            ),
-        ),
+        deleted(applied.objects_deleted, applied.bytes_deleted),
     ];
     if applied.packs_waiting > 0 {
-        let waiting = format!("{} packs, for {}", applied.packs_waiting, applied.waits_for.join(", "));
-        pairs.push(("waiting", waiting));
+        pairs.push(waiting(applied.packs_waiting, &applied.waits_for));
     }
     fields(&pairs)
 }

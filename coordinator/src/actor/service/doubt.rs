@@ -51,7 +51,7 @@ impl Service {
             Err(e) => Err(e),
         };
         match stored {
-            Ok(record) => self.begin(me, vault, record).await,
+            Ok(record) => Box::pin(self.begin(me, vault, record)).await,
             // The next leader runs it, if it is there.
             Err(e) if e.kind() == ErrorKind::Fenced => {}
             Err(e) => {

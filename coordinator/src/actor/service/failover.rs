@@ -129,7 +129,7 @@ impl Service {
         self.automatic_gives_way(); // and is looked at again when it has ended
         self.slot_free()?;
         let nodes = vec![detail.node.clone()];
-        self.begin_new(me, vault, nodes, Detail::Failover(detail), notes).await
+        Box::pin(self.begin_new(me, vault, nodes, Detail::Failover(detail), notes)).await
     }
 
     /// The failover in the slot.

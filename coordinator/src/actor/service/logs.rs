@@ -63,6 +63,13 @@ impl Service {
         Ok(LogPlace { vault: self.vault()?, repository, node_epoch: known.node_epoch })
     }
 
+    /// What a node says of a log that it cannot even open.
+    pub(super) fn unopened(&self, node: &str, failure: Option<&v1::Failure>) {
+        if let Ok(vault) = &self.vault {
+            vault.logs.unopened(node, failure);
+        }
+    }
+
     pub(super) fn want_backup(&mut self, me: &ActorRef<ServiceMsg>, why: String) {
         tracing::info!(service = self.name(), why, "a full backup is wanted");
         self.log_backups.wanted = Some(why);

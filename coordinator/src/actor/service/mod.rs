@@ -1,5 +1,5 @@
 //! One service: its repository, who is connected for its nodes, and its one running operation.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,34 +11,43 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::agent::{Outbound, Permit};
 use super::{Reply, STOP_WITHIN, reply};
+use crate::drill::Prepared;
 use crate::failover::Sources;
 use crate::operation::{Detail, finished, record};
+use crate::settings;
 use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
 mod admission;
 mod doubt;
+mod drill;
 mod failover;
 mod fence;
 mod logs;
 mod opening;
 mod operations;
+mod rebuilt;
+mod recovered;
 mod retention;
+mod schedule;
 mod scrub;
 mod seat;
 mod sessions;
+mod slot;
 
 pub(crate) use admission::Admission;
+use drill::Drills;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
 use logs::LogBackups;
 pub(crate) use logs::LogPlace;
 use opening::OPEN_AGAIN_AFTER;
-use operations::Slot;
 use retention::{Retentions, Surveyed};
+use schedule::{Schedules, Seen};
 pub(crate) use seat::as_specified;
 use seat::{Seat, seats};
+use slot::Slot;
 
 #[derive(Debug)]
 pub(crate) enum ServiceMsg {
@@ -55,7 +64,7 @@ pub(crate) enum ServiceMsg {
     Beat {
         node: Arc<str>,
         from: ActorId,
-        data_empty: bool,
+        beat: v1::Heartbeat,
         permit: Permit,
     },
     /// Over which nodes: empty for all.
@@ -82,11 +91,19 @@ pub(crate) enum ServiceMsg {
     WantBackup(String),
     /// What was wanted, when nothing else runs.
     LogBackup,
+    /// A backup is due if none was begun since the last failover.
+    Rebuilt,
     /// The clock says that retention should look.
     RetentionDue,
     RetentionSurveyed(Box<Surveyed>),
+    /// Look whether a backup is due.
+    Schedule,
+    ScheduleSeen(Box<Seen>),
     /// Look whether data is to be read again.
     Scrub,
+    /// Look whether a drill is due.
+    Drill,
+    DrillPlanned(Box<Result<Prepared>>),
     Open,
     Opened(Result<Arc<Vault>>),
     /// Give out the releases that connected nodes are owed.
@@ -138,7 +155,9 @@ pub(crate) struct Service {
     departed: BTreeMap<String, v1::Node>,
     failovers: Failovers,
     retentions: Retentions,
+    schedules: Schedules,
     scrubbing: scrub::Timer,
+    drills: Drills,
     log_backups: LogBackups,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
@@ -193,7 +212,9 @@ impl Actor for ServiceActor {
             departed: known,
             failovers: Failovers::default(),
             retentions: Retentions::default(),
+            schedules: Schedules::default(),
             scrubbing: None,
+            drills: Drills::default(),
             log_backups: LogBackups::default(),
             history,
             slot,
@@ -216,15 +237,17 @@ impl Actor for ServiceActor {
                 reply(to, service.apply(*wanted).await);
                 service.reconsider(&me);
                 service.schedule_retention(&me);
+                service.schedule(&me);
                 service.scrub(&me).await;
+                service.drill(&me);
             }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
                 service.report(&node, from, report, permit).await;
                 service.clean_later(&me);
             }
-            ServiceMsg::Beat { node, from, data_empty, permit } => {
-                service.beat(&me, &node, from, data_empty).await;
+            ServiceMsg::Beat { node, from, beat, permit } => {
+                service.beat(&me, &node, from, &beat).await;
                 drop(permit);
             }
             // Who asked is gone: nobody would know of what it started.
@@ -246,9 +269,14 @@ impl Actor for ServiceActor {
             ServiceMsg::Log(open, to) => reply(to, service.log(&open)),
             ServiceMsg::WantBackup(why) => service.want_backup(&me, why),
             ServiceMsg::LogBackup => service.log_backup(&me),
+            ServiceMsg::Rebuilt => service.back_up_rebuilt(&me),
             ServiceMsg::RetentionDue => service.retention_due(&me),
             ServiceMsg::RetentionSurveyed(found) => Box::pin(service.retention_surveyed(&me, *found)).await,
+            ServiceMsg::Schedule => service.schedule(&me),
+            ServiceMsg::ScheduleSeen(seen) => Box::pin(service.schedule_seen(&me, *seen)).await,
             ServiceMsg::Scrub => Box::pin(service.scrub(&me)).await,
+            ServiceMsg::Drill => service.drill(&me),
+            ServiceMsg::DrillPlanned(planned) => Box::pin(service.drill_planned(&me, *planned)).await,
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Clean => {
@@ -298,6 +326,11 @@ impl Service {
         &self.record.value.name
     }
 
+    /// In force.
+    fn settings(&self) -> HashMap<String, String> {
+        settings::in_force(&self.record.value)
+    }
+
     fn describe(&self) -> Described {
         let nodes =
             self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name)).map(Seat::shown);
@@ -323,6 +356,7 @@ impl Service {
             repository_id: self.record.value.repository_id.clone(),
             created_ms: self.record.value.created_ms,
             epoch_base: self.record.value.epoch_base,
+            standing: None,
             ..wanted
         };
         if next != self.record.value {

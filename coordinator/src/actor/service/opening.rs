@@ -61,8 +61,11 @@ impl Service {
             }
         }
         self.vault = vault;
+        self.after_failover(me);
         self.schedule_retention(me);
+        self.schedule_soon(me);
         self.scrub_soon(me);
+        self.drill_soon(me);
         for message in self.deferred.drain(..) {
             let _ = me.cast(message);
         }

@@ -1,5 +1,4 @@
 //! The one exclusive operation of a service: begun, resumed after any crash, and never lost without a word.
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use palinurus_proto::v1;
@@ -7,66 +6,20 @@ use palinurus_repository::mutant::{self, Mutant};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::{ActorId, ActorRef};
 
+use super::recovered::check_floors;
 use super::sessions::owes_release;
-use super::{Service, ServiceMsg};
+use super::slot::Run;
+use super::{Service, ServiceMsg, schedule};
 use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg};
 use crate::actor::{RESTART_AFTER, Reply, reply};
 use crate::operation::record::ATTEMPT;
 use crate::operation::{Detail, finished, is_missing, record};
+use crate::settings::no_backups;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
 
 /// How often an operation's actor may fail before the operation itself does.
 const FAILURES_MAX: u32 = 3;
-
-/// What runs, and what is to run after it: after a start, the operations that were not finished.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    pub(super) waiting: VecDeque<Versioned<v1::Operation>>,
-    running: Option<Run>,
-    /// Begun, and whether it is stored is not known: nothing else may begin before it is.
-    pub(super) unsure: Option<v1::Operation>,
-    /// Of the operation in the slot, over all of its actors.
-    pub(super) failures: u32,
-}
-
-#[derive(Debug)]
-struct Run {
-    id: String,
-    kind: v1::OperationKind,
-    actor: ActorRef<OperationMsg>,
-}
-
-pub(super) struct Current<'a> {
-    pub(super) id: &'a str,
-    kind: v1::OperationKind,
-}
-
-impl Slot {
-    pub(super) fn wait(&mut self, operation: Versioned<v1::Operation>) {
-        let at = self.waiting.partition_point(|other| other.value.created_ms <= operation.value.created_ms);
-        self.waiting.insert(at, operation);
-    }
-
-    pub(super) fn current(&self) -> Option<Current<'_>> {
-        if let Some(run) = &self.running {
-            return Some(Current { id: &run.id, kind: run.kind });
-        }
-        let next = self.unsure.as_ref().or(self.waiting.front().map(|operation| &operation.value));
-        next.map(|operation| Current { id: &operation.id, kind: operation.kind() })
-    }
-
-    pub(super) fn running(&self) -> Option<(&str, &ActorRef<OperationMsg>)> {
-        self.running.as_ref().map(|run| (run.id.as_str(), &run.actor))
-    }
-
-    /// Runs, or is to run.
-    pub(super) fn knows(&self, id: &str) -> bool {
-        let runs = self.running.as_ref().is_some_and(|run| run.id == id);
-        let waits = self.waiting.iter().map(|operation| &operation.value).chain(&self.unsure);
-        runs || waits.into_iter().any(|operation| operation.id == id)
-    }
-}
 
 impl Service {
     pub(super) async fn start(
@@ -79,14 +32,20 @@ impl Service {
         if !(matches!(detail, Detail::Delete(_)) && mutant::on(Mutant::SweepIgnoresOpen)) {
             self.slot_free()?;
         }
+        let takes_out = matches!(detail, Detail::Delete(_) | Detail::Retention(_));
+        let _unlent = takes_out.then(|| self.unlent()).transpose()?;
         let entropy = &*self.shared.world.entropy;
         let mut detail = detail;
         let mut nodes = nodes;
         let mut notes = Vec::new();
         match &mut detail {
             Detail::Backup(backup) => {
+                if let Some(none) = no_backups(&self.record.value) {
+                    return Err(none);
+                }
                 backup.backup_id = TransactionId(entropy.array()?).to_string();
-                notes = self.seats.values().filter_map(|seat| seat.stands_in(backup)).collect();
+                notes = backup.scheduled.iter().map(schedule::why).collect();
+                notes.extend(self.seats.values().filter_map(|seat| seat.stands_in(backup)));
                 let members = self.record.value.nodes.iter().filter(|node| !node.spare);
                 nodes = members.clone().map(|node| node.name.clone()).collect();
                 let taken = members.filter(|node| !node.succeeds.is_empty());
@@ -94,20 +53,20 @@ impl Service {
                     .map(|node| v1::Succession { node: node.name.clone(), succeeds: node.succeeds.clone() })
                     .collect();
                 // Kept with the record, so that whoever takes over decides the same.
-                let partial = self.record.value.settings.get("partial");
+                let settings = self.settings();
+                let partial = settings.get("partial");
                 backup.allow_partial = partial.is_some_and(|policy| policy == "allow");
             }
             Detail::Verify(verify) if verify.read_data => {
                 verify.node = self.reader()?;
                 nodes = vec![verify.node.clone()];
             }
-            Detail::Verify(_)
-            | Detail::Restore(_)
-            | Detail::Delete(_)
-            | Detail::Failover(_)
-            | Detail::Retention(_) => {}
+            Detail::Retention(retention) => retention.holds = self.log_holds(),
+            Detail::Restore(restore) if restore.parent.is_none() => check_floors(&vault, restore).await?,
+            Detail::Restore(_) => {}
+            Detail::Verify(_) | Detail::Delete(_) | Detail::Failover(_) | Detail::Drill(_) => {}
         }
-        self.begin_new(me, vault, nodes, detail, &notes).await
+        Box::pin(self.begin_new(me, vault, nodes, detail, &notes)).await
     }
 
     pub(super) fn slot_free(&self) -> Result<()> {
@@ -134,7 +93,8 @@ impl Service {
         }
         match self.shared.records.put_operation(&operation, Expect::Absent).await {
             Ok(revision) => {
-                self.begin(me, vault, Versioned { value: operation.clone(), revision }).await;
+                let record = Versioned { value: operation.clone(), revision };
+                Box::pin(self.begin(me, vault, record)).await;
                 Ok(operation)
             }
             Err(e) if e.kind() == ErrorKind::Unavailable => {
@@ -178,7 +138,8 @@ impl Service {
             let link = self.seats.get_mut(node).map_or(Link::Gone(now), |seat| seat.link(&record.value));
             nodes.insert(node.clone(), link);
         }
-        let patience = self.record.value.settings.get("patience");
+        let settings = self.settings();
+        let patience = settings.get("patience");
         let patience = patience.and_then(|text| humantime::parse_duration(text).ok());
         let args = OperationArgs {
             shared: self.shared.clone(),
@@ -257,6 +218,7 @@ impl Service {
             self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);
             let _ = me.cast(ServiceMsg::Reconsider);
+            self.after_failover(me);
             self.after_retention(me);
             return;
         }

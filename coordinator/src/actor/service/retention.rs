@@ -32,7 +32,7 @@ pub(super) struct Retentions {
 impl Service {
     /// Sets the timer as the settings say; one that is set for the same interval stays.
     pub(super) fn schedule_retention(&mut self, me: &ActorRef<ServiceMsg>) {
-        let interval = retention::policy(&self.record.value.settings).interval;
+        let interval = retention::policy(&self.settings()).interval;
         if self.vault.is_err() || interval == self.retentions.interval {
             return;
         }
@@ -64,11 +64,11 @@ impl Service {
         if self.retentions.missed || self.retentions.survey.as_ref().is_some_and(|look| !look.is_finished()) {
             return;
         }
-        let (settings, me) = (self.record.value.settings.clone(), me.clone());
+        let (settings, holds, me) = (self.settings(), self.log_holds(), me.clone());
         let runs = self.history.values().filter_map(|operation| operation.value.retention.as_ref());
         let locked_until = Timestamp(runs.map(|run| run.locked_until_ms).max().unwrap_or_default());
         self.retentions.survey = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let surveyed = retention::survey(&vault.repository, &settings, locked_until).await;
+            let surveyed = retention::survey(&vault.repository, &settings, holds, locked_until).await;
             let _ = me.cast(ServiceMsg::RetentionSurveyed(Box::new(surveyed)));
         })));
     }
@@ -87,18 +87,30 @@ impl Service {
             self.retentions.missed = true;
             return;
         }
-        if let Err(e) = self.begin_new(me, vault, Vec::new(), Detail::Retention(detail), &notes).await {
+        let _unlent = match self.unlent() {
+            Ok(unlent) => unlent,
+            Err(e) => {
+                tracing::info!(service = self.name(), error = e.chain(), "retention waits for its next time");
+                return;
+            }
+        };
+        // A restore may have begun and ended since the look.
+        let detail = v1::RetentionDetail { holds: self.log_holds(), ..detail };
+        if let Err(e) =
+            Box::pin(self.begin_new(me, vault, Vec::new(), Detail::Retention(detail), &notes)).await
+        {
             tracing::warn!(service = self.name(), error = e.chain(), "retention cannot begin");
         }
     }
 
-    /// Retention or a scrub is in the slot, and nobody asked for it.
+    /// Retention, a scrub or a drill is in the slot, and nobody asked for it.
     pub(super) fn automatic_runs(&self) -> bool {
         let current = self.slot.current().and_then(|current| self.shared.board.find(current.id).ok());
         current.is_some_and(|operation| {
             let operation = operation.borrow();
             operation.retention.as_ref().is_some_and(|retention| retention.automatic)
                 || operation.verify.as_ref().is_some_and(|verify| verify.automatic)
+                || operation.drill.as_ref().is_some_and(|drill| drill.automatic)
         })
     }
 
@@ -129,6 +141,7 @@ impl Service {
             let _ = me.cast(message);
         }
         let _ = me.cast(ServiceMsg::LogBackup);
+        let _ = me.cast(ServiceMsg::Schedule);
         if std::mem::take(&mut self.retentions.missed) {
             let _ = me.cast(ServiceMsg::RetentionDue);
         }

@@ -32,7 +32,7 @@ impl Service {
     pub(super) async fn scrub(&mut self, me: &ActorRef<ServiceMsg>) {
         let now = self.shared.now();
         let past = self.history.values().map(|operation| &operation.value);
-        let after = match scrub::consider(&self.record.value.settings, past, now) {
+        let after = match scrub::consider(&self.settings(), past, now) {
             Verdict::Off => {
                 self.scrubbing = None;
                 return;
@@ -40,7 +40,7 @@ impl Service {
             Verdict::Wait(until) => until.since(now),
             Verdict::Read { percent, part } => {
                 if self.slot.current().is_none()
-                    && let Err(e) = self.begin_scrub(me, percent, part).await
+                    && let Err(e) = Box::pin(self.begin_scrub(me, percent, part)).await
                 {
                     tracing::info!(service = self.name(), error = e.chain(), "the scrub waits");
                 }
@@ -63,7 +63,7 @@ impl Service {
             ..Default::default()
         };
         let why = ["the service's setting scrub".to_owned()];
-        self.begin_new(me, vault, nodes, Detail::Verify(detail), &why).await.map(drop)
+        Box::pin(self.begin_new(me, vault, nodes, Detail::Verify(detail), &why)).await.map(drop)
     }
 
     /// Of those that say nothing, the last one is enough to go on from.

@@ -100,7 +100,7 @@ impl Seat {
         node.connected = true;
         node.gone_ms = 0;
         node.last_seen_ms = now.0;
-        node.data_empty = hello.data_empty;
+        (node.data_empty, node.primary) = (hello.data_empty, hello.primary);
         node.clock_ahead_ms = clock_ahead(hello, now);
         if node.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
             tracing::warn!(node = node.name, ahead_ms = node.clock_ahead_ms, "the node's clock is off");

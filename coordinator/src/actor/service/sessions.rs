@@ -281,16 +281,21 @@ impl Service {
         me: &ActorRef<ServiceMsg>,
         node: &str,
         from: ActorId,
-        data_empty: bool,
+        beat: &v1::Heartbeat,
     ) {
         let now = self.shared.now();
         let moving = self.failover_running().is_some_and(|failover| failover.node == node);
         let Some(seat) = self.seats.get_mut(node).filter(|seat| seat.is(from)) else { return };
         seat.node.last_seen_ms = now.0;
-        if std::mem::replace(&mut seat.node.data_empty, data_empty) == data_empty {
+        self.recovered(node, &beat.recovered).await;
+        self.unopened(node, beat.log_failure.as_ref());
+        let Some(seat) = self.seats.get_mut(node) else { return };
+        let (known, told) = ((seat.node.data_empty, seat.node.primary), (beat.data_empty, beat.primary));
+        if known == told {
             return;
         }
-        if !data_empty && !moving && seat.node.holder != seat.node.instance {
+        (seat.node.data_empty, seat.node.primary) = told;
+        if known.0 && !beat.data_empty && !moving && seat.node.holder != seat.node.instance {
             // It was given data in another way: the data is its own now.
             seat.node.holder.clone_from(&seat.node.instance);
             seat.node.holder_gone_ms = 0;
@@ -326,6 +331,7 @@ impl Service {
             seat.node.holder_gone_ms = now.0;
         }
         let (node, seen) = (node.clone(), seat.node.clone());
+        self.unopened(&node, None);
         if let Some((_, actor)) = self.slot.running() {
             let _ = actor.cast(OperationMsg::Node { node: node.clone(), link: Link::Gone(now) });
         }
@@ -347,7 +353,10 @@ fn is_released(report: &v1::TaskReport) -> bool {
 
 /// Its nodes hold something for it until they are released.
 fn borrows(operation: &v1::Operation) -> bool {
-    matches!(operation.kind(), OperationKind::Backup | OperationKind::Restore | OperationKind::Failover)
+    matches!(
+        operation.kind(),
+        OperationKind::Backup | OperationKind::Restore | OperationKind::Failover | OperationKind::Drill
+    )
 }
 
 /// The operation ended without that node, which may still hold something of it.

@@ -8,7 +8,7 @@ use super::damage::verify;
 use super::note;
 use super::warning::warn;
 use crate::operation::progress::sum;
-use crate::operation::{OWN, Work};
+use crate::operation::{Chosen, OWN, Work};
 
 /// What a task of the coordinator's own found out.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,8 +36,13 @@ pub(crate) enum Patch {
     /// The ledger knows of the damage.
     Marked,
     Mended(v1::MendDetail),
-    /// Who has the place now, in words.
-    Fenced(String),
+    /// The ledger knows of the drill.
+    Drilled,
+    Fenced {
+        /// Who has the place now.
+        told: String,
+        chosen: Option<Box<Chosen>>,
+    },
 }
 
 /// How a task of the coordinator's own ended.
@@ -53,6 +58,7 @@ pub(crate) fn own(
             if let Some(record) = own_record(operation, work) {
                 record.set_state(TaskState::TaskFailed);
                 record.failure = Some(failure);
+                record.ended_ms = now.0;
             }
             operation.updated_ms = now.0;
             return;
@@ -100,7 +106,24 @@ pub(crate) fn own(
                 verify.mend = Some(mend);
             }
         }
-        Patch::Fenced(told) => note(operation, now, told),
+        Patch::Drilled => {
+            if let Some(drill) = &mut operation.drill {
+                drill.recorded = true;
+            }
+        }
+        Patch::Fenced { told, chosen } => {
+            note(operation, now, told);
+            if let (Some(chosen), Some(failover)) = (chosen, &mut operation.failover) {
+                failover.manifest = Some(chosen.manifest);
+                failover.key_epochs = chosen.key_epochs;
+                failover.logs = Some(chosen.logs);
+                if let Some(moment) = chosen.moment {
+                    failover.backup_ms = moment.0;
+                    failover.data_age_ms = failover.gone_ms.saturating_sub(moment.0);
+                }
+                note(operation, now, chosen.told);
+            }
+        }
     }
     if let Some(record) = own_record(operation, work) {
         record.set_state(TaskState::TaskDone);

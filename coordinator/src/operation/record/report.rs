@@ -8,7 +8,7 @@ use super::warning::{forget_warnings, take_warnings, warn};
 use crate::operation::progress::sum;
 use crate::operation::{Work, ended};
 
-/// Of what a probe says.
+/// Of what an engine says.
 const TOLD_MAX: usize = 500;
 
 /// What came of a report.
@@ -54,13 +54,22 @@ pub(crate) fn report(
             forget_warnings(operation, node);
         }
     }
-    let verified = match report.result.as_ref().and_then(|result| result.result.as_ref()) {
+    let verified = match result(report) {
         Some(task_result::Result::Verify(verified)) if has_ended => verified.detail.clone(),
         _ => None,
     };
     warn(operation, node, heard.0, heard.1);
+    if has_ended && report.state() == TaskState::TaskDone && report.task == Work::Drill.name() {
+        drilled(operation, node, report);
+    }
     if has_ended && report.state() == TaskState::TaskDone && report.task == Work::Probe.name() {
         in_use(operation, report, now);
+    }
+    if has_ended
+        && let Some(task_result::Result::Restore(restored)) = result(report)
+        && !restored.told.is_empty()
+    {
+        note(operation, now, format!("{node}: {}", cut(&restored.told)));
     }
     if let Some(verified) = verified {
         verify(operation, verified);
@@ -70,10 +79,30 @@ pub(crate) fn report(
     if has_ended { Recorded::Ended } else { Recorded::Progress }
 }
 
+/// Who did it, and of what, is what was asked: an agent does not say that of itself.
+fn drilled(operation: &mut v1::Operation, node: &str, report: &TaskReport) {
+    let Some(task_result::Result::Drill(result)) = report.result.as_ref().and_then(|it| it.result.as_ref())
+    else {
+        return;
+    };
+    let Some(drill) = &mut operation.drill else { return };
+    let Some(part) = drill.parts.iter().find(|part| part.node == node) else { return };
+    let (node, source) = (part.node.clone(), part.source.clone());
+    drill.results.push(v1::DrillResult { node, source, ..result.clone() });
+}
+
+fn result(report: &TaskReport) -> Option<&task_result::Result> {
+    report.result.as_ref()?.result.as_ref()
+}
+
+fn cut(told: &str) -> String {
+    told.chars().take(TOLD_MAX).collect()
+}
+
 /// The restored node is in use again: that is when a failover is over for its users.
 fn in_use(operation: &mut v1::Operation, report: &TaskReport, now: Timestamp) {
-    let told = match report.result.as_ref().and_then(|result| result.result.as_ref()) {
-        Some(task_result::Result::Probe(probe)) => probe.told.chars().take(TOLD_MAX).collect(),
+    let told = match result(report) {
+        Some(task_result::Result::Probe(probe)) => cut(&probe.told),
         _ => String::new(),
     };
     let Some(failover) = &mut operation.failover else { return };

@@ -12,7 +12,9 @@ pub(super) fn take_warnings(result: &mut v1::TaskResult) -> (Vec<v1::Warning>, u
         Some(R::Upload(r)) => (&mut r.warnings, &mut r.warning_count),
         Some(R::Manifest(r)) => (&mut r.warnings, &mut r.warning_count),
         Some(R::Restore(r)) => (&mut r.warnings, &mut r.warning_count),
-        Some(R::Verify(_) | R::Inspect(_) | R::Probe(_)) | None => return (Vec::new(), 0),
+        Some(R::Verify(_) | R::Inspect(_) | R::Probe(_) | R::Drill(_) | R::Thaw(_)) | None => {
+            return (Vec::new(), 0);
+        }
     };
     *count = (*count).max(warnings.len() as u64);
     (std::mem::take(warnings), *count)

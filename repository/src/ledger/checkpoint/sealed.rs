@@ -23,7 +23,9 @@ const HEADER_LEN: usize = 40;
 const LEVEL: u32 = 1;
 /// With logs.
 const LEVEL_LOGS: u32 = 2;
-const LEVEL_KNOWN: u32 = LEVEL_LOGS;
+/// With drills.
+const LEVEL_DRILLS: u32 = 3;
+const LEVEL_KNOWN: u32 = LEVEL_DRILLS;
 const PLAIN_MAX: usize = 256 << 20;
 /// Whatever is longer is none of ours: not read into memory.
 pub(super) const OBJECT_MAX: u64 = PLAIN_MAX as u64 + (1 << 20);
@@ -51,7 +53,7 @@ pub(super) struct Content {
 pub(super) fn seal(keys: &Keys, ledger: &Ledger) -> Result<Option<Bytes>> {
     let Some(link) = ledger.link else { return Ok(None) };
     let checkpoint = Checkpoint {
-        level: if ledger.state.lineages().is_empty() { LEVEL } else { LEVEL_LOGS },
+        level: level(&ledger.state),
         link: link.to_vec(),
         state: Some(ledger.state.to_wire()),
         voids: ledger.voids.clone(),
@@ -75,6 +77,14 @@ pub(super) fn seal(keys: &Keys, ledger: &Ledger) -> Result<Option<Bytes>> {
     object.extend_from_slice(&sealed);
     object.extend_from_slice(&tag);
     Ok(Some(object.into()))
+}
+
+fn level(state: &State) -> u32 {
+    match (state.has_drills(), state.lineages().is_empty()) {
+        (true, _) => LEVEL_DRILLS,
+        (false, false) => LEVEL_LOGS,
+        (false, true) => LEVEL,
+    }
 }
 
 /// One whose seal is still on: all that its header says is yet to be proved.

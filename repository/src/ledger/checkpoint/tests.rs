@@ -40,7 +40,7 @@ async fn write_on(ledger: &mut Ledger, from: u32, records: u64) -> u32 {
         }
         let grant = Body::Grant { lineage: line(1), epoch: n, node: "n1".to_owned(), from: u64::from(n) };
         let floor = Body::Floor(At { lineage: line(1), position: u64::from(n) });
-        round.extend([grant, floor]);
+        round.extend([grant, floor, drill(n, "n1", &["why"])]);
         for body in round {
             ledger.append(record(1, body)).await.unwrap();
         }

@@ -5,6 +5,7 @@ use crate::clock::Timestamp;
 use crate::epochs::KeyEpoch;
 use crate::id::{BackupId, KeyId, LineageId, TransactionId};
 use crate::ledger::damage::Objects;
+use crate::ledger::drill::Proof;
 use crate::ledger::pack_set::PackSet;
 use crate::log::{At, Lineage, Position, Span};
 use crate::manifest::ManifestRef;
@@ -82,6 +83,12 @@ pub enum Body {
         found: Objects,
         whole: Objects,
     },
+    /// Nodes of the backup were restored for proof.
+    Drill {
+        backup: BackupId,
+        operation: String,
+        proofs: Vec<Proof>,
+    },
     /// A log's history begins.
     Lineage(Box<Lineage>),
     /// Who may append to it from now on: what counts of it is put by that node, from that position on.
@@ -144,6 +151,18 @@ pub struct NodeCommit {
     pub unchanged: bool,
     /// Where a recovery from it may begin, of a node that writes a log.
     pub log: Option<Span>,
+    /// None: its engine does not say, or it was not asked yet.
+    pub cut: Option<Cut>,
+}
+
+/// Which moment a node's part stands for, by the node's clock, and of what it is a part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// When the first of it was held still, and when the last.
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// Nodes of one shard hold the same. Empty: the node's data is nobody else's.
+    pub shard: String,
 }
 
 /// A node that a backup goes without, and what of it there would have been.

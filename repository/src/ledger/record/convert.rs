@@ -3,12 +3,13 @@ use super::logs::{
     at_from_wire, lineage_from_wire, span_from_wire, wire as log_wire, wire_at, wire_lineage, wire_span,
 };
 use super::wire;
-use super::{Body, Link, MissingNode, NodeCommit, Purpose, Record, Rewritten};
+use super::{Body, Cut, Link, MissingNode, NodeCommit, Purpose, Record, Rewritten};
 use crate::clock::Timestamp;
 use crate::epochs::KeyEpoch;
 use crate::error::Result;
 use crate::id::{Draw, Epoch, KeyId, LineageId, TransactionId, check_name};
 use crate::ledger::damage::{Objects, wire as damage_wire};
+use crate::ledger::drill::{from_wire as drill_from_wire, wire_drill};
 use crate::ledger::pack_set::{PackSet, wire as pack_wire};
 use crate::manifest::ManifestRef;
 
@@ -45,6 +46,7 @@ impl Record {
             Body::Damage { found, whole } => {
                 W::Damage(damage_wire::Damage { found: Some(found.to_wire()), whole: Some(whole.to_wire()) })
             }
+            Body::Drill { backup, operation, proofs } => W::Drill(wire_drill(*backup, operation, proofs)),
             Body::Pin { backup, reason } => {
                 W::Pin(wire::Pin { backup: backup.0.to_vec(), reason: reason.clone() })
             }
@@ -108,6 +110,7 @@ impl Record {
                 found: Objects::from_wire(w.found.unwrap_or_default())?,
                 whole: Objects::from_wire(w.whole.unwrap_or_default())?,
             },
+            W::Drill(w) => drill_from_wire(w)?,
             W::Pin(w) => Body::Pin { backup: transaction(&w.backup)?, reason: w.reason },
             W::Unpin(w) => Body::Unpin { backup: transaction(&w.backup)? },
             W::Hold(w) => {
@@ -143,6 +146,11 @@ pub(in crate::ledger) fn wire_backup(
         warnings: node.warnings,
         unchanged: node.unchanged,
         log: node.log.as_ref().map(wire_span),
+        cut: node.cut.as_ref().map(|cut| wire::Cut {
+            from: cut.from.0,
+            to: cut.to.0,
+            shard: cut.shard.clone(),
+        }),
     });
     wire::Backup {
         id: id.0.to_vec(),
@@ -180,6 +188,11 @@ pub(in crate::ledger) fn backup_from_wire(w: wire::Backup) -> Result<Rewritten> 
             warnings: node.warnings,
             unchanged: node.unchanged,
             log: node.log.map(span_from_wire).transpose()?,
+            cut: node.cut.map(|cut| Cut {
+                from: Timestamp(cut.from),
+                to: Timestamp(cut.to),
+                shard: cut.shard,
+            }),
         })
     });
     Ok(Rewritten {

@@ -1,6 +1,7 @@
 //! The record's protobuf.
 use super::logs::wire as logs;
 use crate::ledger::damage::wire::Damage;
+use crate::ledger::drill::wire::Drill;
 use crate::ledger::pack_set::wire::PackSet;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -17,7 +18,7 @@ pub(super) struct Record {
     pub(super) writer: String,
     #[prost(
         oneof = "record::Body",
-        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 35"
     )]
     pub(super) body: Option<record::Body>,
 }
@@ -47,6 +48,8 @@ pub(super) mod record {
         OperatorKey(super::OperatorKey),
         #[prost(message, tag = "29")]
         Damage(super::Damage),
+        #[prost(message, tag = "35")]
+        Drill(super::Drill),
         #[prost(message, tag = "25")]
         Pin(super::Pin),
         #[prost(message, tag = "26")]
@@ -190,4 +193,16 @@ pub(in crate::ledger) struct Node {
     pub(super) unchanged: bool,
     #[prost(message, optional, tag = "10")]
     pub(super) log: Option<logs::Span>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) cut: Option<Cut>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(in crate::ledger) struct Cut {
+    #[prost(uint64, tag = "1")]
+    pub(super) from: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) to: u64,
+    #[prost(string, tag = "3")]
+    pub(super) shard: String,
 }

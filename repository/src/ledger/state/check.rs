@@ -62,6 +62,7 @@ impl State {
                 }
                 Ok(())
             }
+            Body::Drill { backup, operation, proofs } => self.check_drill(*backup, operation, proofs),
             Body::Damage { found, whole } => {
                 if found.is_empty() && whole.is_empty() {
                     return Err(Error::invalid("a DAMAGE that names nothing"));
@@ -106,7 +107,7 @@ impl State {
         Ok(open)
     }
 
-    pub(super) fn check_backup(&self, backup: BackupId) -> Result<&BackupRecord> {
+    pub(in crate::ledger) fn check_backup(&self, backup: BackupId) -> Result<&BackupRecord> {
         let found = self.backup(backup).map(|found| &**found);
         found.ok_or_else(|| Error::not_found(format!("backup {backup} does not exist")))
     }

@@ -8,6 +8,7 @@ use crate::epochs::KeyEpoch;
 use crate::error::{Error, Result};
 use crate::id::{Draw, Epoch, KeyId, TransactionId, WriterId};
 use crate::ledger::damage::{Known, wire as damage};
+use crate::ledger::drill::{Drills, wire as drill};
 use crate::ledger::pack_set::{PackSet, wire as packs};
 use crate::ledger::record::logs::{at_from_wire, lineage_from_wire, wire as logs, wire_at, wire_lineage};
 use crate::ledger::record::{Purpose, backup_from_wire, missing_from_wire, wire, wire_backup, wire_missing};
@@ -47,6 +48,8 @@ pub(in crate::ledger) struct Folded {
     pub(in crate::ledger) closed_in: Vec<u32>,
     #[prost(message, repeated, tag = "14")]
     logs: Vec<Log>,
+    #[prost(message, repeated, tag = "15")]
+    drills: Vec<drill::Drilled>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -179,6 +182,7 @@ impl State {
             released: released.collect(),
             removed: self.removed.iter().map(|key| key.0.to_vec()).collect(),
             damage: Some(self.damage.to_wire()),
+            drills: self.drills.to_wire(),
             draws: self.draws.iter().flat_map(|draw| draw.0).collect(),
             closed_in: if self.sealed.is_empty() { Vec::new() } else { closed_in },
             logs: self.logs.values().map(|lineage| log(lineage)).collect(),
@@ -248,6 +252,7 @@ impl State {
             released,
             removed: w.removed.iter().map(|key| KeyId::from_slice(key)).collect::<Result<_>>()?,
             damage: Known::from_wire(w.damage.unwrap_or_default())?,
+            drills: Drills::from_wire(w.drills)?,
             rules: Rules::default(),
             logs: w
                 .logs

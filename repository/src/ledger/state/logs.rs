@@ -6,7 +6,8 @@
 //! 2. A GRANT's epoch is above every one of the lineage, and it begins no earlier than the last one, nor below the floor:
 //!    what was covered stays covered.
 //! 3. A piece counts from its grant's beginning to the next one's ([`crate::log::Coverage`]).
-//! 4. A FLOOR only rises, and never above what an open pin keeps. What ends there or before, and what rule 3 does not
+//! 4. Grants under which nothing counts, or nothing above the floor, are forgotten ([`Lineage::forget_grants`]).
+//! 5. A FLOOR only rises, and never above what an open pin keeps. What ends there or before, and what rule 3 does not
 //!    count, anybody may delete at any time ([`State::is_spare`]).
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +41,17 @@ impl State {
         piece.to <= lineage.grants[at].from || ended
     }
 
+    /// Given up to its end, as far as anybody knows: another history goes on behind it, and no backup is of it.
+    pub fn is_over(&self, id: LineageId) -> bool {
+        let Some(lineage) = self.lineage(id) else { return false };
+        let children = self.logs.values().filter(|child| child.parent == Some(id));
+        let behind = children.map(|child| child.from).max();
+        let used = self.backups().flat_map(|backup| &backup.nodes).filter_map(|node| node.log);
+        behind.is_some_and(|behind| lineage.floor > 0 && lineage.floor >= behind)
+            && lineage.last_grant().is_none_or(|last| last.from <= lineage.floor)
+            && !used.into_iter().any(|span| span.lineage == id)
+    }
+
     pub(super) fn check_log(&self, body: &Body) -> Result<()> {
         match body {
             Body::Lineage(lineage) => self.check_lineage(lineage),
@@ -59,10 +71,16 @@ impl State {
             }
             Body::Grant { lineage, epoch, node, from } => {
                 let grant = Grant { epoch: *epoch, node: node.clone(), from: *from, key_epoch };
-                self.change(*lineage, |lineage| lineage.grants.push(grant));
+                self.change(*lineage, |lineage| {
+                    lineage.grants.push(grant);
+                    lineage.forget_grants();
+                });
             }
             Body::Floor(At { lineage, position }) => {
-                self.change(*lineage, |lineage| lineage.floor = *position);
+                self.change(*lineage, |lineage| {
+                    lineage.floor = *position;
+                    lineage.forget_grants();
+                });
             }
             _ => {}
         }

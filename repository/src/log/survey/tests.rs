@@ -13,13 +13,13 @@ use crate::storage::MemoryStorage;
 
 const E: Epoch = Epoch(1);
 
-struct World {
-    repository: Repository,
-    lines: Vec<LineageId>,
+pub(crate) struct World {
+    pub(crate) repository: Repository,
+    pub(crate) lines: Vec<LineageId>,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let entropy = SeededEntropy::new(1);
         let key = KeyFile::generate(&entropy).unwrap();
         let storage = Arc::new(MemoryStorage::default());
@@ -51,13 +51,21 @@ impl World {
         self.repository.append(E, body).await.unwrap();
     }
 
-    async fn backup(&self, n: u32, of: usize, start: Position, stop: Position) {
+    pub(crate) async fn backup(&self, n: u32, of: usize, start: Position, stop: Position) {
         self.append(begin(n)).await;
         self.append(commit_with_log(n, Span { lineage: self.lines[of], start, stop })).await;
     }
 
     /// The last commit in milliseconds, the server's time at the end, and a restore point at the end.
-    async fn put(&self, of: usize, from: Position, to: Position, last: Option<i64>, as_of: u64, name: &str) {
+    pub(crate) async fn put(
+        &self,
+        of: usize,
+        from: Position,
+        to: Position,
+        last: Option<i64>,
+        as_of: u64,
+        name: &str,
+    ) {
         let piece = Piece { lineage: self.lines[of], epoch: 1, from, to, whole: false };
         let named = (!name.is_empty()).then(|| RestorePoint { name: name.to_owned(), position: to });
         let commit = last.map(|at| at * 1000);
@@ -69,6 +77,13 @@ impl World {
         };
         let plain = vec![7; (to - from) as usize];
         let object = seal(self.repository.keys(), None, &piece, &trail, &plain, 1).unwrap();
+        self.repository.logs().put(&piece, None, object).await.unwrap();
+    }
+
+    pub(crate) async fn put_whole(&self, of: usize, from: Position, to: Position) {
+        let piece = Piece { lineage: self.lines[of], epoch: 1, from, to, whole: true };
+        let plain = vec![7; (to - from) as usize];
+        let object = seal(self.repository.keys(), None, &piece, &Trail::default(), &plain, 1).unwrap();
         self.repository.logs().put(&piece, None, object).await.unwrap();
     }
 
@@ -149,7 +164,9 @@ async fn a_backup_that_stopped_in_a_piece_of_no_known_time_is_not_taken_for_an_o
     assert_eq!(survey.times(&survey.windows[0]).await.unwrap(), (Timestamp(1_500), Some(Timestamp(9_500))));
     world.put(0, 70, 80, Some(9_700), 0, "").await;
     assert_eq!(world.time(9_700, 0).await.unwrap(), (1, Target::Position(80)));
-    world.time(9_701, 0).await.unwrap_err();
+    let error = world.time(9_701, 0).await.unwrap_err();
+    assert!(error.to_string().starts_with("1970-01-01T00:00:09.701Z can not be restored"), "{error}");
+    assert!(error.hint().unwrap().contains("1970-01-01T00:00:01.5Z to 1970-01-01T00:00:09.7Z"), "{error:?}");
 }
 
 #[tokio::test]

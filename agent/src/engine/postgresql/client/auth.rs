@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use md5::{Digest, Md5};
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, ErrorKind, Result};
 
 use super::response::error_of;
 use super::scram::{MECHANISM, Scram};
@@ -110,10 +110,15 @@ impl Client {
             match message.tag {
                 b'R' if message.body.len() >= 4 => return Ok((message.body.get_u32(), message.body)),
                 b'E' => {
-                    return Err(error_of(&message.body).with_hint(
-                        "see engine.user and engine.password_file, and that pg_hba.conf lets this user in, \
-                         for databases and for replication",
-                    ));
+                    let error = error_of(&message.body);
+                    // A server that is full or starting has a hint of its own.
+                    return Err(match error.kind() {
+                        ErrorKind::Denied => error.with_hint(
+                            "see engine.user and engine.password_file, and that pg_hba.conf lets this user in, \
+                             for databases and for replication",
+                        ),
+                        _ => error,
+                    });
                 }
                 b'N' => {}
                 _ => return Err(unexpected(&message)),

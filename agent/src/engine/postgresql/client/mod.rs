@@ -250,7 +250,9 @@ fn put_text(to: &mut BytesMut, text: &str) -> Result<()> {
 }
 
 fn lost(error: io::Error) -> Error {
-    Error::unavailable("the connection to PostgreSQL broke").with_source(error)
+    Error::unavailable("the connection to PostgreSQL broke")
+        .with_source(error)
+        .with_hint("the server ended, or ended the session: its log says why")
 }
 
 fn unexpected(message: &Message) -> Error {

@@ -59,8 +59,14 @@ pub(super) fn error_of(body: &Bytes) -> Error {
     if let Some(detail) = detail {
         error = error.with_source(detail);
     }
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
+    error.with_hint(hint.unwrap_or_else(|| {
+        match code.as_bytes() {
+            b"53300" => "raise max_connections, or max_wal_senders",
+            [b'5', b'7', b'P', ..] => {
+                "the server is starting, stopping or ended the session: its log says why"
+            }
+            _ => "the server's log says more",
+        }
+        .to_owned()
+    }))
 }

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::epochs::KeyEpoch;
-use crate::error::ErrorKind::{self, Conflict, Invalid, NotFound};
+use crate::error::ErrorKind::{Conflict, Invalid, NotFound};
 use crate::id::Draw;
 use crate::ledger::Purpose;
-use crate::ledger::fixture::{abort, begin, line, lineage, record, txn};
+use crate::ledger::fixture::{abort, after, allowed, begin, line, lineage, record, refused, txn};
 use crate::ledger::state::Rules;
 
 fn grant(n: u8, epoch: u32, from: Position) -> Body {
@@ -21,22 +21,6 @@ fn floor(n: u8, position: Position) -> Body {
 fn reading(transaction: u32, n: u8, position: Position) -> Body {
     let log = Some(At { lineage: line(n), position });
     Body::Begin { transaction: txn(transaction), purpose: Purpose::Pin, log }
-}
-
-fn after(bodies: &[Body]) -> State {
-    let mut state = State::default();
-    for (number, body) in (0..).zip(bodies) {
-        state.apply(number, &record(0, body.clone())).unwrap();
-    }
-    state
-}
-
-fn refused(state: &State, body: Body) -> ErrorKind {
-    state.check(&record(0, body)).unwrap_err().kind()
-}
-
-fn allowed(state: &State, body: Body) {
-    state.check(&record(0, body)).unwrap();
 }
 
 fn piece(epoch: u32, from: Position, to: Position) -> Piece {
@@ -222,13 +206,13 @@ fn violates(steps: &[Step], mutant: Mutant) -> bool {
 
 /// In stretches of one writer each.
 fn covered(lineage: &Lineage, pieces: &BTreeSet<Piece>, mutant: Mutant) -> Vec<(Position, Position, u32)> {
-    let own = |counted: &crate::log::Counted| (counted.from, counted.to, counted.piece.epoch);
+    let own = |counted: crate::log::Counted| (counted.from, counted.to, counted.piece.epoch);
     if !mutant.no_rule_3 {
-        return lineage.coverage(pieces.iter().copied()).counted().iter().map(own).collect();
+        return lineage.coverage(pieces.iter().copied()).counted().map(own).collect();
     }
     let alone = |grant: &Grant| Lineage { grants: vec![grant.clone()], ..lineage.clone() };
     let each = lineage.grants.iter().map(|grant| alone(grant).coverage(pieces.iter().copied()));
-    each.flat_map(|coverage| coverage.counted().iter().map(own).collect::<Vec<_>>()).collect()
+    each.flat_map(|coverage| coverage.counted().map(own).collect::<Vec<_>>()).collect()
 }
 
 proptest! {
@@ -256,5 +240,71 @@ fn every_rule_is_needed() {
         let schedules = proptest::collection::vec(step(), 1..80);
         let found = (0..2000).any(|_| violates(&schedules.new_tree(&mut runner).unwrap().current(), mutant));
         assert!(found, "nobody notices when {name} is left out");
+    }
+}
+
+/// As it is where nothing is forgotten.
+fn remembered(grants: &[(u32, Position)], floor: Position) -> Lineage {
+    let Body::Lineage(new) = lineage(1, None, 100) else { unreachable!() };
+    let grant = |(epoch, from): &(u32, Position)| Grant {
+        epoch: *epoch,
+        node: "n1".into(),
+        from: *from,
+        key_epoch: None,
+    };
+    Lineage { grants: grants.iter().map(grant).collect(), floor, ..*new }
+}
+
+#[test]
+fn a_writer_that_is_started_again_and_again_is_no_longer_list_each_time() {
+    let mut bodies = vec![lineage(1, None, 100), grant(1, 1, 100)];
+    bodies.extend((2..=1000).map(|epoch| grant(1, epoch, 200)));
+    let grants = |bodies: &[Body]| -> Vec<u32> {
+        after(bodies).lineage(line(1)).unwrap().grants.iter().map(|grant| grant.epoch).collect()
+    };
+    let kept = grants(&bodies);
+    assert!(kept.len() < 70 && kept[0] == 1 && kept.contains(&1000), "{kept:?}");
+    // What counts stays until the floor is above it.
+    bodies.extend((1001..=1200).map(|epoch| grant(1, epoch, Position::from(epoch))));
+    assert!(grants(&bodies).len() > 200);
+    bodies.push(floor(1, 1190));
+    assert!(grants(&bodies).len() < 70);
+}
+
+proptest! {
+    #[test]
+    fn what_is_forgotten_of_grants_counts_for_nothing_above_the_floor(
+        steps in prop::collection::vec((0..3u64, 0..20u8), 60..300),
+        pieces in prop::collection::vec((1..300u32, 90..400u64, 1..40u64), 0..200),
+    ) {
+        let (mut bodies, mut grants) = (vec![lineage(1, None, 100)], Vec::new());
+        let (mut from, mut low) = (100, 0);
+        for (epoch, (more, raised)) in (1..).zip(steps) {
+            from += more;
+            grants.push((epoch, from));
+            bodies.push(grant(1, epoch, from));
+            if raised == 0 && from - 5 > low {
+                low = from - 5;
+                bodies.push(floor(1, low));
+            }
+        }
+        let (state, all) = (after(&bodies), remembered(&grants, low));
+        let known = state.lineage(line(1)).unwrap();
+        prop_assert!(known.check().is_ok());
+        let pieces: Vec<Piece> = pieces.into_iter().map(|(epoch, at, len)| piece(epoch, at, at + len)).collect();
+        let above = |lineage: &Lineage| -> Vec<(Position, Position)> {
+            let covered = lineage.coverage(pieces.clone());
+            let cut = covered.stretches().iter().map(|(from, to)| ((*from).max(low), *to));
+            cut.filter(|(from, to)| from < to).collect()
+        };
+        prop_assert_eq!(above(known), above(&all));
+        for counted in all.coverage(pieces.clone()).counted().filter(|counted| counted.to > low) {
+            prop_assert!(!state.is_spare(&counted.piece));
+        }
+        // Where a gap may be told to end.
+        let begin = |lineage: &Lineage| -> BTreeSet<Position> {
+            lineage.grants.iter().map(|grant| grant.from).filter(|from| *from > low).collect()
+        };
+        prop_assert_eq!(begin(known), begin(&all));
     }
 }

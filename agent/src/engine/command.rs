@@ -2,39 +2,21 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use palinurus_repository::group::{Group, read_tail};
 use palinurus_repository::{Error, Result};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
-/// Of what the command said last.
-const TAIL: usize = 2 << 10;
 /// After its end, for what it left behind to close its output.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// The command and whatever it started: killed as a group when this goes.
-struct Group {
-    child: Child,
-    id: Option<Pid>,
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let _ = kill_process_group(id, Signal::KILL);
-        }
-    }
-}
-
 /// How long a command may take, and the setting that says so.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limit {
-    pub(super) time: Duration,
-    pub(super) setting: &'static str,
+pub(in crate::engine) struct Limit {
+    pub(in crate::engine) time: Duration,
+    pub(in crate::engine) setting: &'static str,
 }
 
-pub(super) async fn run(
+pub(in crate::engine) async fn run(
     argv: &[String],
     environment: &[(&str, &str)],
     limit: Limit,
@@ -43,32 +25,21 @@ pub(super) async fn run(
     let Some((program, arguments)) = argv.split_first() else {
         return Err(Error::internal("a command without a program"));
     };
-    let mut child = Command::new(program)
-        .args(arguments)
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
+    let mut group = Group::start(program, arguments, environment, Stdio::null())
         .map_err(|e| Error::io(format!("start {program:?}"), e))?;
-    let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let stderr = child.stderr.take();
-    let mut group = Group { child, id };
+    let stderr = group.stderr();
     let mut tail = Vec::new();
     let work = async {
         let mut read = std::pin::pin!(read_tail(stderr, &mut tail));
         let mut closed = false;
         let status = tokio::select! {
             biased;
-            status = group.child.wait() => status,
+            status = group.wait() => status,
             () = &mut read => {
                 closed = true;
-                group.child.wait().await
+                group.wait().await
             }
         };
-        // Reaped: the number may be another's soon.
-        group.id = None;
         if !closed {
             let _ = tokio::time::timeout(DRAIN, read).await;
         }
@@ -104,18 +75,11 @@ fn failed(program: &str, status: ExitStatus, tail: &[u8]) -> Error {
     if said.is_empty() { error } else { error.with_source(format!("it said: {said}")) }
 }
 
-async fn read_tail(from: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) {
-    let Some(mut from) = from else { return };
-    let mut buffer = [0; 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        tail.extend_from_slice(&buffer[..read]);
-        let extra = tail.len().saturating_sub(TAIL);
-        tail.drain(..extra);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use palinurus_repository::group::SAID_MAX;
+    use rustix::process::{Pid, Signal};
+
     use super::*;
 
     async fn sh(script: &str, timeout: Duration, cancel: &CancellationToken) -> Result<()> {
@@ -133,7 +97,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(error.what().contains("exit status: 3"), "{error:?}");
-        assert!(error.chain().ends_with("last words") && error.chain().len() < TAIL + 200, "{error:?}");
+        assert!(error.chain().ends_with("last words") && error.chain().len() < SAID_MAX + 200, "{error:?}");
         let error = run(&["/no/such/program".to_owned()], &[], Limit { time: LONG, setting: "x" }, &never)
             .await
             .unwrap_err();

@@ -1,0 +1,98 @@
+//! Where a server keeps parts: its disks, and the policies by which tables choose among them.
+use std::path::{Path, PathBuf};
+
+use palinurus_repository::{Error, Result};
+
+use super::client::Answer;
+use super::facts::{Disk, Facts, Place, Policy, Table, Volume};
+use super::server::{SEPARATOR, Server, path, several};
+use super::text::Text;
+
+impl Server<'_> {
+    pub(super) async fn disks(&self) -> Answer<Vec<Disk>> {
+        if !self.has("disks.path") {
+            let path = self.config.root.clone();
+            return Ok(vec![Disk { name: "default".into(), path, local: true, objects: false }]);
+        }
+        // The files of an encrypted one are nobody's to read, and of use only to a server with its key.
+        let encrypted = if self.has("disks.is_encrypted") { "is_encrypted" } else { "0" };
+        let objects = match self.has("disks.object_storage_type") {
+            true => "lower(object_storage_type) = 'local' AND lower(metadata_type) = 'local'",
+            false => "0",
+        };
+        let sql = format!(
+            "SELECT name, path, if({encrypted}, '', multiIf(lower(type) = 'local', 'local', {objects}, 'objects', '')) \
+             FROM system.disks ORDER BY name"
+        );
+        let disk = |row: Vec<Text>| Disk {
+            name: row[0].clone(),
+            path: path(&row[1]),
+            local: row[2] == "local".into(),
+            objects: row[2] == "objects".into(),
+        };
+        let disks: Vec<Disk> = self.client.rows(sql, 3).await?.into_iter().map(disk).collect();
+        if !disks.iter().any(|disk| disk.path == self.config.root.join("")) {
+            let root = self.config.root.display();
+            return Err(Error::conflict(format!("{root} is not the directory of the server that answers"))
+                .with_hint(
+                    "engine.root must be the `path` of its configuration: select path from system.disks",
+                )
+                .into());
+        }
+        Ok(disks)
+    }
+
+    pub(super) async fn policies(&self) -> Answer<Vec<Policy>> {
+        if !self.has("storage_policies.disks") {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT policy_name, volume_name, arrayStringConcat(disks, char({SEPARATOR})) \
+             FROM system.storage_policies ORDER BY policy_name, volume_priority"
+        );
+        let mut policies: Vec<Policy> = Vec::new();
+        for row in self.client.rows(sql, 3).await? {
+            let volume = Volume { name: row[1].clone(), disks: several(&row[2]).collect() };
+            match policies.last_mut().filter(|policy| policy.name == row[0]) {
+                Some(policy) => policy.volumes.push(volume),
+                None => policies.push(Policy { name: row[0].clone(), volumes: vec![volume] }),
+            }
+        }
+        Ok(policies)
+    }
+}
+
+/// Whether it lay on disks of objects alone: a part is given to a server on a local disk.
+pub(super) fn is_all_objects(table: &Table, facts: &Facts) -> bool {
+    !table.places.is_empty() && table.places.iter().all(|place| facts.disks[place.disk].objects)
+}
+
+/// On the disk whose path is the longest that it lies below.
+pub(super) fn place(path: &Path, disks: &[Disk], table: &str) -> Result<Place> {
+    let below = |disk: &Disk| path.starts_with(&disk.path);
+    let found = disks.iter().enumerate().filter(|(_, disk)| below(disk));
+    let found = found.max_by_key(|(_, disk)| disk.path.components().count());
+    let (number, disk) = found.ok_or_else(|| {
+        Error::conflict(format!(
+            "table {table} lies in {}, which is on no disk of the server",
+            path.display()
+        ))
+    })?;
+    if !disk.local && !disk.objects {
+        return Err(Error::invalid(format!(
+            "table {table} may lie on disk {}, which cannot be read",
+            disk.name
+        ))
+        .with_hint(
+            "objects in a store and encrypted files are not backed up: move it to a local disk, or give it another storage policy",
+        ));
+    }
+    let relative = path.strip_prefix(&disk.path).unwrap_or(path);
+    let relative = relative.to_str().ok_or_else(|| Error::internal("a path of ClickHouse is no UTF-8"))?;
+    Ok(Place { disk: number, path: relative.trim_end_matches('/').to_owned() })
+}
+
+/// Where a freeze is nothing but links.
+pub(super) fn local(disks: &[Disk]) -> impl Iterator<Item = &PathBuf> {
+    disks.iter().filter(|disk| disk.local).map(|disk| &disk.path)
+}

@@ -1,0 +1,130 @@
+//! Begins the backups that are due, and says when the service's health has changed.
+use std::time::Duration;
+
+use palinurus_proto::v1::{self, Health};
+use palinurus_repository::Result;
+use ractor::ActorRef;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Service, ServiceMsg};
+use crate::failover::{Sources, time};
+use crate::operation::Detail;
+use crate::schedule::{Newest, Past, Run, Verdict, decide, schedule_of, standing};
+
+/// After a start: agents come first.
+const SOON: Duration = Duration::from_secs(3);
+/// At the longest between two looks.
+const WATCH: Duration = Duration::from_secs(5 * 60);
+/// After one that could not begin.
+const AGAIN: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+pub(super) struct Schedules {
+    timer: Option<AbortOnDropHandle<Result<(), ractor::MessagingErr<ServiceMsg>>>>,
+    asking: Option<AbortOnDropHandle<()>>,
+    health: Health,
+}
+
+/// What the ledger says.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    newest: Newest,
+    sources: Sources,
+}
+
+impl Service {
+    pub(super) fn schedule_soon(&mut self, me: &ActorRef<ServiceMsg>) {
+        if self.vault.is_ok() {
+            self.schedule_after(me, SOON);
+        }
+    }
+
+    fn schedule_after(&mut self, me: &ActorRef<ServiceMsg>, after: Duration) {
+        self.schedules.timer = Some(AbortOnDropHandle::new(me.send_after(after, || ServiceMsg::Schedule)));
+    }
+
+    /// Asks the ledger, for whose lock this actor must not wait.
+    pub(super) fn schedule(&mut self, me: &ActorRef<ServiceMsg>) {
+        let (Ok(vault), me) = (self.vault(), me.clone()) else { return };
+        let begins = schedule_of(&self.record.value).is_some();
+        self.schedules.asking = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let look = |state: &_| Seen {
+                newest: Newest::of(state),
+                sources: if begins { Sources::of(state) } else { Sources::default() },
+            };
+            let seen = vault.repository.read(look).await;
+            let _ = me.cast(ServiceMsg::ScheduleSeen(Box::new(seen)));
+        })));
+    }
+
+    pub(super) async fn schedule_seen(&mut self, me: &ActorRef<ServiceMsg>, seen: Seen) {
+        let (service, now) = (&self.record.value, self.shared.now());
+        let current = self.slot.current().and_then(|current| self.shared.board.find(current.id).ok());
+        let current = current.map(|operation| v1::Operation::clone(&operation.borrow()));
+        let operations = || self.history.values().map(|operation| &operation.value).chain(&current);
+        let stands = standing(service, Some(seen.newest), operations(), now);
+        let verdict = schedule_of(service)
+            .map(|schedule| decide(&schedule, &Past::of(service, seen.newest, operations()), now));
+        self.tell_health(&stands);
+        let after = match verdict {
+            None | Some(Verdict::Never | Verdict::Busy) => WATCH,
+            Some(Verdict::Wait(until)) => until.since(now).min(WATCH),
+            // When what runs has ended, this is asked again.
+            Some(Verdict::Begin(_)) if self.slot.current().is_some() => {
+                self.automatic_gives_way();
+                WATCH
+            }
+            Some(Verdict::Begin(run)) => {
+                match Box::pin(self.begin_scheduled(me, &run, &seen.sources)).await {
+                    Ok(_) => WATCH,
+                    Err(e) => {
+                        tracing::warn!(service = self.name(), error = e.chain(), "a scheduled backup waits");
+                        AGAIN
+                    }
+                }
+            }
+        };
+        self.schedule_after(me, after);
+    }
+
+    async fn begin_scheduled(
+        &mut self,
+        me: &ActorRef<ServiceMsg>,
+        run: &Run,
+        sources: &Sources,
+    ) -> Result<v1::Operation> {
+        let nodes = self.describe().nodes.into_iter();
+        let first = nodes.filter(|node| sources.newest(node).is_none()).map(|node| node.name);
+        let scheduled = v1::ScheduledRun { due_ms: run.due.0, missed: run.missed, attempt: run.attempt };
+        let backup =
+            v1::BackupDetail { first: first.collect(), scheduled: Some(scheduled), ..Default::default() };
+        Box::pin(self.start(me, Detail::Backup(backup), Vec::new())).await
+    }
+
+    fn tell_health(&mut self, stands: &v1::Standing) {
+        let was = std::mem::replace(&mut self.schedules.health, stands.health());
+        let (is, service, why) = (stands.health(), self.name(), stands.why.as_str());
+        if is == was {
+            return;
+        }
+        let (health, was) = (is.name(), was.name());
+        match is {
+            Health::Late | Health::Failing | Health::Unprotected => {
+                tracing::warn!(service, health, was, why, "the service's health has changed");
+            }
+            _ => tracing::info!(service, health, was, why, "the service's health has changed"),
+        }
+    }
+}
+
+/// For the operation's log.
+pub(super) fn why(run: &v1::ScheduledRun) -> String {
+    let due = time(palinurus_repository::Timestamp(run.due_ms));
+    let missed = match run.missed {
+        0 => String::new(),
+        1 => ", and for the time before it that was missed".to_owned(),
+        missed => format!(", and for the {missed} times before it that were missed"),
+    };
+    let attempt = if run.attempt > 1 { format!("; attempt {}", run.attempt) } else { String::new() };
+    format!("scheduled for {due}{missed}{attempt}")
+}
