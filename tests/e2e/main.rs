@@ -47,4 +47,5 @@ mod replicas;
 mod retention;
 mod schedule;
 mod scrub;
+mod tenant;
 mod up;
