@@ -120,6 +120,7 @@ async fn a_change_of_health_is_delivered_once_whatever_fails_on_the_way() {
         assert!(mail.text.contains(&format!("Message-ID: <{}@palinurus>", got.id)), "{}", mail.text);
     }
     assert!(mails[0].text.contains("service s is unprotected"), "{}", mails[0].text);
+    wait("the one that never answers is asked", || silent.got().pop()).await;
     assert_eq!(silent.got().len(), 1);
     let log = fs::read_to_string(world.path("coordinator.log")).unwrap();
     assert!(log.contains("a notice is not delivered") && log.contains("service s is protected"), "{log}");
@@ -135,7 +136,7 @@ async fn a_coordinator_that_is_killed_owes_what_it_recorded_and_repeats_nothing(
     world.start().await;
     let owed = wait("a notice is tried", || receiver.got().pop()).await;
     world.kill_coordinator();
-    receiver.from_now_on(Answer::Good);
+    receiver.answer(Answer::Good);
     world.start_coordinator().await;
     // Under the same id; nothing has changed, so nothing else is told.
     let got = accepted(&receiver, 1).await;

@@ -86,7 +86,7 @@ impl Receiver {
         Self { url, seen, _serving: AbortOnDropHandle::new(serving) }
     }
 
-    pub(super) fn from_now_on(&self, answer: Answer) {
+    pub(super) fn answer(&self, answer: Answer) {
         self.seen.lock().unwrap().then = Some(answer);
     }
 
