@@ -26,6 +26,7 @@ mod metrics;
 mod operation;
 mod plan;
 pub mod plans;
+mod power;
 mod retention;
 pub mod schedule;
 mod scrub;

@@ -1,5 +1,6 @@
 //! One service's logs, under this leader: decisions one after the other, and what writers tell, which is kept in memory.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use palinurus_proto::logs::{chain_to_wire, lineage_to_wire};
@@ -23,6 +24,8 @@ pub(crate) struct Desk {
     entropy: Arc<dyn Entropy>,
     deciding: Mutex<()>,
     told: SyncMutex<Told>,
+    /// The service is off.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +72,19 @@ impl Granted {
 
 impl Desk {
     pub(crate) fn new(repository: Arc<Repository>, epoch: Epoch, entropy: Arc<dyn Entropy>) -> Self {
-        Self { repository, epoch, entropy, deciding: Mutex::default(), told: SyncMutex::default() }
+        Self {
+            repository,
+            epoch,
+            entropy,
+            deciding: Mutex::default(),
+            told: SyncMutex::default(),
+            closed: AtomicBool::default(),
+        }
+    }
+
+    /// Closed: whoever writes is told to stop.
+    pub(crate) fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -144,6 +159,9 @@ impl Desk {
 
     /// Whether it is the newest of its lineage, and of the key epoch in force.
     pub(crate) async fn stands(&self, granted: &Granted) -> Standing {
+        if self.closed.load(Ordering::Relaxed) {
+            return Standing::Closed;
+        }
         let id = granted.lineage.id;
         let (lineage, key_epoch) =
             self.repository.read(|state| (state.lineage(id).cloned(), state.key_epoch())).await;
@@ -298,6 +316,8 @@ pub(crate) enum Standing {
     Over(String),
     /// A key epoch has begun since: what is put from now on needs a fresh grant.
     Outdated,
+    /// The service is off.
+    Closed,
 }
 
 #[cfg(test)]
