@@ -9,8 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::plans::Plans;
 
 mod etcd;
+mod notify;
 
 pub use etcd::EtcdConfig;
+pub(crate) use notify::check_webhook_url;
+pub use notify::{EmailConfig, MailTls, NotifyConfig, WebhookConfig};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -56,6 +59,8 @@ pub struct Config {
     pub etcd: EtcdConfig,
     /// Beside the built-in plans, or in their place.
     pub plans: Plans,
+    /// Who is told what has changed, beside the log.
+    pub notify: NotifyConfig,
 }
 
 impl Default for Config {
@@ -79,6 +84,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             etcd: EtcdConfig::default(),
             plans: Plans::default(),
+            notify: NotifyConfig::default(),
         }
     }
 }
@@ -116,6 +122,7 @@ impl Config {
                 .with_hint("set certificate, key and ca of [tls]; `palinurus certs init` makes them"));
         }
         self.plans.check()?;
+        self.notify.check()?;
         self.etcd.check()
     }
 

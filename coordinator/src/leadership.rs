@@ -8,11 +8,13 @@ use palinurus_repository::{Error, Result};
 use ractor::Actor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::actor::coordinator::CoordinatorActor;
 use crate::door::Lead;
+use crate::notify;
 use crate::shared::{Base, Shared};
 use crate::state::{Election, Lease, Records};
 
@@ -71,6 +73,7 @@ async fn one(
     let shared = Arc::new(Shared::new(base.clone(), Records::new(state), acting.clone()));
     let epoch = shared.records.epoch().0;
     tracing::info!(epoch, "leads");
+    let mut notifying = AbortOnDropHandle::new(tokio::spawn(notify::run(shared.clone())));
     // Opening reads the state: a lease that ends meanwhile must not be waited out.
     let spawned = tokio::select! {
         biased;
@@ -82,6 +85,7 @@ async fn one(
         Ok(spawned) => spawned,
         Err(e) => {
             acting.cancel();
+            end(&mut notifying).await;
             resign.resign().await;
             return Err(e);
         }
@@ -105,6 +109,13 @@ async fn one(
     if root.stop_and_wait(Some("it leads no longer".to_owned()), Some(STEP_DOWN)).await.is_err() {
         root.kill();
     }
+    end(&mut notifying).await;
     resign.resign().await;
     outcome
+}
+
+/// Nothing of it goes on in the name of a leader that was.
+async fn end(task: &mut AbortOnDropHandle<()>) {
+    task.abort();
+    let _ = task.await;
 }

@@ -23,6 +23,7 @@ mod leadership;
 mod listen;
 mod logs;
 mod metrics;
+mod notify;
 mod operation;
 mod plan;
 pub mod plans;
@@ -38,7 +39,7 @@ mod standby;
 pub mod state;
 mod vault;
 
-pub use config::{Config, EtcdConfig};
+pub use config::{Config, EmailConfig, EtcdConfig, MailTls, NotifyConfig, WebhookConfig};
 pub use listen::{Duplex, Incoming, Listen, Peer, Wire};
 pub use server::Server;
 pub use shared::World;

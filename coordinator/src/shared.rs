@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::Board;
 use crate::config::Config;
 use crate::listen::Listen;
+use crate::notify::{Channels, Notices};
 use crate::operation::Limits;
 use crate::state::{Election, Records};
 
@@ -48,12 +49,15 @@ pub(crate) struct Base {
     pub(crate) config: Config,
     pub(crate) world: World,
     pub(crate) keys: Keyring,
+    /// Whom notices go to.
+    pub(crate) channels: Channels,
 }
 
 impl Base {
     pub(crate) async fn new(config: Config, world: World) -> Result<Self> {
         let keys = Keyring::load(config.keys.clone()).await?;
-        Ok(Self { config, world, keys })
+        let channels = Channels::open(&config.notify).await?;
+        Ok(Self { config, world, keys, channels })
     }
 }
 
@@ -71,6 +75,7 @@ pub(crate) struct Shared {
     base: Arc<Base>,
     pub(crate) records: Records,
     pub(crate) board: Board,
+    pub(crate) notices: Notices,
     /// Held while a service is applied: two that name the same repository must not both find it free.
     pub(crate) applying: tokio::sync::Mutex<()>,
     /// Held while a fork is begun, and while what takes objects out of a repository is: neither may begin unseen by the other.
@@ -88,6 +93,7 @@ impl Shared {
             base,
             records,
             board: Board::default(),
+            notices: Notices::default(),
             applying: tokio::sync::Mutex::default(),
             lending: Arc::default(),
             cancel,

@@ -32,6 +32,7 @@ mod keys;
 mod logs;
 mod metrics;
 mod moments;
+mod notify;
 mod odd_tree;
 mod offline;
 mod partial;

@@ -7,6 +7,7 @@ use palinurus_repository::{Epoch, Error, Result};
 use prost::Message;
 
 use super::{Expect, Record, State};
+use crate::notify::Outbox;
 
 /// A record and the revision it was read or written at.
 #[derive(Clone, Debug)]
@@ -95,6 +96,23 @@ impl Records {
 
     pub(crate) async fn delete_node(&self, service: &str, node: &str) -> Result<()> {
         self.0.delete(&format!("node/{service}/{node}"), Expect::Any).await
+    }
+
+    pub(crate) async fn outboxes(&self) -> Result<Vec<Versioned<Outbox>>> {
+        self.list("notices/").await
+    }
+
+    pub(crate) async fn outbox(&self, service: &str) -> Result<Option<Versioned<Outbox>>> {
+        let key = format!("notices/{service}");
+        self.0.get(&key).await?.map(|record| decode(&key, record)).transpose()
+    }
+
+    pub(crate) async fn put_outbox(&self, outbox: &Outbox, expect: Expect) -> Result<u64> {
+        self.put(&format!("notices/{}", outbox.service), outbox, expect).await
+    }
+
+    pub(crate) async fn delete_outbox(&self, service: &str) -> Result<()> {
+        self.0.delete(&format!("notices/{service}"), Expect::Any).await
     }
 
     async fn list<T: Message + Default>(&self, prefix: &str) -> Result<Vec<Versioned<T>>> {

@@ -1,4 +1,5 @@
 //! Begins the backups that are due, and says when the service's health has changed.
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use palinurus_proto::v1::{self, Health};
@@ -8,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Service, ServiceMsg};
 use crate::failover::{Sources, time};
+use crate::notify::{self, Notice};
 use crate::operation::Detail;
 use crate::schedule::{Newest, Past, Run, Verdict, decide, schedule_of, standing};
 
@@ -22,7 +24,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(super) struct Schedules {
     timer: Option<AbortOnDropHandle<Result<(), ractor::MessagingErr<ServiceMsg>>>>,
     asking: Option<AbortOnDropHandle<()>>,
-    health: Health,
+    /// None: not looked at yet, under this leader.
+    health: Option<Health>,
 }
 
 /// What the ledger says.
@@ -102,18 +105,20 @@ impl Service {
     }
 
     fn tell_health(&mut self, stands: &v1::Standing) {
-        let was = std::mem::replace(&mut self.schedules.health, stands.health());
-        let (is, service, why) = (stands.health(), self.name(), stands.why.as_str());
-        if is == was {
+        let (is, service) = (stands.health(), self.name().to_owned());
+        if self.schedules.health.replace(is) == Some(is) {
             return;
         }
-        let (health, was) = (is.name(), was.name());
-        match is {
-            Health::Late | Health::Failing | Health::Unprotected => {
-                tracing::warn!(service, health, was, why, "the service's health has changed");
-            }
-            _ => tracing::info!(service, health, was, why, "the service's health has changed"),
-        }
+        self.shared.notices.tell(Notice {
+            what: format!("service {service} is {}", is.name()),
+            service,
+            kind: notify::Kind::Health,
+            key: is.name().to_owned(),
+            at: self.shared.now(),
+            why: stands.why.clone(),
+            details: BTreeMap::new(),
+            urgent: matches!(is, Health::Late | Health::Failing | Health::Unprotected),
+        });
     }
 }
 
