@@ -204,6 +204,9 @@ impl Service {
         seen: Seen,
     ) -> Result<(Option<Timestamp>, String)> {
         let vault = self.vault()?;
+        if power::state(&self.record.value) == PowerState::PowerDeleting {
+            self.tell_deletion();
+        }
         let (operations, empty) = (self.of_power(), self.empty());
         let busy = self.slot.current().map(|current| current.id.to_owned());
         let busy = busy.filter(|id| !operations.iter().any(|operation| operation.id == *id));
@@ -352,6 +355,9 @@ impl Service {
         seen: &Seen,
     ) -> Result<(Option<Timestamp>, String)> {
         let (power, now) = (self.powered(), self.shared.now());
+        if power.told_ms > 0 {
+            self.tell_review(&power);
+        }
         let (next, waits) = match review(&power, power::Policy::of(&self.record.value), now) {
             Verdict::Wait(until) => return Ok((Some(until), String::new())),
             Verdict::Note(next) => (next, String::new()),

@@ -1,12 +1,14 @@
 //! A service that is deleted: its backups by the ledger's own protocol, then what this coordinator knows of it.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use palinurus_proto::v1::{self, PowerState};
-use palinurus_repository::{Error, Result};
+use palinurus_repository::{Error, Result, Timestamp};
 use ractor::ActorRef;
 
 use super::{Service, ServiceMsg};
+use crate::failover::time;
+use crate::notify::{Kind, Notice};
 use crate::operation::Detail;
 use crate::power;
 use crate::vault::Vault;
@@ -74,10 +76,40 @@ impl Service {
         Ok(())
     }
 
-    /// To its owner.
+    /// To its owner. Told again at every look, so that it is told also when this leader ends right after: what has the same
+    /// key is told once.
     pub(super) fn tell_review(&self, power: &v1::Power) {
         let told = v1::Service { power: Some(power.clone()), ..self.record.value.clone() };
-        let why = power::told(&told).unwrap_or_default();
-        tracing::warn!(service = self.name(), why, "a service that is off is listed for review");
+        let mut details: BTreeMap<String, String> = [("off_since", power.off_ms), ("deletes", power.deletes_ms)]
+            .into_iter()
+            .filter(|(_, at)| *at > 0)
+            .map(|(key, at)| (key.to_owned(), time(Timestamp(at))))
+            .collect();
+        details.insert("policy".to_owned(), if power.deletes_ms > 0 { "automatic" } else { "review" }.to_owned());
+        self.shared.notices.tell(Notice {
+            what: format!("service {} is off for long and listed for review", self.name()),
+            service: self.name().to_owned(),
+            kind: Kind::Review,
+            key: format!("{}-{}", power.review_ms, power.told_ms),
+            at: Timestamp(power.told_ms),
+            why: power::told(&told).unwrap_or_default(),
+            details,
+            urgent: true,
+        });
+    }
+
+    pub(super) fn tell_deletion(&self) {
+        let power = self.powered();
+        let repository = self.record.value.repository.clone();
+        self.shared.notices.tell(Notice {
+            what: format!("service {} is being deleted, with its backups", self.name()),
+            service: self.name().to_owned(),
+            kind: Kind::Deletion,
+            key: power.since_ms.to_string(),
+            at: Timestamp(power.since_ms),
+            why: format!("it was off since {}", time(Timestamp(power.off_ms))),
+            details: [("repository".to_owned(), repository)].into(),
+            urgent: true,
+        });
     }
 }
