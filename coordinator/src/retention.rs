@@ -5,7 +5,9 @@ use std::time::Duration;
 use palinurus_proto::v1;
 use palinurus_repository::ledger::{BackupRecord, State};
 use palinurus_repository::log::{self, Anchor, At, Position};
-use palinurus_repository::retention::{self, Candidate, Chores, Policy, Reason, Verdict, chores, decide, freed};
+use palinurus_repository::retention::{
+    self, Candidate, Chores, Policy, Reason, Verdict, chores, decide, freed,
+};
 use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
 use tokio_util::sync::CancellationToken;

@@ -81,9 +81,9 @@ impl Actor for CoordinatorActor {
             _ => return Ok(()),
         };
         if why == GONE {
-            coordinator.services.retain(|_, service| {
-                service.as_ref().is_none_or(|service| service.get_id() != child)
-            });
+            coordinator
+                .services
+                .retain(|_, service| service.as_ref().is_none_or(|service| service.get_id() != child));
             return Ok(());
         }
         if let Some(name) = coordinator.forget(child) {

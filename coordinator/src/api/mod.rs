@@ -278,10 +278,7 @@ impl Coordinator for Api {
         answer(self.lead()?.power_off(request.into_inner()).await)
     }
 
-    async fn power_on(
-        &self,
-        request: Request<v1::PowerOnRequest>,
-    ) -> Result<Response<v1::Service>, Status> {
+    async fn power_on(&self, request: Request<v1::PowerOnRequest>) -> Result<Response<v1::Service>, Status> {
         answer(self.lead()?.power_on(request.into_inner()).await)
     }
 

@@ -41,8 +41,10 @@ impl Lead {
         let vault = Self::vault(&actor).await?;
         let now = vault.repository.now();
         if let Some(kept) = vault.repository.read(|state| kept(state, now)).await {
-            return Err(Error::conflict(format!("service {service} is not deleted, as somebody keeps {kept}"))
-                .with_hint("`palinurus backup unpin` and `palinurus backup unhold` end that"));
+            return Err(Error::conflict(format!(
+                "service {service} is not deleted, as somebody keeps {kept}"
+            ))
+            .with_hint("`palinurus backup unpin` and `palinurus backup unhold` end that"));
         }
         let changed = ask(&actor, ServiceMsg::Delete).await?;
         Ok((self as &dyn Reads).standing(changed).await)

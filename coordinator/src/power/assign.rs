@@ -28,8 +28,11 @@ pub(crate) fn assign(nodes: &[v1::Node], sources: &BTreeSet<&str>, delta: bool) 
     }
     let left: Vec<&str> =
         sources.iter().copied().filter(|source| !pairs.iter().any(|(_, taken)| taken == source)).collect();
-    let mut new: Vec<&v1::Node> =
-        members.iter().copied().filter(|node| !pairs.iter().any(|(taken, _)| taken.name == node.name)).collect();
+    let mut new: Vec<&v1::Node> = members
+        .iter()
+        .copied()
+        .filter(|node| !pairs.iter().any(|(taken, _)| taken.name == node.name))
+        .collect();
     new.sort_by_key(|node| (against(node, delta).is_some(), node.name.as_str()));
     if new.len() < left.len() {
         return Fit::Never(format!(
@@ -44,12 +47,7 @@ pub(crate) fn assign(nodes: &[v1::Node], sources: &BTreeSet<&str>, delta: bool) 
     pairs.extend(new.into_iter().zip(left));
     let wrong: Vec<String> = pairs.iter().filter_map(|(node, _)| against(node, delta)).collect();
     if !wrong.is_empty() {
-        return Fit::Waits(format!(
-            "{} of {} nodes missing: {}",
-            wrong.len(),
-            pairs.len(),
-            wrong.join("; ")
-        ));
+        return Fit::Waits(format!("{} of {} nodes missing: {}", wrong.len(), pairs.len(), wrong.join("; ")));
     }
     Fit::Ready(pairs.into_iter().map(|(node, source)| (node.name.clone(), source.to_owned())).collect())
 }

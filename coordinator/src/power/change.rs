@@ -10,6 +10,8 @@ use crate::operation::finished;
 
 /// For the rest of the log to be stored, after the last backup.
 const TAIL_AT_MOST: Duration = Duration::from_secs(60);
+/// What was told sooner may have been seen before.
+const TOLD_AFTER: Duration = Duration::from_secs(2);
 /// For a writer to come back that a new leader has not heard of.
 const UNHEARD: Duration = Duration::from_secs(10);
 /// For the first node to be in use, so that the others can be made replicas of it.
@@ -110,7 +112,7 @@ fn stopping(view: View<'_>, last: Option<&v1::Operation>) -> Step {
     let waits = match view.tail {
         Tail::NoLog => None,
         Tail::Unheard => waits(UNHEARD, "it is looked whether somebody gives the log"),
-        Tail::Told(at, 0) if at >= begun => None,
+        Tail::Told(at, 0) if at >= begun.plus(TOLD_AFTER) => None,
         Tail::Told(..) => waits(TAIL_AT_MOST, "the end of the log is being stored"),
     };
     waits.unwrap_or_else(|| Step::Set(off(view.power, String::new(), view.now)))

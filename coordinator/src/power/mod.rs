@@ -47,8 +47,9 @@ impl Policy {
             None | Some("review") => false,
             Some("automatic") => true,
             Some(other) => {
-                return Err(Error::invalid(format!("power_off_policy {other:?}"))
-                    .with_hint("review or automatic"));
+                return Err(
+                    Error::invalid(format!("power_off_policy {other:?}")).with_hint("review or automatic")
+                );
             }
         };
         let grace = span("review_grace", GRACE)?;

@@ -57,7 +57,11 @@ pub(crate) fn review(power: &v1::Power, policy: Policy, now: Timestamp) -> Verdi
         return Verdict::Note(v1::Power { day_ms: now.0, ..power.clone() });
     }
     if now >= last.plus(DAY) {
-        return Verdict::Note(v1::Power { days: power.days.saturating_add(1), day_ms: now.0, ..power.clone() });
+        return Verdict::Note(v1::Power {
+            days: power.days.saturating_add(1),
+            day_ms: now.0,
+            ..power.clone()
+        });
     }
     let end = Timestamp(power.deletes_ms).max(Timestamp(power.told_ms).plus(policy.grace));
     let seen = u64::from(power.days) >= policy.grace.as_secs() / DAY.as_secs();

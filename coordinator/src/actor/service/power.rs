@@ -198,11 +198,7 @@ impl Service {
         empty.map(|seat| seat.known().name.clone()).collect()
     }
 
-    async fn change(
-        &mut self,
-        me: &ActorRef<ServiceMsg>,
-        seen: Seen,
-    ) -> Result<(Option<Timestamp>, String)> {
+    async fn change(&mut self, me: &ActorRef<ServiceMsg>, seen: Seen) -> Result<(Option<Timestamp>, String)> {
         let vault = self.vault()?;
         if power::state(&self.record.value) == PowerState::PowerDeleting {
             self.tell_deletion();
@@ -224,7 +220,9 @@ impl Service {
             Step::Set(next) => self.put_power(me, next).await?,
             Step::BackUp => self.begin_last_backup(me, &seen.sources).await?,
             Step::Restore => return Box::pin(self.begin_power_on(me, vault, seen)).await,
-            Step::Follow(node) => return Box::pin(self.bring_up(me, vault, &seen.sources, &node, true)).await,
+            Step::Follow(node) => {
+                return Box::pin(self.bring_up(me, vault, &seen.sources, &node, true)).await;
+            }
             Step::Erase => self.begin_erase(me, vault, seen.backups).await?,
             Step::Gone => self.leave_nothing(me).await?,
         }
@@ -397,7 +395,12 @@ impl Service {
             vault.logs.close(!power::takes_log(&self.record.value));
         }
         if state != before {
-            tracing::info!(service = self.name(), was = before.name(), is = state.name(), "the service's power");
+            tracing::info!(
+                service = self.name(),
+                was = before.name(),
+                is = state.name(),
+                "the service's power"
+            );
             self.add_seats();
             self.other_settings(me).await;
             self.log_backup(me);

@@ -27,8 +27,10 @@ impl Service {
             PowerState::PowerOff => {}
             _ => {
                 let name = self.name();
-                return Err(Error::conflict(format!("service {name} is not off: only one that is can be deleted"))
-                    .with_hint(format!("palinurus service power-off {name}")));
+                return Err(Error::conflict(format!(
+                    "service {name} is not off: only one that is can be deleted"
+                ))
+                .with_hint(format!("palinurus service power-off {name}")));
             }
         }
         self.vault()?;
@@ -46,8 +48,12 @@ impl Service {
         backups: Vec<String>,
     ) -> Result<()> {
         let _unlent = self.unlent()?;
-        let detail =
-            v1::RetentionDetail { forget: backups, settings: HashMap::new(), all: true, ..Default::default() };
+        let detail = v1::RetentionDetail {
+            forget: backups,
+            settings: HashMap::new(),
+            all: true,
+            ..Default::default()
+        };
         let why = ["the service is deleted".to_owned()];
         Box::pin(self.begin_new(me, vault, Vec::new(), Detail::Retention(detail), &why)).await.map(drop)
     }
@@ -71,7 +77,11 @@ impl Service {
             Ok(())
         };
         self.shared.world.blocking.run(remove).await?;
-        tracing::warn!(service = self.name(), repository = self.record.value.repository, "the service is deleted");
+        tracing::warn!(
+            service = self.name(),
+            repository = self.record.value.repository,
+            "the service is deleted"
+        );
         me.stop(Some(GONE.to_owned()));
         Ok(())
     }
@@ -80,12 +90,16 @@ impl Service {
     /// key is told once.
     pub(super) fn tell_review(&self, power: &v1::Power) {
         let told = v1::Service { power: Some(power.clone()), ..self.record.value.clone() };
-        let mut details: BTreeMap<String, String> = [("off_since", power.off_ms), ("deletes", power.deletes_ms)]
-            .into_iter()
-            .filter(|(_, at)| *at > 0)
-            .map(|(key, at)| (key.to_owned(), time(Timestamp(at))))
-            .collect();
-        details.insert("policy".to_owned(), if power.deletes_ms > 0 { "automatic" } else { "review" }.to_owned());
+        let mut details: BTreeMap<String, String> =
+            [("off_since", power.off_ms), ("deletes", power.deletes_ms)]
+                .into_iter()
+                .filter(|(_, at)| *at > 0)
+                .map(|(key, at)| (key.to_owned(), time(Timestamp(at))))
+                .collect();
+        details.insert(
+            "policy".to_owned(),
+            if power.deletes_ms > 0 { "automatic" } else { "review" }.to_owned(),
+        );
         self.shared.notices.tell(Notice {
             what: format!("service {} is off for long and listed for review", self.name()),
             service: self.name().to_owned(),
