@@ -1,7 +1,13 @@
 //! The coordinator's side of TLS: who calls, before anything that they say is read.
+use std::convert::Infallible;
+use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use palinurus_repository::{Clock, Error, Result, Timestamp};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -10,7 +16,9 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
+use tonic::Status;
 
 use crate::explain;
 use crate::files::{provider, read_authorities, read_pair};
@@ -23,7 +31,9 @@ pub type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// What every TLS connection begins with.
 const HANDSHAKE: u8 = 0x16;
-const PLAIN: &[u8] = b"this port speaks TLS: write https://";
+const PLAIN: &str = "this port speaks TLS: write https://";
+/// Of the call that hears it.
+const HEADERS: u32 = 16 << 10;
 
 /// For a caller that was refused to hear of it.
 const LINGER: Duration = Duration::from_secs(1);
@@ -65,7 +75,7 @@ impl TlsServer {
     }
 
     /// The caller bounds the time that this takes.
-    pub async fn accept(&self, mut stream: TcpStream) -> Result<Proved> {
+    pub async fn accept(&self, stream: TcpStream) -> Result<Proved> {
         let mut first = [0];
         let read =
             stream.peek(&mut first).await.map_err(|e| Error::unavailable("it went away").with_source(e))?;
@@ -73,8 +83,7 @@ impl TlsServer {
             return Err(Error::unavailable("it went away"));
         }
         if first != [HANDSHAKE] {
-            let _ = stream.write_all(&go_away()).await;
-            linger(stream).await;
+            refuse(stream).await;
             return Err(Error::invalid("it does not speak TLS"));
         }
         let accepted =
@@ -155,11 +164,20 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, read).await;
 }
 
-/// HTTP/2 for "inadequate security", with words that any gRPC client shows.
-fn go_away() -> Vec<u8> {
-    let mut frames = vec![0, 0, 0, 4, 0, 0, 0, 0, 0]; // empty SETTINGS, which come first
-    frames.extend([0, 0, 8 + PLAIN.len() as u8, 7, 0, 0, 0, 0, 0]);
-    frames.extend([0, 0, 0, 0, 0, 0, 0, 0xc]);
-    frames.extend(PLAIN);
-    frames
+/// Answers one call as any gRPC client understands it. It has to be an answer: a GOAWAY that refuses a call which is just
+/// being made has grpc-go before 1.50 hang for ever.
+async fn refuse(stream: TcpStream) {
+    let told = Notify::new();
+    let answer = service_fn(|_| {
+        told.notify_one();
+        ready(Ok::<_, Infallible>(Status::failed_precondition(PLAIN).into_http::<String>()))
+    });
+    let mut serving = http2::Builder::new(TokioExecutor::new());
+    serving.max_concurrent_streams(1).max_header_list_size(HEADERS);
+    let mut connection = pin!(serving.serve_connection(TokioIo::new(stream), answer));
+    tokio::select! {
+        _ = &mut connection => return,
+        () = told.notified() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }

@@ -68,7 +68,7 @@ async fn strangers(to: SocketAddr) -> usize {
     let began = Instant::now();
     let count = all.len();
     all.join_all().await;
-    assert!(began.elapsed() < HANDSHAKE + Duration::from_secs(15), "{:?}", began.elapsed());
+    assert!(began.elapsed() < HANDSHAKE + Duration::from_secs(60), "{:?}", began.elapsed());
     count
 }
 

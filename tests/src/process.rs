@@ -95,7 +95,7 @@ impl Process {
 
     /// Its end awaited.
     pub async fn ended(mut self) -> std::process::ExitStatus {
-        for _ in 0..600 {
+        for _ in 0..2400 {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }

@@ -447,7 +447,7 @@ impl World {
     pub async fn nothing_left_behind(&self, node: &str) {
         let state = self.agent_state(node);
         let mut left = Vec::new();
-        for _ in 0..200 {
+        for _ in 0..1200 {
             left = ["journal", "spool"].iter().flat_map(|part| files_below(&state.join(part))).collect();
             if left.is_empty() {
                 return;

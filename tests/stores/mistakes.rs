@@ -112,7 +112,7 @@ async fn credentials_expire_while_a_fleet_backs_up() {
 
     // What was read a moment ago is not read again at once.
     renew("second");
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
         let operation = ended(&world).await;
         if operation.state() == v1::OperationState::Succeeded {

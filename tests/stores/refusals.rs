@@ -61,7 +61,7 @@ async fn nobody_listens() {
     let error = storage::open(&url).unwrap().size("repo").await.unwrap_err();
     told(&error, ErrorKind::Unavailable, "refuses connections", "check the endpoint");
     assert!(error.what().contains("tried"), "{error:?}");
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "an operator waits for this");
+    assert!(began.elapsed() < std::time::Duration::from_secs(60), "an operator waits for this");
     std::fs::write(file.path(), "azure_storage_account_key=aGVsbG8=\n").unwrap();
     let url = format!(
         "az://{BUCKET}/x?account=a&endpoint=http://{address}/a&credentials={}",
@@ -181,7 +181,7 @@ async fn renewed_credentials_are_read_again() {
     let right = server.path("labkey-labsecret");
     credentials(&server, "labkey", "labsecret");
     std::fs::rename(right, server.path("expired-hunter2")).unwrap();
-    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(120);
     while let Err(error) = storage.put_new("there", Bytes::from_static(b"x")).await {
         assert_eq!(error.kind(), ErrorKind::Denied, "{error:?}");
         assert!(tokio::time::Instant::now() < deadline, "{error:?}");

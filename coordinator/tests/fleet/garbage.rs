@@ -56,7 +56,7 @@ impl Raw {
     }
 
     async fn hear(&mut self) -> Option<Told> {
-        let heard = tokio::time::timeout(Duration::from_secs(30), self.told.message()).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(120), self.told.message()).await.unwrap();
         heard.ok().flatten().and_then(|message| message.message)
     }
 
@@ -165,7 +165,7 @@ async fn garbage_ends_its_session_and_no_other() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(30), heard).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(120), heard).await.unwrap();
     peer.let_go();
     let done = operator.finished(&started.id).await;
     assert_eq!(done.state(), OperationState::Succeeded, "{done:#?}");

@@ -62,7 +62,7 @@ impl Writer {
     }
 
     async fn next(&mut self) -> v1::LogReply {
-        let next = tokio::time::timeout(Duration::from_secs(20), self.told.message()).await;
+        let next = tokio::time::timeout(Duration::from_secs(120), self.told.message()).await;
         next.unwrap().unwrap().unwrap()
     }
 
@@ -165,7 +165,7 @@ async fn a_stream_makes_moments_restorable_and_asks_for_the_backup_that_they_nee
     peers[0].let_go();
     let backups = operator.until_backups(1).await;
     writer.tell(6_000, 20_100).await;
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     let shown = loop {
         let shown = operator.logs().await;
         if shown.writer.as_ref().is_some_and(|writer| writer.status.is_some()) {

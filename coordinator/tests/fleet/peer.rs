@@ -254,7 +254,7 @@ impl Inner {
                 changed.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(120), waiting).await.unwrap();
     }
 
     async fn run(self: Arc<Self>, mut addresses: watch::Receiver<Vec<String>>) {

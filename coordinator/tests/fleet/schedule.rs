@@ -40,7 +40,7 @@ async fn begun(operator: &mut Operator, count: usize) -> Vec<v1::Operation> {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), looking).await.unwrap()
+    tokio::time::timeout(Duration::from_secs(120), looking).await.unwrap()
 }
 
 fn run_of(operation: &v1::Operation) -> v1::ScheduledRun {

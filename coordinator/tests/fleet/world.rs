@@ -225,7 +225,7 @@ impl Operator {
             }
             Ok::<_, Error>(None)
         };
-        let found = tokio::time::timeout(Duration::from_secs(60), watching).await;
+        let found = tokio::time::timeout(Duration::from_secs(120), watching).await;
         match found {
             Ok(Ok(Some(operation))) => operation,
             other => panic!("it never was as wanted: {other:?}, last {last:#?}"),

@@ -111,7 +111,7 @@ impl Fixture for World {
     /// moment later.
     fn leftovers(&self) -> Vec<PathBuf> {
         let mut left = self.sessions();
-        for _ in 0..200 {
+        for _ in 0..1200 {
             if left.is_empty() {
                 break;
             }
