@@ -10,6 +10,8 @@ use crate::operation::finished;
 
 /// For the rest of the log to be stored, after the last backup.
 const TAIL_AT_MOST: Duration = Duration::from_secs(60);
+/// Between two looks at what writers tell.
+const LOOK: Duration = Duration::from_secs(1);
 /// What was told sooner may have been seen before.
 const TOLD_AFTER: Duration = Duration::from_secs(2);
 /// For a writer to come back that a new leader has not heard of.
@@ -107,7 +109,7 @@ fn stopping(view: View<'_>, last: Option<&v1::Operation>) -> Step {
     };
     let waits = |limit: Duration, told: &str| {
         let until = begun.plus(limit);
-        (view.now < until).then(|| Step::Wait(Some(until), told.to_owned()))
+        (view.now < until).then(|| Step::Wait(Some(until.min(view.now.plus(LOOK))), told.to_owned()))
     };
     let waits = match view.tail {
         Tail::NoLog => None,

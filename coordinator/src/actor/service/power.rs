@@ -1,5 +1,4 @@
 //! A service's power: what is asked for is stored first, and then done step by step, by whoever leads.
-use std::sync::Arc;
 use std::time::Duration;
 
 use palinurus_proto::v1::{self, PowerState};

@@ -135,11 +135,13 @@ impl Service {
 
     /// What would be refused for an automatic run waits for its end instead.
     pub(super) fn unless_automatic(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
-        let starts = match message {
-            ServiceMsg::Start { .. } | ServiceMsg::ApplyFailover(..) => true,
-            ServiceMsg::PowerOff { .. } | ServiceMsg::Delete(_) => true,
-            _ => false,
-        };
+        let starts = matches!(
+            message,
+            ServiceMsg::Start { .. }
+                | ServiceMsg::ApplyFailover(..)
+                | ServiceMsg::PowerOff { .. }
+                | ServiceMsg::Delete(_)
+        );
         if !starts || self.retentions.waiting.len() >= WAITING_MAX || !self.automatic_gives_way() {
             return Some(message);
         }
