@@ -11,8 +11,10 @@ use crate::listen::Peer;
 use crate::shared::{Base, World};
 
 mod guard;
+mod sees;
 
 pub(crate) use guard::Guard;
+pub(crate) use sees::Sees;
 
 /// A server in which every call goes by the guard.
 pub(crate) type Guarded = Stack<Guard, Identity>;
@@ -26,51 +28,74 @@ pub(crate) enum Needs {
     Role(Role),
 }
 
-const TABLE: &[(&str, Needs)] = &[
-    ("/palinurus.v1.Coordinator/ApplyService", Needs::Role(Role::Admin)),
-    ("/palinurus.v1.Coordinator/ListServices", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/GetService", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/ListNodes", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/StartBackup", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/ListBackups", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/GetBackup", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/DeleteBackup", Needs::Role(Role::Admin)),
-    ("/palinurus.v1.Coordinator/PlanRetention", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/ApplyRetention", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/PinBackup", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/UnpinBackup", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/HoldBackup", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/UnholdBackup", Needs::Role(Role::Admin)),
-    ("/palinurus.v1.Coordinator/PlanRestore", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/ApplyRestore", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/StartDrill", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/PlanFailover", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/ApplyFailover", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/CheckRepository", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/RepairRepository", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/ListOperations", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/GetOperation", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/WatchOperation", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/CancelOperation", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/ShowLogs", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/ListPlans", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/GetCluster", Needs::Role(Role::Viewer)),
-    ("/palinurus.v1.Coordinator/PowerOff", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/PowerOn", Needs::Role(Role::Operator)),
-    ("/palinurus.v1.Coordinator/DeleteService", Needs::Role(Role::Admin)),
-    ("/palinurus.v1.Fleet/Session", Needs::Agent),
-    ("/palinurus.v1.Fleet/Claim", Needs::Agent),
-    ("/palinurus.v1.Fleet/Log", Needs::Agent),
+/// What a call is to a tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tenants {
+    /// Nothing.
+    No,
+    /// It tells nothing of any service.
+    Free,
+    /// It names one service, as the first field of what is asked, which must be theirs. Held to that by the guard.
+    Named,
+    /// The same, or of all services: then it answers with theirs alone, see `Sees`.
+    Filtered,
+    /// It names an operation, which must be of a service of theirs, see `Sees`.
+    Operation,
+}
+
+const TABLE: &[(&str, Needs, Tenants)] = &[
+    ("/palinurus.v1.Coordinator/ApplyService", Needs::Role(Role::Admin), Tenants::No),
+    ("/palinurus.v1.Coordinator/ListServices", Needs::Role(Role::Viewer), Tenants::Filtered),
+    ("/palinurus.v1.Coordinator/GetService", Needs::Role(Role::Viewer), Tenants::Named),
+    ("/palinurus.v1.Coordinator/ListNodes", Needs::Role(Role::Viewer), Tenants::Filtered),
+    ("/palinurus.v1.Coordinator/StartBackup", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/ListBackups", Needs::Role(Role::Viewer), Tenants::Filtered),
+    ("/palinurus.v1.Coordinator/GetBackup", Needs::Role(Role::Viewer), Tenants::Named),
+    ("/palinurus.v1.Coordinator/DeleteBackup", Needs::Role(Role::Admin), Tenants::No),
+    ("/palinurus.v1.Coordinator/PlanRetention", Needs::Role(Role::Viewer), Tenants::Named),
+    ("/palinurus.v1.Coordinator/ApplyRetention", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/PinBackup", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/UnpinBackup", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/HoldBackup", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/UnholdBackup", Needs::Role(Role::Admin), Tenants::No),
+    ("/palinurus.v1.Coordinator/PlanRestore", Needs::Role(Role::Viewer), Tenants::No),
+    ("/palinurus.v1.Coordinator/ApplyRestore", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/StartDrill", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/PlanFailover", Needs::Role(Role::Viewer), Tenants::No),
+    ("/palinurus.v1.Coordinator/ApplyFailover", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/CheckRepository", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/RepairRepository", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/ListOperations", Needs::Role(Role::Viewer), Tenants::Filtered),
+    ("/palinurus.v1.Coordinator/GetOperation", Needs::Role(Role::Viewer), Tenants::Operation),
+    ("/palinurus.v1.Coordinator/WatchOperation", Needs::Role(Role::Viewer), Tenants::Operation),
+    ("/palinurus.v1.Coordinator/CancelOperation", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/ShowLogs", Needs::Role(Role::Viewer), Tenants::Named),
+    ("/palinurus.v1.Coordinator/ListPlans", Needs::Role(Role::Viewer), Tenants::Free),
+    ("/palinurus.v1.Coordinator/GetCluster", Needs::Role(Role::Viewer), Tenants::Free),
+    ("/palinurus.v1.Coordinator/PowerOff", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/PowerOn", Needs::Role(Role::Operator), Tenants::No),
+    ("/palinurus.v1.Coordinator/DeleteService", Needs::Role(Role::Admin), Tenants::No),
+    ("/palinurus.v1.Fleet/Session", Needs::Agent, Tenants::No),
+    ("/palinurus.v1.Fleet/Claim", Needs::Agent, Tenants::No),
+    ("/palinurus.v1.Fleet/Log", Needs::Agent, Tenants::No),
     // What a load balancer asks, which is nobody.
-    ("/grpc.health.v1.Health/Check", Needs::Nothing),
-    ("/grpc.health.v1.Health/List", Needs::Nothing),
-    ("/grpc.health.v1.Health/Watch", Needs::Nothing),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Role(Role::Viewer)),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Needs::Role(Role::Viewer)),
+    ("/grpc.health.v1.Health/Check", Needs::Nothing, Tenants::Free),
+    ("/grpc.health.v1.Health/List", Needs::Nothing, Tenants::Free),
+    ("/grpc.health.v1.Health/Watch", Needs::Nothing, Tenants::Free),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Needs::Role(Role::Viewer), Tenants::No),
+    (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Needs::Role(Role::Viewer),
+        Tenants::No,
+    ),
 ];
 
 pub(crate) fn needs(rpc: &str) -> Option<Needs> {
-    TABLE.iter().find(|(known, _)| *known == rpc).map(|(_, needs)| *needs)
+    row(rpc).map(|(needs, _)| needs)
+}
+
+fn row(rpc: &str) -> Option<(Needs, Tenants)> {
+    TABLE.iter().find(|(known, ..)| *known == rpc).map(|(_, needs, tenants)| (*needs, *tenants))
 }
 
 impl Needs {
@@ -89,6 +114,8 @@ pub(crate) enum Caller {
     Token {
         name: String,
         role: Role,
+        /// A tenant's.
+        services: Vec<String>,
     },
 }
 
@@ -105,13 +132,24 @@ impl Caller {
     pub(crate) fn role(&self) -> Option<Role> {
         match self {
             Self::Holder(Who::Operator { role, .. }) | Self::Token { role, .. } => Some(*role),
+            Self::Holder(Who::Tenant { .. }) => Some(Role::Tenant),
             Self::Local | Self::Nobody | Self::Holder(_) => None,
+        }
+    }
+
+    /// What a tenant sees; everybody else sees all.
+    pub(crate) fn sees(&self) -> Sees {
+        match self {
+            Self::Holder(Who::Tenant { services, .. }) | Self::Token { role: Role::Tenant, services, .. } => {
+                Sees::only(self.name(), services.clone())
+            }
+            _ => Sees::all(),
         }
     }
 
     pub(crate) fn may(&self, rpc: &str) -> Result<()> {
         let name = rpc.rsplit('/').next().unwrap_or_default();
-        let Some(needs) = needs(rpc) else {
+        let Some((needs, tenants)) = row(rpc) else {
             return Err(Error::denied(format!("{name} is for nobody: it has no role")));
         };
         let denied = |hint: &str| {
@@ -129,6 +167,7 @@ impl Caller {
             (Needs::Agent, _) => denied("an agent's certificate is needed: palinurus certs issue DIR agent"),
             (Needs::Role(wanted), _) => match self.role() {
                 Some(role) if role >= wanted => Ok(()),
+                Some(Role::Tenant) if tenants != Tenants::No => Ok(()),
                 Some(role) => {
                     Err(Error::denied(format!("{} is {role}, and {name} wants {wanted}", self.name()))
                         .with_hint(format!("a certificate or token of an {wanted} is needed")))
@@ -214,7 +253,8 @@ impl Access {
         let token = Token::parse(token).map_err(|_| unknown())?;
         let tokens = self.tokens.as_ref().ok_or_else(unknown)?.current();
         let holder = tokens.holder(&token, self.clock.now()).ok_or_else(unknown)?;
-        Ok(Caller::Token { name: holder.name.clone(), role: holder.role })
+        let palinurus_identity::Holder { name, role, services, .. } = holder.clone();
+        Ok(Caller::Token { name, role, services })
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) const REDIS_PERSISTENCE: &str = "redis_persistence";
 /// loses a node so goes on without it (`allow`) or fails (`refuse`, the default). `scrub`: how much of the data is read again
 /// each day. `drill`: how often a backup is restored for proof. `failover*` are [`failover::Policy`]'s, and schedule and
 /// retention have their own.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "patience",
     "partial",
     "failover",
@@ -26,6 +26,7 @@ const OWN: [&str; 9] = [
     drill::SETTING,
     RESTORE_FOR,
     REDIS_PERSISTENCE,
+    schedule::LOGS_PATIENCE,
 ];
 /// Of what becomes of a service that is off; of when backups begin; and of the repository's own: what stays, and what is rewritten.
 const OTHERS: [&[&str]; 4] = [
@@ -75,6 +76,7 @@ pub(crate) fn check(service: &str, kind: &Type, settings: &HashMap<String, Strin
     }
     scrub::percent(settings)?;
     drill::every(settings)?;
+    schedule::check_archive(settings)?;
     palinurus_repository::retention::Policy::read(settings)?;
     palinurus_repository::rewrite::Limits::read(settings)?;
     power::Policy::read(settings)?;

@@ -15,6 +15,7 @@ use crate::actor::service::{Described, as_specified};
 use crate::api::Reads;
 use crate::board::Board;
 use crate::door::Lead;
+use crate::schedule::{Known, Newest};
 use crate::shared::Base;
 use crate::state::{Change, Key, Reader, Record, decode};
 use crate::vault;
@@ -221,8 +222,9 @@ impl Reads for View {
         self.standby.repository(service).await
     }
 
-    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>> {
-        self.standby.repository(service).await.ok()
+    async fn known(&self, service: &v1::Service) -> Option<Known> {
+        let repository = self.standby.repository(service).await.ok()?;
+        Some(Known { newest: repository.read(Newest::of).await, archive: None })
     }
 
     fn now(&self) -> Timestamp {

@@ -49,7 +49,7 @@ impl Vault {
         let repository = Arc::new(repository);
         let entropy = shared.world.entropy.clone();
         Ok(Self {
-            logs: Arc::new(Desk::new(repository.clone(), epoch, entropy)),
+            logs: Arc::new(Desk::new(repository.clone(), epoch, entropy, shared.now())),
             repository,
             epoch,
             entropy: shared.world.entropy.clone(),

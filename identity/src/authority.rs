@@ -42,6 +42,7 @@ impl Issued {
             Who::Coordinator { name } => format!("coordinator-{name}"),
             Who::Agent { service, node, .. } => format!("agent-{node}@{service}"),
             Who::Operator { name, .. } => format!("operator-{name}"),
+            Who::Tenant { name, .. } => format!("tenant-{name}"),
         };
         Self { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) }
     }
@@ -121,7 +122,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match who {
             Who::Coordinator { .. } => vec![Usage::ServerAuth, Usage::ClientAuth],
-            Who::Agent { .. } | Who::Operator { .. } => vec![Usage::ClientAuth],
+            Who::Agent { .. } | Who::Operator { .. } | Who::Tenant { .. } => vec![Usage::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
         (params.not_before, params.not_after) = between(now, now.plus(valid).min(self.ends))?;

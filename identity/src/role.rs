@@ -6,6 +6,8 @@ use palinurus_repository::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
+    /// Looks at services of its own, and sees no others.
+    Tenant,
     /// Looks.
     Viewer,
     /// Starts and cancels work that takes nothing away.
@@ -15,10 +17,11 @@ pub enum Role {
 }
 
 impl Role {
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Tenant, Self::Viewer, Self::Operator, Self::Admin];
 
     pub fn name(self) -> &'static str {
         match self {
+            Self::Tenant => "tenant",
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Admin => "admin",
@@ -37,7 +40,8 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|role| role.name() == text).ok_or_else(|| {
-            Error::invalid(format!("there is no role {text:?}")).with_hint("viewer, operator or admin")
+            Error::invalid(format!("there is no role {text:?}"))
+                .with_hint("tenant, viewer, operator or admin")
         })
     }
 }

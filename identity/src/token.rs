@@ -10,12 +10,12 @@ use palinurus_repository::{Entropy, Error, Result, Timestamp};
 
 use crate::files::{read, read_secret};
 use crate::role::Role;
+use crate::who::check_tenant;
 
 /// So that scanners for lost secrets know one.
 const PREFIX: &str = "plt_";
 const LENGTH: usize = PREFIX.len() + 64;
-const HEADER: &str =
-    "# palinurus tokens: name, role, BLAKE3 of the token, when it ends (unix seconds; 0: never)\n";
+const HEADER: &str = "# palinurus tokens: name, role (a tenant's with its services), BLAKE3 of the token, when it ends (unix seconds; 0: never)\n";
 
 /// Never printed by accident.
 #[derive(Clone)]
@@ -67,8 +67,32 @@ pub fn read_token(file: &Path) -> Result<Token> {
 pub struct Holder {
     pub name: String,
     pub role: Role,
+    /// A tenant's, and nobody else's.
+    pub services: Vec<String>,
     /// 0: never.
     pub ends: Timestamp,
+}
+
+impl Holder {
+    fn check(&self) -> Result<()> {
+        if self.role == Role::Tenant {
+            return check_tenant(&self.name, &self.services);
+        }
+        check_name("operator", &self.name)?;
+        if self.services.is_empty() {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("{} sees every service", self.role))
+            .with_hint("only a tenant's are named"))
+    }
+
+    /// `admin`, or `tenant:shop,blog`.
+    fn rights(&self) -> String {
+        match self.role {
+            Role::Tenant => format!("{}:{}", self.role, self.services.join(",")),
+            role => role.to_string(),
+        }
+    }
 }
 
 /// The coordinator's file.
@@ -106,7 +130,7 @@ impl Tokens {
 
     /// Into the file, which is made where there is none.
     pub fn add(file: &Path, holder: &Holder, token: &Token) -> Result<()> {
-        check_name("operator", &holder.name)?;
+        holder.check()?;
         let known = if file.exists() { Self::read(file)? } else { Self::default() };
         if known.holders().any(|known| known.name == holder.name) {
             return Err(Error::conflict(format!(
@@ -122,7 +146,7 @@ impl Tokens {
         let line = format!(
             "{head}{} {} {} {}\n",
             holder.name,
-            holder.role,
+            holder.rights(),
             token.hash().to_hex(),
             holder.ends.0 / 1000
         );
@@ -148,11 +172,15 @@ impl Tokens {
 
 fn parse(line: &str) -> Option<(Holder, blake3::Hash)> {
     let mut words = line.split_whitespace();
-    let name = words.next().filter(|name| check_name("operator", name).is_ok())?.to_owned();
-    let role = words.next()?.parse().ok()?;
+    let name = words.next()?.to_owned();
+    let rights = words.next()?;
+    let (role, services) = rights.split_once(':').map_or((rights, None), |(role, all)| (role, Some(all)));
+    let services = services.map_or_else(Vec::new, |all| all.split(',').map(str::to_owned).collect());
+    let role = role.parse().ok()?;
     let hash = blake3::Hash::from_hex(words.next()?).ok()?;
     let ends = Timestamp(words.next()?.parse::<u64>().ok()?.saturating_mul(1000));
-    words.next().is_none().then_some((Holder { name, role, ends }, hash))
+    let holder = Holder { name, role, services, ends };
+    (words.next().is_none() && holder.check().is_ok()).then_some((holder, hash))
 }
 
 #[cfg(test)]
@@ -167,16 +195,26 @@ mod tests {
         let file = dir.path().join("tokens");
         let entropy = SeededEntropy::new(1);
         let (ada, bob) = (Token::generate(&entropy).unwrap(), Token::generate(&entropy).unwrap());
-        let holder = |name: &str, role, ends| Holder { name: name.into(), role, ends: Timestamp(ends) };
+        let holder = |name: &str, role, ends| {
+            let services = if role == Role::Tenant { vec!["shop".into(), "blog".into()] } else { Vec::new() };
+            Holder { name: name.into(), role, services, ends: Timestamp(ends) }
+        };
         Tokens::add(&file, &holder("ada", Role::Admin, 0), &ada).unwrap();
         Tokens::add(&file, &holder("bob", Role::Viewer, 5_000), &bob).unwrap();
         assert!(Tokens::add(&file, &holder("bob", Role::Admin, 0), &ada).is_err());
+        let eve = Token::generate(&entropy).unwrap();
+        Tokens::add(&file, &holder("eve", Role::Tenant, 0), &eve).unwrap();
+        let nobody = Holder { services: Vec::new(), ..holder("mallory", Role::Tenant, 0) };
+        assert!(Tokens::add(&file, &nobody, &eve).is_err(), "a tenant of nothing");
+        let all = Holder { services: vec!["shop".into()], ..holder("mallory", Role::Admin, 0) };
+        assert!(Tokens::add(&file, &all, &eve).is_err(), "an admin of one service");
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(!text.contains(&ada.reveal()[4..]), "a token is not kept");
 
         let tokens = Tokens::read(&file).unwrap();
         let role = |token, now| tokens.holder(token, Timestamp(now)).map(|holder| holder.role);
         assert_eq!(role(&ada, 9_000), Some(Role::Admin));
+        assert_eq!(tokens.holder(&eve, Timestamp(1)), Some(&holder("eve", Role::Tenant, 0)));
         assert_eq!((role(&bob, 4_999), role(&bob, 5_000)), (Some(Role::Viewer), None));
         assert_eq!(role(&Token::generate(&entropy).unwrap(), 0), None);
 
@@ -198,7 +236,9 @@ mod tests {
         assert!(error.hint().unwrap().contains("chmod 600"), "{error:?}");
         std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
         assert_eq!(read_token(&file).unwrap().reveal(), token.reveal());
-        for bad in ["x", "ada root 00 0", "ada admin 00 0", "../x admin 00 0", token.reveal()] {
+        for bad in
+            ["x", "ada root 00 0", "ada admin 00 0", "../x admin 00 0", "eve tenant: 00 0", token.reveal()]
+        {
             std::fs::write(&file, bad).unwrap();
             let error = Tokens::read(&file).unwrap_err();
             assert!(!format!("{error:?}").contains(&token.reveal()[4..]), "{error:?}");

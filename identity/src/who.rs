@@ -24,7 +24,13 @@ pub enum Who {
     },
     Operator {
         name: String,
+        /// Not a tenant's.
         role: Role,
+    },
+    Tenant {
+        name: String,
+        /// At least one.
+        services: Vec<String>,
     },
 }
 
@@ -49,7 +55,9 @@ impl Who {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::Coordinator { name } => check_name("coordinator", name),
+            Self::Operator { role: Role::Tenant, .. } => Err(Error::invalid("a tenant is no operator")),
             Self::Operator { name, .. } => check_name("operator", name),
+            Self::Tenant { name, services } => check_tenant(name, services),
             Self::Agent { service, node, .. } => {
                 check_name("service", service).and_then(|()| check_name("node", node))
             }
@@ -60,7 +68,7 @@ impl Who {
     pub fn name(&self) -> String {
         match self {
             Self::Coordinator { name } => format!("coordinator {name}"),
-            Self::Operator { name, .. } => name.clone(),
+            Self::Operator { name, .. } | Self::Tenant { name, .. } => name.clone(),
             Self::Agent { service, node, spare: false } => format!("agent {service}/{node}"),
             Self::Agent { service, node, spare: true } => format!("agent {service}/{node} (spare)"),
         }
@@ -76,6 +84,13 @@ impl fmt::Display for Who {
                 write!(f, "{SCHEME}service/{service}/{kind}/{node}")
             }
             Self::Operator { name, role } => write!(f, "{SCHEME}operator/{name}?role={role}"),
+            Self::Tenant { name, services } => {
+                write!(f, "{SCHEME}tenant/{name}")?;
+                let mut before = "?";
+                services.iter().try_for_each(|service| {
+                    write!(f, "{}service={service}", std::mem::replace(&mut before, "&"))
+                })
+            }
         }
     }
 }
@@ -99,11 +114,27 @@ impl FromStr for Who {
                 let (name, role) = named.split_once("?role=").ok_or_else(wrong)?;
                 Self::Operator { name: owned(name), role: role.parse().map_err(|_| wrong())? }
             }
+            ["tenant", named] => {
+                let (name, services) = named.split_once('?').ok_or_else(wrong)?;
+                let services = services.split('&').map(|each| each.strip_prefix("service=").map(owned));
+                Self::Tenant {
+                    name: owned(name),
+                    services: services.collect::<Option<_>>().ok_or_else(wrong)?,
+                }
+            }
             _ => return Err(wrong()),
         };
         who.check().map_err(|_| wrong())?;
         Ok(who)
     }
+}
+
+pub(crate) fn check_tenant(name: &str, services: &[String]) -> Result<()> {
+    check_name("tenant", name)?;
+    if services.is_empty() {
+        return Err(Error::invalid(format!("tenant {name} has no service")).with_hint("name one: --service"));
+    }
+    services.iter().try_for_each(|service| check_name("service", service))
 }
 
 fn shorten(text: &str) -> &str {
@@ -122,6 +153,8 @@ mod tests {
             Who::Agent { service: owned("shop"), node: owned("n1"), spare: false },
             Who::Agent { service: owned("shop"), node: owned("s1"), spare: true },
             Who::Operator { name: owned("ada"), role: Role::Admin },
+            Who::Tenant { name: owned("eve"), services: vec![owned("shop")] },
+            Who::Tenant { name: owned("eve"), services: vec![owned("shop"), owned("blog")] },
         ] {
             assert_eq!(who.to_string().parse::<Who>().unwrap(), who);
         }
@@ -135,6 +168,12 @@ mod tests {
             "palinurus://service//node/n1",
             "palinurus://operator/ada",
             "palinurus://operator/ada?role=root",
+            "palinurus://operator/ada?role=tenant",
+            "palinurus://tenant/eve",
+            "palinurus://tenant/eve?service=",
+            "palinurus://tenant/eve?service=shop&role=admin",
+            "palinurus://tenant/eve?service=*",
+            "palinurus://tenant/?service=shop",
             "palinurus://operator/ada?role=admin&role=viewer",
             "palinurus://operator/ada?role=admin/x",
             "PALINURUS://operator/ada?role=admin",

@@ -48,4 +48,5 @@ mod replicas;
 mod retention;
 mod schedule;
 mod scrub;
+mod tenant;
 mod up;

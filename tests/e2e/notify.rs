@@ -1,11 +1,18 @@
 //! Who is told of a service's health: once a change, whatever fails on the way.
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use palinurus_identity::Who;
 use palinurus_tests::World;
+use palinurus_tests::certs::Certs;
 use palinurus_tests::world::wait;
 use ring::hmac;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use tokio_rustls::TlsAcceptor;
 
 mod mail;
 mod webhook;
@@ -22,6 +29,21 @@ fn hook(name: &str, receiver: &Receiver, secret: &Path) -> String {
         "[[notify.webhook]]\nname = {name:?}\nurl = {:?}\nsecret_file = {secret:?}\ntimeout = '300s'\n",
         receiver.url
     )
+}
+
+/// A receiver's, at this machine's address.
+fn tls() -> (tempfile::TempDir, Certs, TlsAcceptor) {
+    let dir = tempfile::tempdir().unwrap();
+    let certs = Certs::new(&dir.path().join("certs"));
+    let issued = certs.issue(&Who::Coordinator { name: "receiver".into() }, &["127.0.0.1".to_owned()]);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(issued.certificate).unwrap().collect();
+    let key = PrivateKeyDer::from_pem_file(issued.key).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.unwrap(), key);
+    (dir, certs, TlsAcceptor::from(Arc::new(config.unwrap())))
 }
 
 /// One node, and these channels.
@@ -54,16 +76,19 @@ fn change(was: &str, is: &str) -> (String, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_health_is_delivered_once_whatever_fails_on_the_way() {
-    let receiver = Receiver::new(&[Answer::Fails, Answer::Closes], Answer::Good).await;
+    let (_dir, certs, tls) = tls();
+    let receiver = Receiver::encrypted(&[Answer::Fails, Answer::Closes], Answer::Good, tls.clone()).await;
     let silent = Receiver::new(&[], Answer::Silent).await;
-    let sink = Sink::new(1).await;
+    let sink = Sink::new(1, tls).await;
     let mut world = world(&[("silent", &silent), ("ops", &receiver)]);
+    world.settings += &format!("ca = {:?}\n", certs.ca());
     let password = world.path("password");
     fs::write(&password, "a word\n").unwrap();
     world.settings += &format!(
-        "[[notify.email]]\nserver = {:?}\ntls = 'none'\nuser = 'palinurus'\npassword_file = {password:?}\n\
+        "[[notify.email]]\nserver = {:?}\nca = {:?}\nuser = 'palinurus'\npassword_file = {password:?}\n\
          from = 'Palinurus <p@example.com>'\nto = ['dba@example.com']\n",
-        sink.server
+        sink.server,
+        certs.ca()
     );
     world.start().await;
     let first = accepted(&receiver, 1).await;

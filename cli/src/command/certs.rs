@@ -80,6 +80,14 @@ pub(crate) enum Whom {
         #[arg(long, value_parser = str::parse::<Role>)]
         role: Role,
     },
+    /// For somebody who looks at services of theirs, and sees no others.
+    Tenant {
+        #[arg(long)]
+        name: String,
+        /// May be repeated.
+        #[arg(long, required = true)]
+        service: Vec<String>,
+    },
 }
 
 #[derive(Serialize)]
@@ -162,7 +170,12 @@ fn of(whom: Whom) -> Result<(Who, Vec<String>)> {
             let node = spare.or(node).ok_or_else(|| Error::invalid("no node is named"))?;
             (Who::Agent { service, node, spare: is_spare }, Vec::new())
         }
+        Whom::Operator { role: Role::Tenant, .. } => {
+            return Err(Error::invalid("a tenant is bound to services")
+                .with_hint("palinurus certs issue DIR tenant --name NAME --service SERVICE"));
+        }
         Whom::Operator { name, role } => (Who::Operator { name, role }, Vec::new()),
+        Whom::Tenant { name, service } => (Who::Tenant { name, services: service }, Vec::new()),
     })
 }
 

@@ -23,9 +23,12 @@ pub(crate) enum Verb {
         /// Whose it is.
         #[arg(long)]
         name: String,
-        /// viewer looks, operator starts and cancels, admin says what is protected and deletes.
+        /// tenant looks at services of its own, viewer at all, operator starts and cancels, admin says what is protected and deletes.
         #[arg(long, value_parser = str::parse::<Role>)]
         role: Role,
+        /// A tenant's; may be repeated.
+        #[arg(long, required_if_eq("role", "tenant"))]
+        service: Vec<String>,
         /// How long it holds, such as 90d; for ever if nothing is said.
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         valid: Option<Duration>,
@@ -61,6 +64,8 @@ struct Listed {
 struct View {
     name: String,
     role: &'static str,
+    /// A tenant's.
+    services: Vec<String>,
     ends: Option<String>,
     expired: bool,
 }
@@ -68,9 +73,10 @@ struct View {
 pub(crate) fn run(verb: Verb, output: &Output) -> Result<Outcome> {
     let now = SystemClock.now();
     match verb {
-        Verb::Generate { name, role, valid, place } => {
+        Verb::Generate { name, role, service, valid, place } => {
             let token = Token::generate(&SystemEntropy::new())?;
-            let holder = Holder { name, role, ends: valid.map_or(Timestamp(0), |valid| now.plus(valid)) };
+            let ends = valid.map_or(Timestamp(0), |valid| now.plus(valid));
+            let holder = Holder { name, role, services: service, ends };
             Tokens::add(&place.file, &holder, &token)?;
             let made = Made { name: &holder.name, role: role.name(), token: token.reveal() };
             output.data(&made, |made| made.token.to_owned());
@@ -89,6 +95,7 @@ fn list(tokens: &Tokens, now: Timestamp, output: &Output) {
     let view = |holder: &Holder| View {
         name: holder.name.clone(),
         role: holder.role.name(),
+        services: holder.services.clone(),
         ends: human::rfc3339(holder.ends.0),
         expired: holder.ends.0 != 0 && holder.ends <= now,
     };
@@ -99,10 +106,11 @@ fn list(tokens: &Tokens, now: Timestamp, output: &Output) {
             vec![
                 view.name.clone(),
                 view.role.into(),
+                view.services.join(" "),
                 if view.expired { format!("{ends} (over)") } else { ends },
             ]
         };
         let rows: Vec<Vec<String>> = listed.tokens.iter().map(row).collect();
-        table(&["NAME", "ROLE", "ENDS"], &[], &rows)
+        table(&["NAME", "ROLE", "SERVICES", "ENDS"], &[], &rows)
     });
 }

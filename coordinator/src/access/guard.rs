@@ -14,6 +14,7 @@ use tonic::body::Body;
 use tonic::codegen::http;
 use tower::{Layer, Service};
 
+use super::sees::names_service;
 use super::{Access, Caller, needs};
 use crate::audit::{Call, described, operation};
 use crate::bound::MESSAGE_MAX;
@@ -77,7 +78,7 @@ where
 
 impl Access {
     /// What may go on; with the note of it when it is a change.
-    async fn admit(&self, mut request: Request) -> Result<(Request, Option<Call>)> {
+    async fn admit(&self, request: Request) -> Result<(Request, Option<Call>)> {
         let rpc = request.uri().path().to_owned();
         let changes = needs(&rpc).is_some_and(super::Needs::changes);
         let (caller, refused) = match self.caller(&request) {
@@ -92,6 +93,9 @@ impl Access {
                 tracing::info!(who = caller.name(), rpc, why = e.chain(), "refused a call");
                 return Err(e);
             }
+            let mut request = only_own(&caller, request).await.inspect_err(|e| {
+                tracing::info!(who = caller.name(), rpc, why = e.chain(), "refused a call");
+            })?;
             request.extensions_mut().insert(caller);
             return Ok((request, None));
         };
@@ -139,6 +143,16 @@ impl Access {
         };
         http::Response::from_parts(parts, body)
     }
+}
+
+/// A tenant's call that names a service names one of theirs.
+async fn only_own(caller: &Caller, request: Request) -> Result<Request> {
+    let sees = caller.sees();
+    let Some(empty) = names_service(&request).filter(|_| !sees.is_all()) else { return Ok(request) };
+    let (parts, body) = request.into_parts();
+    let body = read(body, REFUSED_MAX).await?;
+    sees.check(&body, empty)?;
+    Ok(http::Request::from_parts(parts, Body::new(Full::new(body))))
 }
 
 async fn read(body: Body, most: usize) -> Result<Bytes> {

@@ -6,6 +6,7 @@ use palinurus_repository::Result;
 use ractor::ActorRef;
 use tonic::{Request, Response, Status};
 
+use crate::access::Sees;
 use crate::actor::ask;
 use crate::actor::coordinator::CoordinatorMsg;
 use crate::actor::service::ServiceMsg;
@@ -57,6 +58,10 @@ impl Lead {
     }
 }
 
+fn sees<T>(request: &Request<T>) -> Result<Sees, Status> {
+    Sees::of(request).map_err(|e| to_status(&e))
+}
+
 fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
     match result {
         Ok(value) => Ok(Response::new(value)),
@@ -87,23 +92,25 @@ impl Coordinator for Api {
 
     async fn list_services(
         &self,
-        _: Request<v1::ListServicesRequest>,
+        request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesReply>, Status> {
-        answer(self.reads()?.list_services().await)
+        answer(self.reads()?.list_services(&sees(&request)?).await)
     }
 
     async fn get_service(
         &self,
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
-        answer(self.reads()?.get_service(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.get_service(request.into_inner()).await))
     }
 
     async fn list_nodes(
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
-        answer(self.reads()?.list_nodes(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.list_nodes(request.into_inner(), &sees).await))
     }
 
     async fn start_backup(
@@ -117,14 +124,16 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ListBackupsRequest>,
     ) -> Result<Response<v1::ListBackupsReply>, Status> {
-        answer(self.reads()?.list_backups(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.list_backups(request.into_inner(), &sees).await))
     }
 
     async fn get_backup(
         &self,
         request: Request<v1::GetBackupRequest>,
     ) -> Result<Response<v1::Backup>, Status> {
-        answer(self.reads()?.get_backup(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.get_backup(request.into_inner()).await))
     }
 
     async fn delete_backup(
@@ -138,7 +147,8 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::RetentionRequest>,
     ) -> Result<Response<v1::RetentionPlan>, Status> {
-        answer(self.reads()?.plan_retention(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.plan_retention(request.into_inner()).await))
     }
 
     async fn apply_retention(
@@ -223,21 +233,24 @@ impl Coordinator for Api {
         &self,
         request: Request<v1::ListOperationsRequest>,
     ) -> Result<Response<v1::ListOperationsReply>, Status> {
-        answer(self.reads()?.list_operations(request.into_inner()).await)
+        let sees = sees(&request)?;
+        answer(sees.told(self.reads()?.list_operations(request.into_inner(), &sees).await))
     }
 
     async fn get_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<v1::Operation>, Status> {
-        answer(self.reads()?.get_operation(&request.get_ref().id))
+        let (reads, sees) = (self.reads()?, sees(&request)?);
+        answer(reads.own(&sees, &request.get_ref().id).and_then(|id| reads.get_operation(&id)))
     }
 
     async fn watch_operation(
         &self,
         request: Request<v1::GetOperationRequest>,
     ) -> Result<Response<Self::WatchOperationStream>, Status> {
-        answer(self.reads()?.watch_operation(&request.get_ref().id))
+        let (reads, sees) = (self.reads()?, sees(&request)?);
+        answer(reads.own(&sees, &request.get_ref().id).and_then(|id| reads.watch_operation(&id)))
     }
 
     async fn plan_failover(
@@ -255,8 +268,8 @@ impl Coordinator for Api {
     }
 
     async fn show_logs(&self, request: Request<v1::ShowLogsRequest>) -> Result<Response<v1::Logs>, Status> {
-        let lead = self.lead()?;
-        answer(Box::pin(lead.show_logs(&request.get_ref().service)).await)
+        let (lead, sees) = (self.lead()?, sees(&request)?);
+        answer(sees.told(Box::pin(lead.show_logs(&request.get_ref().service)).await))
     }
 
     async fn list_plans(

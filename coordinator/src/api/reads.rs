@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::backups::shown;
+use crate::access::Sees;
 use crate::actor::ask;
 use crate::actor::service::{Described, ServiceMsg};
 use crate::board::Board;
@@ -19,7 +20,7 @@ use crate::door::Lead;
 use crate::drill;
 use crate::operation::finished;
 use crate::retention::verdicts;
-use crate::schedule::{Newest, standing};
+use crate::schedule::{Known, Newest, standing};
 use crate::settings::in_force;
 
 /// For one service's ledger to be looked at.
@@ -36,7 +37,7 @@ pub(crate) trait Reads: Send + Sync {
     async fn repository(&self, service: &v1::Service) -> Result<Arc<Repository>>;
 
     /// The same for a word about each service: who leads asks nothing of the store for it.
-    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>>;
+    async fn known(&self, service: &v1::Service) -> Option<Known>;
 
     fn now(&self) -> Timestamp;
 
@@ -52,8 +53,20 @@ impl dyn Reads {
         found.map(|found| found.service).ok_or_else(|| Error::internal("a service that is none"))
     }
 
-    pub(super) async fn list_services(&self) -> Result<v1::ListServicesReply> {
-        let described = self.described(None).await?;
+    /// That service, or all that are seen.
+    async fn seen(&self, name: &str, sees: &Sees) -> Result<Vec<Described>> {
+        let described = self.described(one(name)).await?;
+        Ok(sees.keep(described, |each| &each.service.name))
+    }
+
+    /// The id of the operation that is meant.
+    pub(super) fn own(&self, sees: &Sees, id: &str) -> Result<String> {
+        let own = sees.operation(id, self.board().list().into_iter())?;
+        Ok(own.unwrap_or_else(|| id.to_owned()))
+    }
+
+    pub(super) async fn list_services(&self, sees: &Sees) -> Result<v1::ListServicesReply> {
+        let described = self.seen("", sees).await?;
         let services = described.into_iter().map(|each| self.standing(each.service));
         Ok(v1::ListServicesReply { services: futures::future::join_all(services).await })
     }
@@ -64,24 +77,31 @@ impl dyn Reads {
 
     /// With how it stands now.
     pub(crate) async fn standing(&self, service: v1::Service) -> v1::Service {
-        let look = async { Some(self.looked_at(&service).await?.read(Newest::of).await) };
         // One whose store does not answer is shown all the same.
-        let newest = tokio::time::timeout(PATIENCE, look).await.ok().flatten();
+        let known = tokio::time::timeout(PATIENCE, self.known(&service)).await.ok().flatten();
         let operations = self.board().list();
         let own = operations.iter().map(|it| &**it).filter(|it| it.service == service.name);
-        let standing = standing(&service, newest, own, self.now());
+        let standing = standing(&service, known.as_ref(), own, self.now());
         v1::Service { standing: Some(standing), ..service }
     }
 
-    pub(super) async fn list_nodes(&self, request: v1::ListNodesRequest) -> Result<v1::ListNodesReply> {
-        let described = self.described(one(&request.service)).await?;
+    pub(super) async fn list_nodes(
+        &self,
+        request: v1::ListNodesRequest,
+        sees: &Sees,
+    ) -> Result<v1::ListNodesReply> {
+        let described = self.seen(&request.service, sees).await?;
         Ok(v1::ListNodesReply { nodes: described.into_iter().flat_map(|service| service.nodes).collect() })
     }
 
-    pub(super) async fn list_backups(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply> {
+    pub(super) async fn list_backups(
+        &self,
+        request: v1::ListBackupsRequest,
+        sees: &Sees,
+    ) -> Result<v1::ListBackupsReply> {
         let (mut backups, mut drills) = (Vec::new(), Vec::new());
         let operations = self.board().list();
-        for Described { service, .. } in self.described(one(&request.service)).await? {
+        for Described { service, .. } in self.seen(&request.service, sees).await? {
             let repository = self.repository(&service).await?;
             let found = repository.backups().await;
             let verdicts = verdicts(&found, &in_force(&service), repository.now());
@@ -112,6 +132,7 @@ impl dyn Reads {
     pub(super) async fn list_operations(
         &self,
         request: v1::ListOperationsRequest,
+        sees: &Sees,
     ) -> Result<v1::ListOperationsReply> {
         if !request.service.is_empty() {
             self.service(&request.service).await?;
@@ -119,6 +140,7 @@ impl dyn Reads {
         let all = self.board().list();
         let wanted = all.iter().filter(|operation| {
             (request.service.is_empty() || operation.service == request.service)
+                && sees.service(&operation.service)
                 && !(request.running && finished(operation.state()))
         });
         Ok(v1::ListOperationsReply {
@@ -188,8 +210,10 @@ impl Reads for Lead {
         Ok(vault.repository.clone())
     }
 
-    async fn looked_at(&self, service: &v1::Service) -> Option<Arc<Repository>> {
-        Some(self.opened(&service.name).await?.repository.clone())
+    async fn known(&self, service: &v1::Service) -> Option<Known> {
+        let vault = self.opened(&service.name).await?;
+        let newest = vault.repository.read(Newest::of).await;
+        Some(Known { newest, archive: Some(vault.logs.archive(newest.whole)) })
     }
 
     fn now(&self) -> Timestamp {

@@ -21,7 +21,8 @@ async fn open(path: &Path) -> Audit {
 }
 
 fn call() -> Call {
-    let caller = Caller::Token { name: "ada".into(), role: palinurus_identity::Role::Admin };
+    let caller =
+        Caller::Token { name: "ada".into(), role: palinurus_identity::Role::Admin, services: Vec::new() };
     let mut call = Call::new(&caller, Some("10.0.0.9:1".parse().unwrap()), DELETE);
     let request = v1::DeleteBackupRequest { service: "shop".into(), backup: "latest".into() };
     call.request = described(DELETE, &framed(&request));

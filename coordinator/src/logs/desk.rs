@@ -7,13 +7,16 @@ use palinurus_proto::logs::{chain_to_wire, lineage_to_wire};
 use palinurus_proto::v1;
 use palinurus_repository::log::{Anchor, Coverage, Lineage, Position, Section};
 use palinurus_repository::{Entropy, Epoch, Error, LineageId, Repository, Result, Timestamp};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::decide::{self, Opening, Step};
+use crate::schedule::Archive;
 
 /// A log has no more forks at once that nobody has heard of.
 const STEPS_MAX: usize = 200;
 const GAPS_KEPT: usize = 100;
+/// Below it, a log that is behind is on its way.
+const FAR_BEHIND_MS: u64 = 60_000;
 /// A writer that is handed a file of an ancestor compares it with what is stored. One that far back nobody hands over.
 const ANCESTORS_TOLD: usize = 8;
 
@@ -24,12 +27,20 @@ pub(crate) struct Desk {
     entropy: Arc<dyn Entropy>,
     deciding: Mutex<()>,
     told: SyncMutex<Told>,
+    /// Told something that a service's health may follow from.
+    changed: Notify,
     /// The service is off.
     closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Told {
+    /// At this moment all that the server has written is stored.
+    whole: bool,
+    /// Until when it was, as far as is known.
+    good: Timestamp,
+    /// Since then a full backup is wanted, and why.
+    wanted: Option<(Timestamp, String)>,
     /// By node.
     writers: BTreeMap<String, Writer>,
     gaps: VecDeque<v1::LogGap>,
@@ -59,6 +70,27 @@ pub(crate) struct Granted {
     pub(crate) backup: Option<String>,
 }
 
+impl Told {
+    /// What that stream says still counts.
+    fn writing(&mut self, stream: u64, node: &str) -> Option<&mut v1::LogWriterView> {
+        let writer = self.writers.get_mut(node).filter(|writer| writer.stream == stream)?;
+        Some(&mut writer.view)
+    }
+
+    /// What was well was so until now; whether it is, is to be told anew.
+    fn interrupted(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.whole) {
+            self.good = self.good.max(now);
+        }
+    }
+}
+
+/// What of it changes seldom.
+fn coarse(view: &v1::LogWriterView) -> (bool, bool, bool) {
+    let fails = view.status.as_ref().is_some_and(|status| status.failure.is_some());
+    (view.status.is_some(), fails, view.lag_ms >= FAR_BEHIND_MS)
+}
+
 impl Granted {
     pub(crate) fn to_wire(&self, repository: &str) -> v1::LogGrant {
         v1::LogGrant {
@@ -71,15 +103,17 @@ impl Granted {
 }
 
 impl Desk {
-    pub(crate) fn new(repository: Arc<Repository>, epoch: Epoch, entropy: Arc<dyn Entropy>) -> Self {
-        Self {
-            repository,
-            epoch,
-            entropy,
-            deciding: Mutex::default(),
-            told: SyncMutex::default(),
-            closed: AtomicBool::default(),
-        }
+    /// `since`: when it begins to listen.
+    pub(crate) fn new(
+        repository: Arc<Repository>,
+        epoch: Epoch,
+        entropy: Arc<dyn Entropy>,
+        since: Timestamp,
+    ) -> Self {
+        let told = SyncMutex::new(Told { good: since, ..Told::default() });
+        let (deciding, changed) = (Mutex::default(), Notify::new());
+        let closed = AtomicBool::default();
+        Self { repository, epoch, entropy, deciding, told, changed, closed }
     }
 
     /// Closed: whoever writes is told to stop.
@@ -219,6 +253,8 @@ impl Desk {
     /// A writer's stream has begun, or has another grant.
     pub(crate) fn writes(&self, stream: u64, opening: &Opening, granted: &Granted, now: Timestamp) {
         let mut told = self.told();
+        // How far this one is, it is yet to tell.
+        told.interrupted(now);
         let writer = told.writers.entry(opening.node.clone()).or_default();
         let lineage = granted.lineage.id.as_bytes();
         let view = v1::LogWriterView {
@@ -232,29 +268,66 @@ impl Desk {
             ..Default::default()
         };
         *writer = Writer { node_epoch: opening.node_epoch, stream, view };
+        drop(told);
+        self.changed.notify_one();
     }
 
     pub(crate) fn tells(&self, stream: u64, node: &str, status: v1::LogStatus, now: Timestamp) {
-        self.change(stream, node, |view| {
-            view.told_ms = now.0;
-            view.lag_bytes = status.server_end.saturating_sub(status.stored);
-            view.lag_ms = match view.lag_bytes {
-                0 => 0,
-                _ => status.server_ms.saturating_sub(status.stored_ms),
-            };
-            view.status = Some(status);
-        });
-    }
-
-    pub(crate) fn ends(&self, stream: u64, node: &str) {
-        self.change(stream, node, |view| view.streaming = false);
-    }
-
-    /// Not when another stream of the node has taken its place: an old connection may end long after that.
-    fn change(&self, stream: u64, node: &str, change: impl FnOnce(&mut v1::LogWriterView)) {
-        if let Some(writer) = self.told().writers.get_mut(node).filter(|writer| writer.stream == stream) {
-            change(&mut writer.view);
+        let mut told = self.told();
+        let Some(view) = told.writing(stream, node) else { return };
+        let before = coarse(view);
+        view.told_ms = now.0;
+        view.lag_bytes = status.server_end.saturating_sub(status.stored);
+        view.lag_ms = match view.lag_bytes {
+            0 => 0,
+            _ => status.server_ms.saturating_sub(status.stored_ms),
+        };
+        let well = status.failure.is_none();
+        let whole = well && view.lag_bytes == 0;
+        // Before anything is stored, or while something fails, it says nothing of when.
+        let stored = (well && status.stored_ms > 0).then(|| Timestamp(now.0.saturating_sub(view.lag_ms)));
+        view.status = Some(status);
+        let changed = before != coarse(view);
+        told.interrupted(now);
+        told.whole = whole;
+        told.good = told.good.max(if whole { now } else { stored.unwrap_or_default() });
+        drop(told);
+        if changed {
+            self.changed.notify_one();
         }
+    }
+
+    pub(crate) fn ends(&self, stream: u64, node: &str, now: Timestamp) {
+        let mut told = self.told();
+        // Not when another stream of the node has taken its place: an old connection may end long after that.
+        let Some(view) = told.writing(stream, node) else { return };
+        view.streaming = false;
+        told.interrupted(now);
+        drop(told);
+        self.changed.notify_one();
+    }
+
+    /// A full backup is wanted. Wanted again, it has been since the first time.
+    pub(crate) fn wants(&self, why: &str, now: Timestamp) {
+        self.told().wanted.get_or_insert_with(|| (now, why.to_owned()));
+        self.changed.notify_one();
+    }
+
+    /// For the service's health; `newest` is when the newest backup that is whole began.
+    pub(crate) fn archive(&self, newest: Option<Timestamp>) -> Archive {
+        let (writer, failures) = (self.writer(), self.failures());
+        let mut told = self.told();
+        let came =
+            told.wanted.as_ref().is_some_and(|(since, _)| newest.is_some_and(|newest| newest >= *since));
+        if came {
+            told.wanted = None;
+        }
+        Archive { whole: told.whole, good: told.good, writer, failures, wanted: told.wanted.clone() }
+    }
+
+    /// Until something is told that a service's health may follow from, since this was last asked.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Who writes now, or wrote last: with what it told, and what was lost under this leader.
@@ -267,9 +340,12 @@ impl Desk {
 
     pub(crate) fn unopened(&self, node: &str, failure: Option<&v1::Failure>) {
         let unopened = &mut self.told().unopened;
-        match failure {
-            Some(failure) => drop(unopened.insert(node.to_owned(), failure.clone())),
-            None => drop(unopened.remove(node)),
+        let was = match failure {
+            Some(failure) => unopened.insert(node.to_owned(), failure.clone()),
+            None => unopened.remove(node),
+        };
+        if was.is_some() != failure.is_some() {
+            self.changed.notify_one();
         }
     }
 

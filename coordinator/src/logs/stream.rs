@@ -46,7 +46,7 @@ impl Stream<'_> {
         let mut opening = Opening::of(&first, (self.may)(first.clone()).await?)?;
         let mut granted = self.grant(self.desk.open(&opening).await?, &opening).await?;
         let ended = self.serve(&mut opening, &mut granted, &mut requests, &first).await;
-        self.desk.ends(self.number, &opening.node);
+        self.desk.ends(self.number, &opening.node, self.clock.now());
         match ended {
             Ok(Some(over)) => {
                 self.send(log_reply::Message::Revoked(failure(&over))).await;

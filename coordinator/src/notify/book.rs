@@ -51,8 +51,8 @@ impl Book {
         let mut next = known.map_or_else(Outbox::default, |known| known.value.clone());
         next.service.clone_from(&notice.service);
         let kind = notice.kind.as_str();
-        let was = next.told(kind).unwrap_or_default().to_owned();
-        if was == notice.key && next.told(kind).is_some() {
+        let was = next.told(kind).unwrap_or(notice.kind.untold()).to_owned();
+        if was == notice.key {
             return Ok(None);
         }
         let id = format!("{:032x}", u128::from_be_bytes(entropy.array()?));

@@ -22,6 +22,11 @@ impl Kind {
             Self::Deletion => "deletion",
         }
     }
+
+    /// The key before anything was told.
+    pub(super) fn untold(self) -> &'static str {
+        if self == Self::Health { "unknown" } else { "" }
+    }
 }
 
 impl fmt::Display for Kind {

@@ -115,14 +115,10 @@ impl Owed {
             what: &self.what,
             why: &self.why,
             is: health.then_some(&self.key),
-            was: health.then_some(self.was_or_unknown()),
+            was: health.then_some(&self.was),
             details: &self.details,
         };
         serde_json::to_vec(&body).unwrap_or_default()
-    }
-
-    fn was_or_unknown(&self) -> &str {
-        if self.was.is_empty() { "unknown" } else { &self.was }
     }
 
     pub(super) fn text(&self) -> String {

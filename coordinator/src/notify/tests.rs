@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use palinurus_proto::v1;
 use palinurus_repository::entropy::SeededEntropy;
 use palinurus_repository::{ErrorKind, Timestamp};
 
@@ -7,7 +8,7 @@ use super::book::OWED_MAX;
 use super::webhook::signature;
 use super::*;
 use crate::config::NotifyConfig;
-use crate::state::{Election, Lease, Link, MemoryElection, MemoryStore, Records};
+use crate::state::{Election, Expect, Lease, Link, MemoryElection, MemoryStore, Records};
 
 struct World {
     store: Arc<MemoryStore>,
@@ -68,12 +69,20 @@ fn notice(service: &str, key: &str) -> Notice {
 async fn the_next_leader_owes_the_same_and_repeats_nothing() {
     let world = World::new();
     let mut one = world.lead("c1", &["ops", "mail"]).await;
+    let shop = v1::Service { name: "shop".into(), ..Default::default() };
+    Records::new(one.lease.state.clone()).put_service(&shop, Expect::Absent).await.unwrap();
+    assert_eq!(world.tell(&mut one, "shop", "unknown").await, None, "as it was before anything was told");
     let late = world.tell(&mut one, "shop", "late").await.unwrap();
     assert_eq!(world.tell(&mut one, "shop", "late").await, None);
+    // Of a service that there is not any more, what is owed is kept, and no more than that.
+    let gone = world.tell(&mut one, "gone", "late").await.unwrap();
     one.book.settle("shop", &late, "ops").await.unwrap();
     one.end().await;
 
     let mut two = world.lead("c2", &["ops", "mail"]).await;
+    for channel in ["ops", "mail"] {
+        two.book.settle("gone", &gone, channel).await.unwrap();
+    }
     assert_eq!((two.owes("ops"), two.owes("mail")), (None, Some(late.clone())));
     assert_eq!(world.tell(&mut two, "shop", "late").await, None, "it was told by the leader before");
     two.book.settle("shop", &late, "mail").await.unwrap();
@@ -82,6 +91,10 @@ async fn the_next_leader_owes_the_same_and_repeats_nothing() {
     let mut three = world.lead("c3", &["ops"]).await;
     assert_eq!((three.owes("ops"), three.owes("mail")), (None, None));
     assert_eq!(world.tell(&mut three, "shop", "late").await, None);
+    let records = Records::new(three.lease.state.clone());
+    assert!(
+        records.outbox("gone").await.unwrap().is_none() && records.outbox("shop").await.unwrap().is_some()
+    );
     let good = world.tell(&mut three, "shop", "protected").await.unwrap();
     assert_ne!(good, late);
     let owed = three.book.next("ops", "").unwrap();

@@ -11,6 +11,7 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use palinurus_repository::{Error, Result, Timestamp};
 
+mod archive;
 mod cron;
 mod decide;
 mod past;
@@ -18,10 +19,11 @@ mod standing;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use archive::{Archive, SETTING as LOGS_PATIENCE, check as check_archive};
 use cron::{Cron, Set};
 pub use decide::{Past, Run, Verdict, decide, takes_effect};
 pub(crate) use past::Newest;
-pub(crate) use standing::{of as schedule_of, standing};
+pub(crate) use standing::{Known, changes, of as schedule_of, standing};
 
 /// `schedule`: `hourly`, `12-hourly`, `daily`, `off`, or a line as cron has it. `backup_hour`, `backup_minute`: when; what
 /// is not said is the service's own. `time_zone` is retention's too.

@@ -4,19 +4,28 @@ use palinurus_repository::Timestamp;
 
 use super::decide::{is_covered, takes_effect};
 use super::past::{Newest, failed};
-use super::{Past, Schedule, Verdict, decide};
+use super::{Archive, Past, Schedule, Verdict, archive, decide};
 use crate::failover::time;
 use crate::plans::Type;
 use crate::power;
 use crate::settings::{in_force, no_backups};
 
-/// `newest`: none where the ledger could not be asked. `operations` are the service's.
+/// What is known of a service's backups and of its log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) newest: Newest,
+    /// Only who leads hears of it.
+    pub(crate) archive: Option<Archive>,
+}
+
+/// `known`: none where the ledger could not be asked. `operations` are the service's.
 pub(crate) fn standing<'a>(
     service: &v1::Service,
-    newest: Option<Newest>,
+    known: Option<&Known>,
     operations: impl Iterator<Item = &'a v1::Operation> + Clone,
     now: Timestamp,
 ) -> v1::Standing {
+    let newest = known.map(|known| known.newest);
     let none = no_backups(service);
     let past = Past::of(service, newest.unwrap_or_default(), operations.clone());
     let schedule = of(service);
@@ -28,7 +37,9 @@ pub(crate) fn standing<'a>(
         (None, Some(newest)) => {
             let last = failed(operations, past.good).max_by_key(|it| it.finished_ms);
             let why = last.and_then(|it| it.failure.as_ref()).map(|failure| failure.message.as_str());
-            health(schedule.as_ref(), newest.whole, (past.failed, why.unwrap_or_default()), now)
+            let archive = known.and_then(|known| known.archive.as_ref()).zip(archive::patience(service));
+            let log = archive.and_then(|(log, patience)| archive::health(log, newest.whole, patience, now));
+            health(schedule.as_ref(), newest.whole, (past.failed, why.unwrap_or_default()), log, now)
         }
     };
     let kind = Type::named(&service.r#type).ok();
@@ -42,6 +53,26 @@ pub(crate) fn standing<'a>(
         no_backups: none.map(|none| said(&none)).unwrap_or_default(),
         export: kind.and_then(|kind| kind.export).unwrap_or_default().to_owned(),
     }
+}
+
+/// When the health may be another one, if nothing happens until then.
+pub(crate) fn changes(service: &v1::Service, known: &Known, now: Timestamp) -> Option<Timestamp> {
+    let late = of(service).and_then(|schedule| late_at(&schedule, now));
+    let archive = known.archive.as_ref().zip(archive::patience(service));
+    let log = archive.and_then(|(log, patience)| archive::changes(log, known.newest.whole, patience, now));
+    late.into_iter().chain(log).min()
+}
+
+/// The next moment at which a backup that is not there makes late.
+fn late_at(schedule: &Schedule, now: Timestamp) -> Option<Timestamp> {
+    let late = |due| Some(half(schedule, due)?).filter(|at| *at > now);
+    let last = schedule.before(Timestamp(now.0.saturating_add(1))).and_then(late);
+    last.or_else(|| schedule.after(now).and_then(late))
+}
+
+/// Half of the way to the next time after it.
+fn half(schedule: &Schedule, due: Timestamp) -> Option<Timestamp> {
+    Some(due.plus(schedule.after(due)?.since(due) / 2))
 }
 
 /// A service whose settings were stored was valid then; what is not understood now begins nothing.
@@ -78,6 +109,7 @@ fn health(
     schedule: Option<&Schedule>,
     whole: Option<Timestamp>,
     (failures, last): (u32, &str),
+    log: Option<(Health, String)>,
     now: Timestamp,
 ) -> (Health, String) {
     let failing = match failures {
@@ -92,23 +124,25 @@ fn health(
     if failures > 0 {
         return (Health::Failing, failing);
     }
-    let Some(schedule) = schedule else {
-        return (Health::Unspecified, "nothing begins backups by itself".to_owned());
-    };
-    match overdue(schedule, whole, now) {
-        Some(due) => {
-            let why = format!("the newest began {}, and one was due {}", time(whole), time(due));
-            (Health::Late, why)
-        }
-        None => (Health::Protected, String::new()),
+    // What fails is worse than what is late.
+    if let Some(log) = log.clone().filter(|(log, _)| *log == Health::Failing) {
+        return log;
+    }
+    if let Some(due) = schedule.and_then(|schedule| overdue(schedule, whole, now)) {
+        let why = format!("the newest began {}, and one was due {}", time(whole), time(due));
+        return (Health::Late, why);
+    }
+    match (log, schedule) {
+        (Some(log), _) => log,
+        (None, None) => (Health::Unspecified, "nothing begins backups by itself".to_owned()),
+        (None, Some(_)) => (Health::Protected, String::new()),
     }
 }
 
 /// A time that no backup covers, half of the way to the next one after it.
 fn overdue(schedule: &Schedule, whole: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let last = schedule.before(Timestamp(now.0.saturating_add(1)))?;
-    let half = schedule.after(last)?.since(last) / 2;
-    let due = if last.plus(half) <= now { last } else { schedule.before(last)? };
+    let due = if half(schedule, last)? <= now { last } else { schedule.before(last)? };
     (whole < due && !is_covered(Some(whole), due, schedule.before(due))).then_some(due)
 }
 
@@ -131,15 +165,31 @@ mod tests {
         let schedule = daily();
         let first = schedule.after(Timestamp(1_772_000_000_000)).unwrap();
         let at = |hours: u64| Timestamp(first.0 + hours * HOUR);
-        let state = |whole: u64, now: u64| health(Some(&schedule), Some(at(whole)), (0, ""), at(now)).0;
+        let state = |whole: u64, now: u64| health(Some(&schedule), Some(at(whole)), (0, ""), None, at(now)).0;
         assert_eq!(state(0, 0), Health::Protected);
         // The next was due after 24 hours: it may take until 36.
         assert_eq!(state(0, 35), Health::Protected);
         assert_eq!(state(0, 36), Health::Late);
         assert_eq!(state(14, 36), Health::Protected, "it does for the time after it");
         assert_eq!(state(25, 36), Health::Protected);
-        let told = health(Some(&schedule), Some(at(0)), (0, ""), at(80)).1;
+        let told = health(Some(&schedule), Some(at(0)), (0, ""), None, at(80)).1;
         assert!(told.contains(&time(at(72))) || told.contains(&time(at(48))), "{told}");
+    }
+
+    /// Asked at that moment, the health is another one, and at none before it.
+    #[test]
+    fn it_is_known_when_a_service_becomes_late() {
+        let schedule = daily();
+        let first = schedule.after(Timestamp(1_772_000_000_000)).unwrap();
+        let is = |now| health(Some(&schedule), Some(first), (0, ""), None, now).0;
+        let mut now = first;
+        while is(now) == Health::Protected {
+            let next = late_at(&schedule, now).unwrap();
+            assert!(next > now);
+            assert_eq!(is(Timestamp(next.0 - 1)), Health::Protected);
+            now = next;
+        }
+        assert_eq!((is(now), now), (Health::Late, Timestamp(first.0 + 36 * HOUR)));
     }
 
     #[test]
@@ -147,7 +197,7 @@ mod tests {
         let schedule = daily();
         let now = Timestamp(1_772_000_000_000);
         let good = Some(Timestamp(now.0 - HOUR));
-        let of = |schedule, whole, failures| health(schedule, whole, (failures, "no room"), now);
+        let of = |schedule, whole, failures| health(schedule, whole, (failures, "no room"), None, now);
         assert_eq!(of(None, None, 0).0, Health::Unprotected);
         let (state, why) = of(Some(&schedule), None, 2);
         assert!(state == Health::Unprotected && why.contains("no room"), "{why}");
@@ -159,6 +209,12 @@ mod tests {
         assert_eq!(of(None, good, 1).0, Health::Failing);
         assert_eq!(of(None, good, 0).0, Health::Unspecified);
         assert_eq!(of(Some(&schedule), good, 0).0, Health::Protected);
+        let log = |is| Some((is, "the log".to_owned()));
+        let with = |schedule, failures, log| health(schedule, good, (failures, "no room"), log, now);
+        assert_eq!(with(Some(&schedule), 0, log(Health::Late)), (Health::Late, "the log".to_owned()));
+        assert_eq!(with(None, 0, log(Health::Failing)).0, Health::Failing);
+        assert!(with(Some(&schedule), 1, log(Health::Late)).1.contains("no room"));
+        assert_eq!(health(Some(&schedule), None, (0, ""), log(Health::Late), now).0, Health::Unprotected);
     }
 
     #[test]

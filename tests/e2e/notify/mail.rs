@@ -1,8 +1,9 @@
-//! A mail server that keeps what it is sent. One name and password may log in.
+//! A mail server that keeps what it is sent, over STARTTLS alone. One name and password may log in.
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 /// base64 of `\0palinurus\0a word`, as AUTH PLAIN has it.
@@ -22,14 +23,14 @@ pub(super) struct Sink {
 
 impl Sink {
     /// Refuses the first few mails, for now.
-    pub(super) async fn new(refused: usize) -> Self {
+    pub(super) async fn new(refused: usize, tls: TlsAcceptor) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap().to_string();
         let (mails, refused) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(refused)));
         let kept = mails.clone();
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, kept.clone(), refused.clone()));
+                tokio::spawn(encrypt(stream, tls.clone(), kept.clone(), refused.clone()));
             }
         });
         Self { server, mails, _serving: AbortOnDropHandle::new(serving) }
@@ -40,10 +41,31 @@ impl Sink {
     }
 }
 
-async fn serve(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>, refused: Arc<Mutex<usize>>) -> Option<()> {
+async fn encrypt(
+    stream: TcpStream,
+    tls: TlsAcceptor,
+    mails: Arc<Mutex<Vec<Mail>>>,
+    refused: Arc<Mutex<usize>>,
+) -> Option<()> {
+    let mut stream = BufStream::new(stream);
+    say(&mut stream, "220 sink").await?;
+    loop {
+        match line(&mut stream).await?.split(' ').next()? {
+            "EHLO" => say(&mut stream, "250-sink\r\n250 STARTTLS").await?,
+            "STARTTLS" => break say(&mut stream, "220 go on").await?,
+            _ => say(&mut stream, "530 encrypt first").await?,
+        }
+    }
+    serve(tls.accept(stream.into_inner()).await.ok()?, mails, refused).await
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    mails: Arc<Mutex<Vec<Mail>>>,
+    refused: Arc<Mutex<usize>>,
+) -> Option<()> {
     let mut stream = BufStream::new(stream);
     let (mut mail, mut known) = (Mail::default(), false);
-    say(&mut stream, "220 sink").await?;
     loop {
         let line = line(&mut stream).await?;
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
@@ -89,13 +111,13 @@ async fn serve(stream: TcpStream, mails: Arc<Mutex<Vec<Mail>>>, refused: Arc<Mut
     }
 }
 
-async fn line(stream: &mut BufStream<TcpStream>) -> Option<String> {
+async fn line(stream: &mut BufStream<impl AsyncRead + AsyncWrite + Unpin>) -> Option<String> {
     let mut line = String::new();
     let read = stream.read_line(&mut line).await.ok()?;
     (read > 0).then(|| line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-async fn say(stream: &mut BufStream<TcpStream>, text: &str) -> Option<()> {
+async fn say(stream: &mut BufStream<impl AsyncRead + AsyncWrite + Unpin>, text: &str) -> Option<()> {
     stream.write_all(format!("{text}\r\n").as_bytes()).await.ok()?;
     stream.flush().await.ok()
 }

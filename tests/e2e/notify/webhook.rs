@@ -9,7 +9,9 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What comes of the next requests, and then of all.
@@ -53,13 +55,32 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) async fn new(first: &[Answer], then: Answer) -> Self {
+        Self::listening(first, then, None).await
+    }
+
+    pub(super) async fn encrypted(first: &[Answer], then: Answer, tls: TlsAcceptor) -> Self {
+        Self::listening(first, then, Some(tls)).await
+    }
+
+    async fn listening(first: &[Answer], then: Answer, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/hook", listener.local_addr().unwrap());
         let seen = Arc::new(Mutex::new(Seen { first: first.to_vec(), then: Some(then), got: Vec::new() }));
         let shared = seen.clone();
         let serving = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, shared.clone()));
+                let (seen, tls) = (shared.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, seen).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, seen).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self { url, seen, _serving: AbortOnDropHandle::new(serving) }
@@ -78,7 +99,7 @@ impl Receiver {
     }
 }
 
-async fn serve(stream: TcpStream, seen: Arc<Mutex<Seen>>) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, seen: Arc<Mutex<Seen>>) {
     let answer = |request| answer(request, seen.clone());
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service_fn(answer))

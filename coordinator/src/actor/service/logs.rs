@@ -76,6 +76,9 @@ impl Service {
 
     pub(super) fn want_backup(&mut self, me: &ActorRef<ServiceMsg>, why: String) {
         tracing::info!(service = self.name(), why, "a full backup is wanted");
+        if let Ok(vault) = &self.vault {
+            vault.logs.wants(&why, self.shared.now());
+        }
         self.log_backups.wanted = Some(why);
         self.log_backup(me);
     }

@@ -59,6 +59,9 @@ impl Service {
                 tracing::error!(service = self.name(), error = e.chain(), "cannot open the repository");
                 me.send_after(self.open_again, || ServiceMsg::Open);
                 self.open_again = (self.open_again * 2).min(OPEN_AGAIN_AT_MOST);
+                if self.open_again == OPEN_AGAIN_AT_MOST {
+                    self.tell_unopened(e);
+                }
             }
         }
         if let Ok(vault) = &vault {

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use palinurus_proto::v1::{self, Health};
-use palinurus_repository::Result;
+use palinurus_repository::{Error, Result};
 use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -11,12 +11,14 @@ use super::{Service, ServiceMsg};
 use crate::failover::{Sources, time};
 use crate::notify::{self, Notice};
 use crate::operation::Detail;
-use crate::schedule::{Newest, Past, Run, Verdict, decide, schedule_of, standing};
+use crate::schedule::{Known, Newest, Past, Run, Verdict, changes, decide, schedule_of, standing};
 
 /// After a start: agents come first.
 const SOON: Duration = Duration::from_secs(3);
 /// At the longest between two looks.
 const WATCH: Duration = Duration::from_secs(5 * 60);
+/// Between two looks that a log asks for.
+const CALM: Duration = Duration::from_secs(5);
 /// After one that could not begin.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -26,18 +28,21 @@ pub(super) struct Schedules {
     asking: Option<AbortOnDropHandle<()>>,
     /// None: not looked at yet, under this leader.
     health: Option<Health>,
+    /// Listens to the log's desk.
+    logs: Option<AbortOnDropHandle<()>>,
 }
 
 /// What the ledger says.
 #[derive(Debug)]
 pub(crate) struct Seen {
-    newest: Newest,
+    known: Known,
     sources: Sources,
 }
 
 impl Service {
     pub(super) fn schedule_soon(&mut self, me: &ActorRef<ServiceMsg>) {
         if self.vault.is_ok() {
+            self.listen_to_logs(me);
             self.schedule_after(me, SOON);
         }
     }
@@ -51,11 +56,11 @@ impl Service {
         let (Ok(vault), me) = (self.vault(), me.clone()) else { return };
         let begins = schedule_of(&self.record.value).is_some();
         self.schedules.asking = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            let look = |state: &_| Seen {
-                newest: Newest::of(state),
-                sources: if begins { Sources::of(state) } else { Sources::default() },
-            };
-            let seen = vault.repository.read(look).await;
+            let look =
+                |state: &_| (Newest::of(state), if begins { Sources::of(state) } else { Sources::default() });
+            let (newest, sources) = vault.repository.read(look).await;
+            let seen =
+                Seen { known: Known { newest, archive: Some(vault.logs.archive(newest.whole)) }, sources };
             let _ = me.cast(ServiceMsg::ScheduleSeen(Box::new(seen)));
         })));
     }
@@ -65,9 +70,10 @@ impl Service {
         let current = self.slot.current().and_then(|current| self.shared.board.find(current.id).ok());
         let current = current.map(|operation| v1::Operation::clone(&operation.borrow()));
         let operations = || self.history.values().map(|operation| &operation.value).chain(&current);
-        let stands = standing(service, Some(seen.newest), operations(), now);
+        let stands = standing(service, Some(&seen.known), operations(), now);
         let verdict = schedule_of(service)
-            .map(|schedule| decide(&schedule, &Past::of(service, seen.newest, operations()), now));
+            .map(|schedule| decide(&schedule, &Past::of(service, seen.known.newest, operations()), now));
+        let changes = changes(service, &seen.known, now);
         self.tell_health(&stands);
         let after = match verdict {
             None | Some(Verdict::Never | Verdict::Busy) => WATCH,
@@ -87,7 +93,22 @@ impl Service {
                 }
             }
         };
-        self.schedule_after(me, after);
+        let health = changes.map_or(WATCH, |at| at.since(now));
+        self.schedule_after(me, after.min(health));
+    }
+
+    /// Looks at once when the log's desk hears something, and no more often than that.
+    fn listen_to_logs(&mut self, me: &ActorRef<ServiceMsg>) {
+        let (Ok(vault), me) = (self.vault(), me.clone()) else { return };
+        self.schedules.logs = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                vault.logs.changed().await;
+                if me.cast(ServiceMsg::Schedule).is_err() {
+                    return;
+                }
+                tokio::time::sleep(CALM).await;
+            }
+        })));
     }
 
     async fn begin_scheduled(
@@ -104,8 +125,20 @@ impl Service {
         Box::pin(self.start(me, Detail::Backup(backup), Vec::new())).await
     }
 
+    /// No backup begins, and nobody knows of those there are: for longer than a store is away now and then.
+    pub(super) fn tell_unopened(&mut self, error: &Error) {
+        let why = format!("its repository cannot be opened: {}", error.chain());
+        self.tell(Health::Unspecified, &why, true);
+    }
+
     fn tell_health(&mut self, stands: &v1::Standing) {
-        let (is, service) = (stands.health(), self.name().to_owned());
+        let is = stands.health();
+        let urgent = matches!(is, Health::Late | Health::Failing | Health::Unprotected);
+        self.tell(is, &stands.why, urgent);
+    }
+
+    fn tell(&mut self, is: Health, why: &str, urgent: bool) {
+        let service = self.name().to_owned();
         if self.schedules.health.replace(is) == Some(is) {
             return;
         }
@@ -115,9 +148,9 @@ impl Service {
             kind: notify::Kind::Health,
             key: is.name().to_owned(),
             at: self.shared.now(),
-            why: stands.why.clone(),
+            why: why.to_owned(),
             details: BTreeMap::new(),
-            urgent: matches!(is, Health::Late | Health::Failing | Health::Unprotected),
+            urgent,
         });
     }
 }
