@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "palinurus/v1/types.proto",
         "palinurus/v1/requests.proto",
         "palinurus/v1/schedule.proto",
+        "palinurus/v1/power.proto",
         "palinurus/v1/coordinator.proto",
         "palinurus/v1/fleet.proto",
     ];

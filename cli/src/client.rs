@@ -102,6 +102,9 @@ calls! {
     Safe list_plans(ListPlansRequest) -> v1::ListPlansReply;
     Safe get_cluster(GetClusterRequest) -> v1::Cluster;
     Safe show_logs(ShowLogsRequest) -> v1::Logs;
+    Safe power_off(PowerOffRequest) -> v1::Service;
+    Safe power_on(PowerOnRequest) -> v1::Service;
+    Safe delete_service(DeleteServiceRequest) -> v1::Service;
 }
 
 impl Client {

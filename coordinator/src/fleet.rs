@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use palinurus_proto::v1::fleet_server::Fleet;
-use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message, log_request};
+use palinurus_proto::v1::{self, agent_message, claim_request, coordinator_message, log_reply, log_request};
 use palinurus_proto::{PROTOCOL, failure, from_status, to_status};
 use palinurus_repository::{Error, ErrorKind, Result, TransactionId};
 use ractor::ActorRef;
@@ -233,7 +233,15 @@ impl FleetService {
         })?;
         let serving = async {
             let service = service(&lead, &open.service).await?;
-            let place = ask(&service, |to| ServiceMsg::Log(open.clone(), to)).await?;
+            let place = match ask(&service, |to| ServiceMsg::Log(open.clone(), to)).await {
+                // It is off: what was granted before is over too.
+                Err(e) if e.kind() == ErrorKind::Conflict => {
+                    let message = Some(log_reply::Message::Revoked(failure(&e)));
+                    let _ = replies.send(Ok(v1::LogReply { epoch: 0, message })).await;
+                    return Ok(());
+                }
+                place => place?,
+            };
             let backup = |why| drop(service.cast(ServiceMsg::WantBackup(why)));
             let may = |open: v1::LogOpen| {
                 let service = service.clone();

@@ -27,6 +27,7 @@ mod notify;
 mod operation;
 mod plan;
 pub mod plans;
+mod power;
 mod retention;
 pub mod schedule;
 mod scrub;

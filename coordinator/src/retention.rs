@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use palinurus_proto::v1;
 use palinurus_repository::ledger::{BackupRecord, State};
-use palinurus_repository::log::{self, Anchor, At};
-use palinurus_repository::retention::{self, Candidate, Chores, Policy, Verdict, chores, decide, freed};
+use palinurus_repository::log::{self, Anchor, At, Position};
+use palinurus_repository::retention::{
+    self, Candidate, Chores, Policy, Reason, Verdict, chores, decide, freed,
+};
 use palinurus_repository::rewrite::{self, Limits, Moved};
 use palinurus_repository::{BackupId, ErrorKind, Repository, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::logs::pins;
 use crate::operation::Patch;
+use crate::power;
 use crate::settings::in_force;
 use crate::vault::Vault;
 
@@ -27,7 +30,24 @@ pub(crate) fn verdicts(
     now: Timestamp,
 ) -> Vec<Verdict> {
     let candidates: Vec<Candidate> = backups.iter().map(|backup| Candidate::of(backup, now)).collect();
-    decide(&candidates, &policy(settings))
+    let mut verdicts = decide(&candidates, &policy(settings));
+    if power::rests(settings) {
+        let reasons = verdicts.iter_mut().flat_map(|verdict| &mut verdict.reasons);
+        reasons.filter(|reason| **reason == Reason::NoPolicy).for_each(|reason| *reason = Reason::Off);
+    }
+    verdicts
+}
+
+/// Of a service that is deleted: what somebody has said is to stay, and nothing else.
+fn but_kept(state: &State, now: Timestamp) -> Vec<Verdict> {
+    let candidates = state.backups().map(|backup| Candidate::of(backup, now));
+    candidates.map(|backup| Verdict { backup: backup.id, reasons: backup.kept_by }).collect()
+}
+
+/// What stands against deleting all of it.
+pub(crate) fn kept(state: &State, now: Timestamp) -> Option<String> {
+    let kept = but_kept(state, now).into_iter().find(Verdict::keeps)?;
+    Some(format!("backup {}: {}", kept.backup, told(&kept).join(", ")))
 }
 
 pub(crate) fn told(verdict: &Verdict) -> Vec<String> {
@@ -50,6 +70,7 @@ pub(crate) async fn plan(repository: &Repository, service: &v1::Service) -> Resu
     let freed = freed(repository, &forget).await?;
     let automatic = match policy(&in_force(service)).interval {
         Some(every) => format!("looked at every {}", humantime::format_duration(every)),
+        None if !power::is_on(service) => "never: the service is not on".to_owned(),
         None => "never: retention_interval is off".to_owned(),
     };
     Ok(v1::RetentionPlan {
@@ -129,6 +150,9 @@ pub(crate) async fn forget(
     let wanted: Vec<BackupId> = detail.forget.iter().map(|id| id.parse()).collect::<Result<_>>()?;
     let now = vault.repository.now();
     let decide = |state: &State| {
+        if detail.all {
+            return but_kept(state, now);
+        }
         let backups: Vec<_> = state.backups().cloned().collect();
         verdicts(&backups, &detail.settings, now)
     };
@@ -136,7 +160,13 @@ pub(crate) async fn forget(
         retention::forget(&vault.repository, vault.epoch, &wanted, &decide, &|| stop.is_cancelled()).await?;
     let repository = &vault.repository;
     repository.refresh().await?;
-    for floor in floors(repository, &detail.settings, &detail.holds).await {
+    let gone = repository.read(|state| state.backups().next().is_none()).await;
+    let floors = match detail.all {
+        true if gone => ends(repository).await?,
+        true => Vec::new(),
+        false => floors(repository, &detail.settings, &detail.holds).await,
+    };
+    for floor in floors {
         match repository.raise_floor(vault.epoch, floor).await {
             Ok(()) => {
                 tracing::info!(lineage = %floor.lineage, floor.position, "gives up the log before that")
@@ -167,6 +197,22 @@ async fn floors(
     repository.read(look).await
 }
 
+/// Behind all that there is of the log.
+async fn ends(repository: &Repository) -> Result<Vec<At>> {
+    let lineages = repository.read(|state| state.lineages().clone()).await;
+    let mut ends = Vec::new();
+    for lineage in lineages.values() {
+        let covered = repository.logs().coverage(lineage, lineage.floor).await?;
+        // Its last grant may have been given, and nothing written under it.
+        let granted = lineage.last_grant().map_or(0, |last| last.from);
+        let position: Position = covered.end().unwrap_or_default().max(granted);
+        if position > lineage.floor {
+            ends.push(At { lineage: lineage.id, position });
+        }
+    }
+    Ok(ends)
+}
+
 /// Counting reads manifests: nobody asked for it, so once a day will do.
 const COUNTED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -180,7 +226,7 @@ pub(crate) async fn rewrite(
     let limits = Limits::read(&detail.settings).unwrap_or(Limits { pack: None, ..Limits::default() });
     let now = vault.repository.now();
     let recently = vault.counted().is_some_and(|last| now.since(last) < COUNTED_EVERY);
-    if limits.pack.is_none() || (detail.automatic && recently) {
+    if detail.all || limits.pack.is_none() || (detail.automatic && recently) {
         return Ok(Patch::Rewrote(None));
     }
     rewrite::abandon(&vault.repository, vault.epoch).await?;

@@ -5,7 +5,7 @@ use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
 use crate::plans::Type;
-use crate::{drill, failover, schedule, scrub};
+use crate::{drill, failover, power, schedule, scrub};
 
 /// What a service's backups may be restored for: `anything`, or `recovery` of its own nodes alone.
 pub(crate) const RESTORE_FOR: &str = "restore_for";
@@ -28,15 +28,25 @@ const OWN: [&str; 10] = [
     REDIS_PERSISTENCE,
     schedule::LOGS_PATIENCE,
 ];
-/// Of when backups begin; and of the repository's own: what stays, and what is rewritten.
-const OTHERS: [&[&str]; 3] = [
+/// Of what becomes of a service that is off; of when backups begin; and of the repository's own: what stays, and what is rewritten.
+const OTHERS: [&[&str]; 4] = [
+    &power::SETTINGS,
     &schedule::SETTINGS,
     &palinurus_repository::retention::SETTINGS,
     &palinurus_repository::rewrite::SETTINGS,
 ];
 
-/// What its plan stands for, and over it what the operator said.
+/// What its plan stands for, and over it what the operator said; of a service that is not on, what that leaves of it.
 pub(crate) fn in_force(service: &v1::Service) -> HashMap<String, String> {
+    let mut settings = said(service);
+    if !power::is_on(service) {
+        power::rest(&mut settings);
+    }
+    settings
+}
+
+/// As they are while it is on.
+pub(crate) fn said(service: &v1::Service) -> HashMap<String, String> {
     let mut settings = service.plan_settings.clone();
     settings.extend(service.settings.iter().map(|(key, value)| (key.clone(), value.clone())));
     settings
@@ -69,6 +79,7 @@ pub(crate) fn check(service: &str, kind: &Type, settings: &HashMap<String, Strin
     schedule::check_archive(settings)?;
     palinurus_repository::retention::Policy::read(settings)?;
     palinurus_repository::rewrite::Limits::read(settings)?;
+    power::Policy::read(settings)?;
     failover::Policy::read(kind.name, settings)?;
     if schedule::Schedule::read(service, settings)?.is_some()
         && let Some(note) = &kind.note

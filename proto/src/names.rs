@@ -1,5 +1,5 @@
 //! What people and metrics call an operation's kind and state, and a service's health.
-use crate::v1::{Health, OperationKind, OperationState};
+use crate::v1::{Health, OperationKind, OperationState, PowerState};
 
 impl OperationKind {
     #[must_use]
@@ -33,8 +33,8 @@ impl OperationState {
 }
 
 impl Health {
-    pub const ALL: [Self; 5] =
-        [Self::Unspecified, Self::Protected, Self::Late, Self::Failing, Self::Unprotected];
+    pub const ALL: [Self; 6] =
+        [Self::Unspecified, Self::Protected, Self::Late, Self::Failing, Self::Unprotected, Self::Off];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -44,6 +44,23 @@ impl Health {
             Self::Late => "late",
             Self::Failing => "failing",
             Self::Unprotected => "unprotected",
+            Self::Off => "off",
+        }
+    }
+}
+
+impl PowerState {
+    pub const ALL: [Self; 5] =
+        [Self::PowerOn, Self::PowerStopping, Self::PowerOff, Self::PowerStarting, Self::PowerDeleting];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PowerOn => "on",
+            Self::PowerStopping => "stopping",
+            Self::PowerOff => "off",
+            Self::PowerStarting => "starting",
+            Self::PowerDeleting => "deleting",
         }
     }
 }

@@ -39,6 +39,7 @@ mod partial;
 mod postgresql;
 mod postgresql_killed;
 mod postgresql_mistakes;
+mod power;
 mod pushed;
 mod quarantine;
 mod rebuilt;

@@ -19,6 +19,7 @@ pub(crate) mod node;
 pub(crate) mod offline;
 pub(crate) mod operation;
 pub(crate) mod plan;
+mod power;
 mod repair;
 pub(crate) mod repository;
 pub(crate) mod requests;

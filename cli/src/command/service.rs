@@ -7,6 +7,7 @@ use palinurus_proto::{from_status, v1};
 use palinurus_repository::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use super::power::{self, Power};
 use super::standing::Standing;
 use crate::exit::Outcome;
 use crate::output::{Output, fields, table};
@@ -27,6 +28,12 @@ pub(crate) enum Verb {
         /// May be left out when there is only one.
         service: Option<String>,
     },
+    /// Takes a last backup; then nothing of the service begins by itself, and its backups stay whatever their age.
+    PowerOff(power::Off),
+    /// Restores the latest backup onto the nodes that register, and goes on with schedule and retention.
+    PowerOn(power::On),
+    /// Deletes a service that is off, with all of its backups.
+    Delete(power::Delete),
 }
 
 /// A service as an operator writes it.
@@ -82,7 +89,7 @@ struct Services {
 }
 
 #[derive(Serialize)]
-struct ServiceView {
+pub(super) struct ServiceView {
     name: String,
     r#type: String,
     plan: String,
@@ -95,6 +102,7 @@ struct ServiceView {
     plan_settings: HashMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     standing: Option<Standing>,
+    power: Power,
     /// To which moments it can be restored, of one that is shown alone and has a log.
     #[serde(skip_serializing_if = "Option::is_none")]
     window: Option<Window>,
@@ -186,6 +194,9 @@ pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<
                 client.list_services(v1::ListServicesRequest {}).await.map_err(from_status)?.into_inner();
             output.data(&Services { services: reply.services.into_iter().map(view).collect() }, show_list);
         }
+        Verb::PowerOff(off) => return power::off(off, global, output).await,
+        Verb::PowerOn(on) => return power::on(on, global, output).await,
+        Verb::Delete(delete) => return power::delete(delete, global, output).await,
         Verb::Show { service } => {
             let mut client = client::connect(global).await?;
             let service = client::service(&mut client, service).await?;
@@ -241,7 +252,8 @@ fn parse(file: &Path, text: &str) -> Result<v1::Service> {
     })
 }
 
-fn view(service: v1::Service) -> ServiceView {
+pub(super) fn view(service: v1::Service) -> ServiceView {
+    let power = Power::of(&service);
     let nodes = service.nodes.into_iter().map(|node| NodeSpecView {
         name: node.name,
         zone: node.zone,
@@ -259,6 +271,7 @@ fn view(service: v1::Service) -> ServiceView {
         settings: service.settings,
         plan_settings: service.plan_settings,
         standing: service.standing.as_ref().map(Standing::of),
+        power,
         window: None,
         backups: None,
     }
@@ -280,7 +293,7 @@ fn known_of(reply: &v1::ListBackupsReply) -> BackupsView {
     }
 }
 
-fn show(service: &ServiceView) -> String {
+pub(super) fn show(service: &ServiceView) -> String {
     let nodes: Vec<String> = service.nodes.iter().map(show_node).collect();
     let listed = |settings: &HashMap<String, String>| {
         let mut listed: Vec<String> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -298,6 +311,7 @@ fn show(service: &ServiceView) -> String {
     if !service.plan.is_empty() {
         pairs.push(("plan", format!("{}: {}", service.plan, listed(&service.plan_settings))));
     }
+    pairs.extend(service.power.field());
     pairs.extend(service.standing.iter().flat_map(Standing::fields));
     pairs.extend(service.window.as_ref().map(|window| ("any moment", show_window(window))));
     pairs.extend(service.backups.as_ref().map(|backups| ("backups", show_backups(backups))));
@@ -351,7 +365,7 @@ fn show_list(services: &Services) -> String {
                 s.r#type.clone(),
                 or(Some(&s.plan)),
                 s.nodes.len().to_string(),
-                or(standing.map(|it| it.health)),
+                or(standing.map(|it| it.health)) + if s.power.in_review() { ", review" } else { "" },
                 or(standing.and_then(|it| it.next.as_deref())),
                 s.repository.clone(),
             ]

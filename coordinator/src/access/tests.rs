@@ -70,6 +70,8 @@ fn each_may_do_its_part_and_no_more() {
     assert_eq!(all("/palinurus.v1.Coordinator/ListBackups"), row("xxxxx...x"));
     assert_eq!(all("/palinurus.v1.Coordinator/StartBackup"), row("..xxx...x"));
     assert_eq!(all("/palinurus.v1.Coordinator/DeleteBackup"), row("...x....x"));
+    assert_eq!(all("/palinurus.v1.Coordinator/PowerOff"), row("..xxx...x"));
+    assert_eq!(all("/palinurus.v1.Coordinator/DeleteService"), row("...x....x"));
     assert_eq!(all("/palinurus.v1.Fleet/Session"), row(".....x..x"));
     assert_eq!(all("/grpc.health.v1.Health/Check"), row("xxxxxxxxx"));
     assert_eq!(all("/palinurus.v1.Coordinator/Unheard"), row("........."));

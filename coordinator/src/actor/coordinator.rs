@@ -6,7 +6,7 @@ use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-use super::service::{ServiceActor, ServiceArgs, ServiceMsg};
+use super::service::{GONE, ServiceActor, ServiceArgs, ServiceMsg};
 use super::{RESTART_AFTER, Reply, STOP_WITHIN, reply};
 use crate::shared::Shared;
 use crate::state::Versioned;
@@ -80,6 +80,12 @@ impl Actor for CoordinatorActor {
             SupervisionEvent::ActorFailed(child, error) => (child.get_id(), error.to_string()),
             _ => return Ok(()),
         };
+        if why == GONE {
+            coordinator
+                .services
+                .retain(|_, service| service.as_ref().is_none_or(|service| service.get_id() != child));
+            return Ok(());
+        }
         if let Some(name) = coordinator.forget(child) {
             tracing::error!(service = name, why, "the service's actor ended, starting it again");
             me.send_after(RESTART_AFTER, move || CoordinatorMsg::Restart(name));

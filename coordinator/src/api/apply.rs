@@ -11,7 +11,7 @@ use crate::actor::service::ServiceMsg;
 use crate::door::Lead;
 use crate::plans::{Plans, Type};
 use crate::retention;
-use crate::settings::{self, in_force};
+use crate::settings::{self, in_force, said};
 use crate::state::{Expect, Versioned};
 
 /// More starts without reach of the repository than any coordinator makes.
@@ -51,7 +51,8 @@ impl Lead {
 
     /// Of a service with a plan, before or after: backups that retention keeps now, and would not then.
     async fn forgets_nothing(&self, current: &v1::Service, wanted: &v1::Service) -> Result<()> {
-        let (before, after) = (in_force(current), in_force(wanted));
+        // Also of one that is off: it would go when it is on again.
+        let (before, after) = (said(current), said(wanted));
         let has_plan = !current.plan.is_empty() || !wanted.plan.is_empty();
         if !has_plan || retention::policy(&before) == retention::policy(&after) {
             return Ok(());
@@ -184,7 +185,7 @@ fn planned(wanted: v1::Service, plans: &Plans) -> Result<v1::Service> {
         "" => HashMap::new(),
         plan => plans.find(kind, plan)?.settings,
     };
-    let service = v1::Service { plan_settings, standing: None, ..wanted };
+    let service = v1::Service { plan_settings, standing: None, power: None, ..wanted };
     validate(&service, kind)?;
     Ok(service)
 }

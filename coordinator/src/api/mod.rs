@@ -17,6 +17,7 @@ mod backups;
 mod drill;
 mod failover;
 mod logs;
+mod power;
 mod reads;
 mod restore;
 mod retention;
@@ -281,6 +282,24 @@ impl Coordinator for Api {
 
     async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
         Ok(Response::new(self.door.cluster()))
+    }
+
+    async fn power_off(
+        &self,
+        request: Request<v1::PowerOffRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
+        answer(self.lead()?.power_off(request.into_inner()).await)
+    }
+
+    async fn power_on(&self, request: Request<v1::PowerOnRequest>) -> Result<Response<v1::Service>, Status> {
+        answer(self.lead()?.power_on(request.into_inner()).await)
+    }
+
+    async fn delete_service(
+        &self,
+        request: Request<v1::DeleteServiceRequest>,
+    ) -> Result<Response<v1::Service>, Status> {
+        answer(self.lead()?.delete_service(&request.get_ref().service).await)
     }
 
     async fn cancel_operation(

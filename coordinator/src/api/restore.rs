@@ -8,6 +8,7 @@ use crate::door::Lead;
 use crate::logs::{alone, locate};
 use crate::operation::{Detail, finished};
 use crate::plan::{Fork, Planned, may_choose, plan, plan_fork};
+use crate::power;
 use crate::settings::{RESTORE_FOR, no_backups, only_recovers};
 use crate::vault::Vault;
 
@@ -94,6 +95,9 @@ impl Lead {
                 .with_hint(format!("fork it when that has ended: palinurus operation watch {id}")));
         }
         let service = ask(&self.service(parent).await?, ServiceMsg::Describe).await?.service;
+        if power::state(&service) == v1::PowerState::PowerDeleting {
+            power::must_be_on(&service)?;
+        }
         Ok(v1::Parent { service: service.name, repository: service.repository })
     }
 

@@ -1,5 +1,6 @@
 //! One service's logs, under this leader: decisions one after the other, and what writers tell, which is kept in memory.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 
 use palinurus_proto::logs::{chain_to_wire, lineage_to_wire};
@@ -28,6 +29,8 @@ pub(crate) struct Desk {
     told: SyncMutex<Told>,
     /// Told something that a service's health may follow from.
     changed: Notify,
+    /// The service is off.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -109,7 +112,13 @@ impl Desk {
     ) -> Self {
         let told = SyncMutex::new(Told { good: since, ..Told::default() });
         let (deciding, changed) = (Mutex::default(), Notify::new());
-        Self { repository, epoch, entropy, deciding, told, changed }
+        let closed = AtomicBool::default();
+        Self { repository, epoch, entropy, deciding, told, changed, closed }
+    }
+
+    /// Closed: whoever writes is told to stop.
+    pub(crate) fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Relaxed);
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {
@@ -184,6 +193,9 @@ impl Desk {
 
     /// Whether it is the newest of its lineage, and of the key epoch in force.
     pub(crate) async fn stands(&self, granted: &Granted) -> Standing {
+        if self.closed.load(Ordering::Relaxed) {
+            return Standing::Closed;
+        }
         let id = granted.lineage.id;
         let (lineage, key_epoch) =
             self.repository.read(|state| (state.lineage(id).cloned(), state.key_epoch())).await;
@@ -380,6 +392,8 @@ pub(crate) enum Standing {
     Over(String),
     /// A key epoch has begun since: what is put from now on needs a fresh grant.
     Outdated,
+    /// The service is off.
+    Closed,
 }
 
 #[cfg(test)]

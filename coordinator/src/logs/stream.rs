@@ -105,6 +105,7 @@ impl Stream<'_> {
             match self.desk.stands(granted).await {
                 Standing::Good => {}
                 Standing::Over(node) => return Ok(Some(over(opening, &node))),
+                Standing::Closed => return Ok(Some(Error::conflict("the service is powered off"))),
                 Standing::Outdated => {
                     *granted = self.anew(opening).await?;
                 }

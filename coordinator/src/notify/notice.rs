@@ -9,10 +9,8 @@ pub(crate) enum Kind {
     /// The service's health has changed. Its key is the health.
     Health,
     /// A service that is powered off is listed for review.
-    #[allow(dead_code, reason = "power-off tells it")]
     Review,
     /// A service is deleted, with its backups.
-    #[allow(dead_code, reason = "power-off tells it")]
     Deletion,
 }
 

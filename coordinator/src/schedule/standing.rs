@@ -7,6 +7,7 @@ use super::past::{Newest, failed};
 use super::{Archive, Past, Schedule, Verdict, archive, decide};
 use crate::failover::time;
 use crate::plans::Type;
+use crate::power;
 use crate::settings::{in_force, no_backups};
 
 /// What is known of a service's backups and of its log.
@@ -30,6 +31,7 @@ pub(crate) fn standing<'a>(
     let schedule = of(service);
     let next = schedule.as_ref().map(|schedule| next(schedule, &past, now)).unwrap_or_default();
     let (health, why) = match (&none, newest) {
+        _ if !power::is_on(service) => (Health::Off, power::told(service).unwrap_or_default()),
         (Some(none), _) => (Health::Unprotected, none.what().to_owned()),
         (None, None) => (Health::Unspecified, "its repository is not open".to_owned()),
         (None, Some(newest)) => {

@@ -63,6 +63,10 @@ impl Records {
         self.put(&format!("service/{}", service.name), service, expect).await
     }
 
+    pub(crate) async fn delete_service(&self, service: &str) -> Result<()> {
+        self.0.delete(&format!("service/{service}"), Expect::Any).await
+    }
+
     pub(crate) async fn operations(&self, service: &str) -> Result<Vec<Versioned<v1::Operation>>> {
         self.list(&format!("operation/{service}/")).await
     }

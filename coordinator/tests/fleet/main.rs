@@ -14,6 +14,7 @@ mod logs;
 mod over_etcd;
 mod partial;
 mod peer;
+mod power;
 mod recovery;
 mod restore;
 mod retention;

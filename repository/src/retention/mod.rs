@@ -80,6 +80,8 @@ pub enum Reason {
     },
     /// What needs it, such as a log stream that begins there.
     Needed(String),
+    /// The service is powered off.
+    Off,
 }
 
 impl fmt::Display for Reason {
@@ -99,6 +101,7 @@ impl fmt::Display for Reason {
                 write!(f, "held until {}{}", date(*until), because(reason))
             }
             Reason::Needed(by) => write!(f, "needed by {by}"),
+            Reason::Off => f.write_str("the service is not on: everything is kept"),
         }
     }
 }

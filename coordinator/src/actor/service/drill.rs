@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Service, ServiceMsg};
 use crate::drill::{self, Prepared, Verdict};
 use crate::operation::Detail;
+use crate::power;
 
 /// After one was begun, or could not be.
 const AGAIN: Duration = Duration::from_secs(10 * 60);
@@ -69,7 +70,7 @@ impl Service {
     pub(super) async fn drill_planned(&mut self, me: &ActorRef<ServiceMsg>, planned: Result<Prepared>) {
         let begun = async {
             let (Prepared { mut detail, nodes }, vault) = (planned?, self.vault()?);
-            if self.slot.current().is_some() {
+            if self.slot.current().is_some() || !power::is_on(&self.record.value) {
                 return Ok(());
             }
             detail.automatic = true;

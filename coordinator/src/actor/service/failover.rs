@@ -13,6 +13,7 @@ use crate::failover::{
     Candidate, Mode, Past, Place, Policy, Source, Sources, Verdict, View, consider, manual,
 };
 use crate::operation::{Detail, Places};
+use crate::power;
 
 /// What an operator asks for, with what there is to restore from.
 #[derive(Debug)]
@@ -45,6 +46,9 @@ impl Places for Seats {
 impl Service {
     /// Looks again, if anything is wrong at all: the ledger is read in a task of its own.
     pub(super) fn reconsider(&mut self, me: &ActorRef<ServiceMsg>) {
+        if !power::is_on(&self.record.value) {
+            let _ = me.cast(ServiceMsg::Power);
+        }
         let automatic = Policy::of(&self.record.value).mode == Mode::Automatic;
         let Ok(vault) = self.vault() else { return };
         if !automatic || self.seats.values().all(super::Seat::is_well) {
@@ -98,6 +102,7 @@ impl Service {
     }
 
     pub(super) fn plan_failover(&self, wanted: Wanted) -> Result<v1::FailoverPlan> {
+        power::must_be_on(&self.record.value)?;
         let Wanted { node, onto, source, sources } = wanted;
         self.view(&sources, |view| manual::plan(view, self.name(), &node, &onto, source))
     }
@@ -138,7 +143,7 @@ impl Service {
         self.shared.board.find(current.id).ok()?.borrow().failover.clone()
     }
 
-    fn view<T>(&self, sources: &Sources, look: impl FnOnce(View<'_>) -> T) -> T {
+    pub(super) fn view<T>(&self, sources: &Sources, look: impl FnOnce(View<'_>) -> T) -> T {
         let in_order = self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name));
         let places: Vec<Place> = in_order.map(super::Seat::place).collect();
         let past = Past::of(self.history.values().map(|operation| &operation.value));

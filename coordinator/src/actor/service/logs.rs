@@ -11,6 +11,7 @@ use super::{Service, ServiceMsg};
 use crate::actor::ask;
 use crate::failover::Sources;
 use crate::operation::Detail;
+use crate::power;
 use crate::vault::Vault;
 
 /// Before a backup that could not begin is tried again.
@@ -38,6 +39,9 @@ impl Service {
                 "epoch {} leads by now, this coordinator has {}",
                 open.epoch, self.epoch
             )));
+        }
+        if !power::takes_log(&self.record.value) {
+            power::must_be_on(&self.record.value)?;
         }
         let seat = self.seats.get(&open.node);
         let seat =
@@ -81,6 +85,13 @@ impl Service {
 
     /// Begins what is wanted, unless something runs: then when that has ended.
     pub(super) fn log_backup(&mut self, me: &ActorRef<ServiceMsg>) {
+        // It is begun when the service is on again; of one that is off it is not wanted any more.
+        if !power::is_on(&self.record.value) {
+            if !power::takes_log(&self.record.value) {
+                self.log_backups.wanted = None;
+            }
+            return;
+        }
         let busy = self.log_backups.beginning.as_ref().is_some_and(|begin| !begin.is_finished());
         if busy || self.slot.current().is_some() {
             return;

@@ -27,6 +27,7 @@ mod fence;
 mod logs;
 mod opening;
 mod operations;
+mod power;
 mod rebuilt;
 mod recovered;
 mod retention;
@@ -43,6 +44,8 @@ pub(crate) use failover::Wanted;
 use logs::LogBackups;
 pub(crate) use logs::LogPlace;
 use opening::OPEN_AGAIN_AFTER;
+pub(crate) use power::GONE;
+use power::Powers;
 use retention::{Retentions, Surveyed};
 use schedule::{Schedules, Seen};
 pub(crate) use seat::as_specified;
@@ -104,6 +107,19 @@ pub(crate) enum ServiceMsg {
     /// Look whether a drill is due.
     Drill,
     DrillPlanned(Box<Result<Prepared>>),
+    PowerOff {
+        no_backup: bool,
+        to: Reply<v1::Service>,
+    },
+    PowerOn {
+        delta: bool,
+        to: Reply<v1::Service>,
+    },
+    /// Nothing in the repository stands against it.
+    Delete(Reply<v1::Service>),
+    /// Look what a service that is not on waits for.
+    Power,
+    PowerSeen(Box<power::Seen>),
     Open,
     Opened(Result<Arc<Vault>>),
     /// Give out the releases that connected nodes are owed.
@@ -158,6 +174,7 @@ pub(crate) struct Service {
     schedules: Schedules,
     scrubbing: scrub::Timer,
     drills: Drills,
+    powers: Powers,
     log_backups: LogBackups,
     /// Those that have ended, by id.
     history: BTreeMap<String, Versioned<v1::Operation>>,
@@ -215,6 +232,7 @@ impl Actor for ServiceActor {
             schedules: Schedules::default(),
             scrubbing: None,
             drills: Drills::default(),
+            powers: Powers::default(),
             log_backups: LogBackups::default(),
             history,
             slot,
@@ -235,11 +253,7 @@ impl Actor for ServiceActor {
             ServiceMsg::Describe(to) => reply(to, Ok(service.describe())),
             ServiceMsg::Apply(wanted, to) => {
                 reply(to, service.apply(*wanted).await);
-                service.reconsider(&me);
-                service.schedule_retention(&me);
-                service.schedule(&me);
-                service.scrub(&me).await;
-                service.drill(&me);
+                service.other_settings(&me).await;
             }
             ServiceMsg::Connect(connect, to) => reply(to, service.connect(&me, *connect).await),
             ServiceMsg::Report { node, from, report, permit } => {
@@ -253,7 +267,11 @@ impl Actor for ServiceActor {
             // Who asked is gone: nobody would know of what it started.
             ServiceMsg::Start { to, .. } if to.is_closed() => {}
             ServiceMsg::Start { detail, nodes, to } => {
-                reply(to, Box::pin(service.start(&me, *detail, nodes)).await)
+                let started = match service.may_start(&detail) {
+                    Ok(()) => Box::pin(service.start(&me, *detail, nodes)).await,
+                    Err(e) => Err(e),
+                };
+                reply(to, started);
             }
             ServiceMsg::Cancel(id, to) => service.cancel(&id, to).await,
             ServiceMsg::Vault(to) => reply(to, service.vault()),
@@ -277,6 +295,13 @@ impl Actor for ServiceActor {
             ServiceMsg::Scrub => Box::pin(service.scrub(&me)).await,
             ServiceMsg::Drill => service.drill(&me),
             ServiceMsg::DrillPlanned(planned) => Box::pin(service.drill_planned(&me, *planned)).await,
+            ServiceMsg::PowerOff { to, .. } | ServiceMsg::PowerOn { to, .. } | ServiceMsg::Delete(to)
+                if to.is_closed() => {}
+            ServiceMsg::PowerOff { no_backup, to } => reply(to, service.power_off(&me, no_backup).await),
+            ServiceMsg::PowerOn { delta, to } => reply(to, service.power_on(&me, delta).await),
+            ServiceMsg::Delete(to) => reply(to, service.delete(&me).await),
+            ServiceMsg::Power => service.power(&me),
+            ServiceMsg::PowerSeen(seen) => Box::pin(service.power_seen(&me, *seen)).await,
             ServiceMsg::Open => service.open(&me),
             ServiceMsg::Opened(vault) => service.opened(&me, vault),
             ServiceMsg::Clean => {
@@ -334,7 +359,16 @@ impl Service {
     fn describe(&self) -> Described {
         let nodes =
             self.record.value.nodes.iter().filter_map(|spec| self.seats.get(&spec.name)).map(Seat::shown);
-        Described { service: self.record.value.clone(), nodes: nodes.collect() }
+        Described { service: self.told(), nodes: nodes.collect() }
+    }
+
+    async fn other_settings(&mut self, me: &ActorRef<ServiceMsg>) {
+        self.reconsider(me);
+        self.schedule_retention(me);
+        self.schedule(me);
+        self.scrub(me).await;
+        self.drill(me);
+        let _ = me.cast(ServiceMsg::Power);
     }
 
     /// Nodes, zones and settings may change; while an operation runs, no node may go.
@@ -357,6 +391,7 @@ impl Service {
             created_ms: self.record.value.created_ms,
             epoch_base: self.record.value.epoch_base,
             standing: None,
+            power: self.record.value.power.clone(),
             ..wanted
         };
         if next != self.record.value {

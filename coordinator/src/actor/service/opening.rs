@@ -9,6 +9,7 @@ use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Service, ServiceMsg};
+use crate::power;
 use crate::vault::Vault;
 
 /// Between tries to open a repository, longer each time.
@@ -63,7 +64,11 @@ impl Service {
                 }
             }
         }
+        if let Ok(vault) = &vault {
+            vault.logs.close(!power::takes_log(&self.record.value));
+        }
         self.vault = vault;
+        let _ = me.cast(ServiceMsg::Power);
         self.after_failover(me);
         self.schedule_retention(me);
         self.schedule_soon(me);

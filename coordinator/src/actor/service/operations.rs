@@ -14,6 +14,7 @@ use crate::actor::operation::{Link, OperationActor, OperationArgs, OperationMsg}
 use crate::actor::{RESTART_AFTER, Reply, reply};
 use crate::operation::record::ATTEMPT;
 use crate::operation::{Detail, finished, is_missing, record};
+use crate::power;
 use crate::settings::no_backups;
 use crate::state::{Expect, Versioned};
 use crate::vault::Vault;
@@ -88,6 +89,7 @@ impl Service {
         let id = format!("{:016x}", u64::from_be_bytes(self.shared.world.entropy.array()?));
         let now = self.shared.now();
         let mut operation = record::create(id, self.name(), nodes, self.epoch, now, detail);
+        operation.power_ms = power::number(&self.record.value, operation.kind());
         for text in notes {
             record::note(&mut operation, now, text);
         }
@@ -220,6 +222,7 @@ impl Service {
             let _ = me.cast(ServiceMsg::Reconsider);
             self.after_failover(me);
             self.after_retention(me);
+            let _ = me.cast(ServiceMsg::Power);
             return;
         }
         self.slot.failures += 1;
@@ -248,6 +251,7 @@ impl Service {
                 self.clean_all();
                 self.clean_later(me);
                 self.after_retention(me);
+                let _ = me.cast(ServiceMsg::Power);
             }
             Err(e) => {
                 tracing::error!(
@@ -273,6 +277,7 @@ impl Service {
         self.clean_later(me);
         let _ = me.cast(ServiceMsg::Resume);
         self.after_retention(me);
+        let _ = me.cast(ServiceMsg::Power);
     }
 
     /// Keeps the newest; one that still owes a node its release is kept longer than others.

@@ -9,6 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Service, ServiceMsg};
 use crate::actor::operation::OperationMsg;
 use crate::operation::Detail;
+use crate::power;
 use crate::retention;
 
 /// Messages that wait until a run has given way.
@@ -60,6 +61,9 @@ impl Service {
             self.retention_after(me, interval.mul_f64(0.9 + 0.2 * self.chance()));
         }
         let Ok(vault) = self.vault() else { return };
+        if !power::is_on(&self.record.value) {
+            return;
+        }
         self.retentions.missed = self.slot.current().is_some();
         if self.retentions.missed || self.retentions.survey.as_ref().is_some_and(|look| !look.is_finished()) {
             return;
@@ -83,6 +87,10 @@ impl Service {
             }
         };
         let Ok(vault) = self.vault() else { return };
+        // Decided while it was on.
+        if !power::is_on(&self.record.value) {
+            return;
+        }
         if self.slot.current().is_some() {
             self.retentions.missed = true;
             return;
@@ -127,7 +135,13 @@ impl Service {
 
     /// What would be refused for an automatic run waits for its end instead.
     pub(super) fn unless_automatic(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
-        let starts = matches!(message, ServiceMsg::Start { .. } | ServiceMsg::ApplyFailover(..));
+        let starts = matches!(
+            message,
+            ServiceMsg::Start { .. }
+                | ServiceMsg::ApplyFailover(..)
+                | ServiceMsg::PowerOff { .. }
+                | ServiceMsg::Delete(_)
+        );
         if !starts || self.retentions.waiting.len() >= WAITING_MAX || !self.automatic_gives_way() {
             return Some(message);
         }
