@@ -143,11 +143,9 @@ proptest! {
         let mut gone = false;
         for (lost, good, runs) in fates {
             let running = operations.iter_mut().find(|it| !crate::operation::finished(it.state()));
-            if let Some(running) = running {
-                if runs {
-                    now = now.plus(Duration::from_secs(5));
-                    end(running, good, now);
-                }
+            if let Some(running) = running.filter(|_| runs) {
+                now = now.plus(Duration::from_secs(5));
+                end(running, good, now);
             }
             let own: Vec<_> = operations.iter().filter(|it| it.power_ms == power.since_ms).cloned().collect();
             let view = View {

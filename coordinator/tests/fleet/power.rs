@@ -175,7 +175,7 @@ async fn the_last_backup_goes_on_under_the_next_leader_and_is_no_earlier_one() {
     let waits = until(&mut operator, |power| power.why.contains("missing")).await;
     assert!(waits.power.unwrap().why.contains("directory of n1 holds data"));
     power_off(&mut operator, false).await.unwrap();
-    let off = is(&mut operator, PowerState::PowerOff).await;
+    is(&mut operator, PowerState::PowerOff).await;
     assert_eq!(backups(&mut operator).await.len(), 2, "nothing was restored: nothing to back up");
 }
 
