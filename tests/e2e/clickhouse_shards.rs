@@ -40,7 +40,9 @@ async fn rows_at_the_cut(world: &World, node: &str) -> u64 {
     let (url, key, target) = (world.repository_url(), world.key(), world.path(&format!("files of {node}")));
     let (key, to) = (key.to_str().unwrap(), target.to_str().unwrap());
     let offline = ["restore", "--repository", &url, "--keys", key, "--node", node, "--target", to];
-    world.run(&[&offline[..], &["--include", "clickhouse.json"]].concat()).await.expect(0);
+    if !target.exists() {
+        world.run(&[&offline[..], &["--include", "clickhouse.json"]].concat()).await.expect(0);
+    }
     let facts: serde_json::Value =
         serde_json::from_slice(&fs::read(target.join("clickhouse.json")).unwrap()).unwrap();
     let tables = facts["tables"].as_array().unwrap();
@@ -94,6 +96,29 @@ async fn two_shards_of_two_replicas_come_back_as_they_were_cut() {
     cluster.servers.insert("a1", writes.join().unwrap());
     assert_eq!(cluster.world.backups().await.len(), 2);
 
+    // Into two shards of one replica each: the nodes that are left out are no nodes of the service then.
+    cluster.renew().await;
+    cluster.world.leave_out(&["a2", "b2"]).await;
+    for node in ["a1", "b1"] {
+        cluster.world.seen_empty(node).await;
+    }
+    let told = cluster.world.run(&["restore", "plan"]).await.expect(0);
+    let told = [told.stdout, told.stderr].concat();
+    assert!(told.contains("a2 of the backup is left out: a1 brings the same shard a"), "{told}");
+    cluster.world.run(&["restore", "apply", "--yes"]).await.expect(0);
+    for node in ["a1", "b1"] {
+        let server = &cluster.servers[node];
+        let rows = batches(server).values().sum::<u64>();
+        assert_eq!(rows, rows_at_the_cut(&cluster.world, node).await, "all that {node} had at the cut");
+        assert_eq!(server.sql("SELECT total_replicas FROM system.replicas WHERE table = 'r'"), "1");
+    }
+    for node in ["a2", "b2"] {
+        let tables = "SELECT count() FROM system.tables WHERE database = 'd'";
+        assert_eq!(cluster.servers[node].sql(tables), "0", "{node} was left alone");
+    }
+    cluster.world.take_in(&["a2", "b2"]).await;
+
+    // And into as many as there were.
     cluster.renew().await;
     for (node, _) in NODES {
         cluster.world.seen_empty(node).await;

@@ -16,6 +16,7 @@ mod clickhouse_chosen;
 mod clickhouse_disks;
 mod clickhouse_full;
 mod clickhouse_parts;
+mod clickhouse_replaced;
 mod clickhouse_shards;
 mod crash;
 mod damage;

@@ -214,6 +214,21 @@ impl World {
         }
     }
 
+    /// Their agents end, and the service is applied without them.
+    pub async fn leave_out(&mut self, nodes: &[&str]) {
+        for node in nodes {
+            self.stop_agent(node).await;
+        }
+        self.nodes.retain(|node| !nodes.contains(&node.as_str()));
+        self.apply_service().await;
+    }
+
+    pub async fn take_in(&mut self, nodes: &[&str]) {
+        self.nodes.extend(nodes.iter().map(|node| (*node).to_owned()));
+        self.apply_service().await;
+        nodes.iter().for_each(|node| self.start_agent(node));
+    }
+
     pub fn agent_config(&self, node: &str) -> String {
         format!(
             "service = {:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = {}\n\

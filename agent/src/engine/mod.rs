@@ -116,6 +116,18 @@ pub trait Engine: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// Before what was restored to `target` is brought into use: each of `places` has the telling files of a node that is
+    /// restored at once and has the same data.
+    async fn know_peers(&self, _target: &Path, _places: Vec<PathBuf>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Which of a backup's files no node that is in use has, and are to be fetched, where such nodes give the rest. `place` has the
+    /// telling files. None: all.
+    async fn left_by_peers(&self, _place: &Path) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
     /// Brings what was restored into use.
     async fn restore_finish(&self) -> Result<()>;
 

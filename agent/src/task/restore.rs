@@ -22,7 +22,7 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     let unlocked = call.unlock_source(order.parent.as_ref()).await?;
     unlocked.keys.learn(&*unlocked.storage, &palinurus_proto::sealed(&call.task.key_epochs)?).await?;
     if let Some(choice) = &order.choice {
-        return chosen(call, unlocked, manifest, choice, &order.backup_id).await;
+        return chosen(call, order, unlocked, manifest, choice).await;
     }
     let mut recovery = Recovery::of(&call.task, order.logs.as_ref());
     // Before anything is written: a plan that cannot be followed must leave no trace.
@@ -47,18 +47,24 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     }
     let asks = along.as_ref().map(|(logs, ..)| Arc::clone(logs));
     let settle = Settled { engine: Arc::clone(&host.engine), along };
+    let include = match order.from_peers {
+        true => host.engine.left_by_peers(&telling(call, &unlocked, &manifest, "telling").await?).await?,
+        false => None,
+    };
+    let peers = peers(call, &unlocked, order).await?;
     let request = Request {
         storage: unlocked.storage,
         keys: unlocked.keys,
         manifest,
-        target,
+        target: target.clone(),
         delta: order.delta || host.engine.restores_aside(),
-        include: Vec::new(),
+        include: include.unwrap_or_default(),
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
         settle: Some(Arc::new(settle)),
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
+    host.engine.know_peers(&target, peers).await?;
     host.engine.restore_finish().await?;
     if let Some(logs) = asks {
         // An empty directory may have been another's; what was restored says whose it is.
@@ -85,14 +91,15 @@ fn told(call: &Call, restored: &Restored) -> RestoreResult {
 /// Some of the backup, beside what is there.
 async fn chosen(
     call: &Call,
+    order: &RestoreTask,
     unlocked: Unlocked,
     manifest: ManifestRef,
     choice: &v1::Choice,
-    backup: &str,
 ) -> Result<RestoreResult> {
     let host = &call.host;
-    let choosing = Choosing { choice: Choice::parse(choice)?, backup: backup.to_owned() };
-    let place = telling(call, &unlocked, &manifest).await?;
+    let choosing = Choosing { choice: Choice::parse(choice)?, backup: order.backup_id.clone() };
+    let place = telling(call, &unlocked, &manifest, "telling").await?;
+    let peers = peers(call, &unlocked, order).await?;
     let Portion { target, include } = host.engine.choose(&place, choosing).await?;
     let request = Request {
         storage: unlocked.storage,
@@ -107,6 +114,7 @@ async fn chosen(
         settle: None,
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
+    host.engine.know_peers(&target, peers).await?;
     host.engine.restore_chosen(&target).await?;
     host.looks.again().await;
     Ok(told(call, &restored))
@@ -117,15 +125,25 @@ async fn check_fits(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef) ->
     if call.host.engine.telling().is_empty() {
         return Ok(());
     }
-    let place = telling(call, unlocked, manifest).await?;
+    let place = telling(call, unlocked, manifest, "telling").await?;
     call.host.engine.check_fits(&place).await
 }
 
+/// What the backup holds of each node that is restored at once and has the same data.
+async fn peers(call: &Call, unlocked: &Unlocked, order: &RestoreTask) -> Result<Vec<PathBuf>> {
+    let mut places = Vec::new();
+    for (number, peer) in order.peers.iter().enumerate() {
+        let manifest = ManifestRef::decode(&peer.manifest)?;
+        places.push(telling(call, unlocked, &manifest, &format!("peer-{number}")).await?);
+    }
+    Ok(places)
+}
+
 /// Where the files are that say what the backup holds.
-async fn telling(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef) -> Result<PathBuf> {
+async fn telling(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef, name: &str) -> Result<PathBuf> {
     let host = &call.host;
     // Removed with the operation, whatever becomes of this.
-    let place = host.state.create_spool(call.operation())?.join("telling");
+    let place = host.state.create_spool(call.operation())?.join(name);
     durable::remove_dir(&place)?;
     durable::create_dir(&place)?;
     if host.engine.telling().is_empty() {

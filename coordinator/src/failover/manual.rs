@@ -2,7 +2,9 @@
 use palinurus_proto::v1;
 use palinurus_repository::{Error, Result};
 
-use super::{Candidate, Mode, Place, Source, Verdict, View, consider, detail, human, role, spare};
+use super::{
+    Candidate, Mode, Place, Source, Verdict, View, consider, detail, from_peers, human, role, spare,
+};
 
 /// `onto` empty: the place's own agent, else a spare that is free. A request that cannot be understood is an error;
 /// one that cannot be done is a plan with refusals.
@@ -52,7 +54,10 @@ pub(crate) fn plan(
         let role = role.ok();
         plan.reasons.extend(role.as_ref().and_then(|role| role.why.clone()));
         let follows = role.map(|role| role.follows).unwrap_or_default();
-        plan.failover = Some(v1::FailoverDetail { follows, ..detail(&lost.node, target, source, false) });
+        let (from_peers, why) = from_peers(view, &lost.node);
+        plan.reasons.extend(why);
+        plan.failover =
+            Some(v1::FailoverDetail { follows, from_peers, ..detail(&lost.node, target, source, false) });
         plan.reasons.push(format!("agent {} of {} is connected and empty", target.instance, target.name));
         if let Some(since) = lost.gone_since
             && view.now < since.plus(view.policy.patience)

@@ -18,8 +18,8 @@ mod tests;
 
 use past::Ended;
 pub(crate) use past::Past;
-pub(crate) use policy::{Mode, Policy};
-use role::{Role, role, source};
+pub(crate) use policy::{Mode, Policy, Rebuild};
+use role::{Role, from_peers, role, source};
 pub(crate) use sources::{Source, Sources, names};
 
 /// Between tries for a place whose failovers fail, doubled each time.
@@ -146,7 +146,10 @@ fn examine(view: View<'_>, place: &Place) -> Option<Verdict> {
     };
     reasons.extend(role.why);
     reasons.push(source.reason());
-    let mut detail = v1::FailoverDetail { follows: role.follows, ..detail(node, target, &source, true) };
+    let (from_peers, why) = from_peers(view, node);
+    reasons.extend(why);
+    let mut detail =
+        v1::FailoverDetail { follows: role.follows, from_peers, ..detail(node, target, &source, true) };
     if let Some(last) = unfinished {
         (detail.gone_ms, detail.data_age_ms) = (last.detail.gone_ms, last.detail.data_age_ms);
         detail.logs.clone_from(&last.detail.logs);

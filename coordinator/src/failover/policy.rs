@@ -28,27 +28,48 @@ pub(crate) struct Policy {
     /// Where one node's data is all of the service's, and the node that was written is lost: from the backup and the log behind
     /// it, whatever the others have. Else somebody is to promote one of them.
     pub(crate) from_backup: bool,
+    pub(crate) rebuild: Rebuild,
+}
+
+/// Where a lost node's data comes from if others of its shard have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Rebuild {
+    /// Nobody has.
+    #[default]
+    Alone,
+    /// From the backup, and from them what that lacks.
+    Backup,
+    /// From them, and from the backup what they lack.
+    Peers,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { mode: Mode::default(), patience: PATIENCE, replicated: false, from_backup: false }
+        Self {
+            mode: Mode::default(),
+            patience: PATIENCE,
+            replicated: false,
+            from_backup: false,
+            rebuild: Rebuild::Alone,
+        }
     }
 }
 
 impl Policy {
     /// A service whose settings were stored was valid then; what is not understood now is left alone.
     pub(crate) fn of(service: &v1::Service) -> Self {
-        let replicated = is_replicated(&service.r#type);
-        Self::read(&service.r#type, &settings::in_force(service)).unwrap_or(Self {
-            mode: Mode::Manual,
-            replicated,
-            ..Self::default()
-        })
+        Self::read(&service.r#type, &settings::in_force(service))
+            .unwrap_or_else(|_| Self::of_type(&service.r#type))
+    }
+
+    fn of_type(engine: &str) -> Self {
+        let is = |of: fn(&Type) -> bool| Type::named(engine).is_ok_and(of);
+        let rebuild = if is(|kind| kind.sharded) { Rebuild::Backup } else { Rebuild::Alone };
+        Self { replicated: is(|kind| kind.replicated), rebuild, ..Self::default() }
     }
 
     pub(crate) fn read(engine: &str, settings: &HashMap<String, String>) -> Result<Self> {
-        let mut policy = Self { replicated: is_replicated(engine), ..Self::default() };
+        let mut policy = Self::of_type(engine);
         if let Some(mode) = settings.get("failover") {
             policy.mode = match mode.as_str() {
                 "off" => Mode::Off,
@@ -75,6 +96,9 @@ impl Policy {
             None => Ok(policy),
             Some("backup") => Ok(Self { from_backup: policy.replicated, ..policy }),
             Some("replica") if policy.replicated => Ok(policy),
+            Some("replica") if policy.rebuild != Rebuild::Alone => {
+                Ok(Self { rebuild: Rebuild::Peers, ..policy })
+            }
             Some("replica") => Err(Error::invalid(format!(
                 "failover_from = replica: the engine {engine} has no replicas to rebuild a node from"
             ))
@@ -83,10 +107,6 @@ impl Policy {
                 .with_hint("backup or replica")),
         }
     }
-}
-
-fn is_replicated(engine: &str) -> bool {
-    Type::named(engine).is_ok_and(|kind| kind.replicated)
 }
 
 #[cfg(test)]
@@ -107,7 +127,10 @@ mod tests {
         assert!(!of("postgresql", "replica").unwrap().from_backup);
         assert!(!of("files", "backup").unwrap().from_backup);
         assert!(!Policy::read("postgresql", &HashMap::new()).unwrap().from_backup);
-        assert!(of("clickhouse", "replica").is_err());
+        assert!(of("files", "replica").is_err());
+        assert_eq!(of("clickhouse", "replica").unwrap().rebuild, Rebuild::Peers);
+        assert_eq!(of("clickhouse", "backup").unwrap().rebuild, Rebuild::Backup);
+        assert_eq!(Policy::read("clickhouse", &HashMap::new()).unwrap().rebuild, Rebuild::Backup);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! nobody has the data any more, the one that is written. Pure.
 use palinurus_proto::v1;
 
-use super::{Place, Source, View};
+use super::{Place, Rebuild, Source, View};
 
 /// And why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,4 +61,37 @@ fn is_other(place: &Place, lost: &v1::Node) -> bool {
 /// The newest that has the node's data: where one node's is everybody's, whoever's it is.
 pub(super) fn source<'a>(view: View<'a>, node: &v1::Node) -> Option<&'a Source> {
     if view.policy.replicated { view.sources.latest() } else { view.sources.newest(node) }
+}
+
+/// Where a node's data comes from that others of its shard have too: whether from them. And why.
+pub(super) fn from_peers(view: View<'_>, lost: &v1::Node) -> (bool, Option<String>) {
+    let shard = |node: &v1::Node| view.sources.newest(node).map_or("", |source| source.shard.as_str());
+    let own = shard(lost);
+    if own.is_empty() || view.policy.rebuild == Rebuild::Alone {
+        return (false, None);
+    }
+    if view.policy.rebuild == Rebuild::Backup {
+        let why =
+            "failover_from is backup: what the backup lacks of replicated tables comes from other replicas";
+        return (false, Some(why.to_owned()));
+    }
+    let mut peers = view
+        .places
+        .iter()
+        .filter(|place| is_other(place, lost) && place.gone_since.is_none() && shard(&place.node) == own);
+    match peers.next() {
+        Some(peer) => {
+            let name = &peer.node.name;
+            let why = format!(
+                "failover_from is replica, and {name} of shard {own} is there: replicated tables come from the other replicas"
+            );
+            (true, Some(why))
+        }
+        None => {
+            let why = format!(
+                "failover_from is replica, and no other node of shard {own} is there: all comes from the backup"
+            );
+            (false, Some(why))
+        }
+    }
 }

@@ -12,6 +12,8 @@ pub(crate) struct Source {
     pub(crate) backup_id: String,
     /// Its name there.
     pub(crate) node: String,
+    /// Empty: nobody else has its data.
+    pub(crate) shard: String,
     pub(crate) manifest: Bytes,
     /// When the backup began: what was there by then is in it, so that no loss is told too small.
     pub(crate) moment: Timestamp,
@@ -26,6 +28,7 @@ impl Source {
         Self {
             backup_id: backup.id.to_string(),
             node: commit.node.clone(),
+            shard: commit.cut.as_ref().map(|cut| cut.shard.clone()).unwrap_or_default(),
             manifest: commit.manifest.encode().into(),
             moment: backup.started,
             files: commit.files,
@@ -93,6 +96,7 @@ impl Sources {
         self.backups.contains(&manifest.backup_id).then(|| Source {
             backup_id: manifest.backup_id.clone(),
             node: begun.lost.clone(),
+            shard: String::new(),
             manifest: manifest.manifest.clone(),
             moment: Timestamp(begun.backup_ms),
             files: 0,

@@ -53,6 +53,7 @@ fn source(node: &str) -> Source {
     Source {
         backup_id: format!("backup-of-{node}"),
         node: node.to_owned(),
+        shard: String::new(),
         manifest: format!("manifest-of-{node}").into_bytes().into(),
         moment: ago(3600),
         files: 1,
@@ -72,8 +73,7 @@ struct Fixture {
 impl Fixture {
     fn new(places: Vec<Place>) -> Self {
         let sources = Sources::with(places.iter().map(|place| source(&place.node.name)));
-        let policy =
-            Policy { mode: Mode::Automatic, patience: PATIENCE, replicated: false, from_backup: false };
+        let policy = Policy { mode: Mode::Automatic, patience: PATIENCE, ..Policy::default() };
         Self { policy, places, sources, past: Past::default(), running: None }
     }
 
@@ -290,6 +290,30 @@ fn a_lost_standby_becomes_one_again_and_a_lost_primary_waits_for_a_standbys_data
     fixture.policy.replicated = true;
     (fixture.places[0].node.primary, fixture.places[1].node.primary) = (true, true);
     assert!(fixture.waits().0.contains("n1 and n2"), "{:?}", fixture.waits());
+}
+
+#[test]
+fn a_replica_of_a_shard_is_rebuilt_as_its_policy_says_while_others_are_there() {
+    let mut fixture = Fixture::new(vec![here("a1"), replaced("a2"), here("b1")]);
+    let of = |node: &str| Source { shard: node[..1].to_owned(), ..source(node) };
+    fixture.sources = Sources::with(["a1", "a2", "b1"].map(of));
+    let took = |fixture: &Fixture| {
+        let taken = |verdict| if let Verdict::Take(candidate) = verdict { Some(candidate) } else { None };
+        let candidate = consider(fixture.view()).into_iter().find_map(taken).unwrap();
+        (candidate.detail.from_peers, candidate.reasons.join("\n"))
+    };
+    assert!(!took(&fixture).0, "nodes of this type share nothing");
+    fixture.policy.rebuild = Rebuild::Backup;
+    let (from_peers, why) = took(&fixture);
+    assert!(!from_peers && why.contains("failover_from is backup"), "{why}");
+    fixture.policy.rebuild = Rebuild::Peers;
+    let (from_peers, why) = took(&fixture);
+    assert!(from_peers && why.contains("a1 of shard a is there"), "{why}");
+    let plan = manual::plan(fixture.view(), "s", "a2", "", None).unwrap();
+    assert!(plan.failover.unwrap().from_peers && plan.reasons.join("\n").contains("a1 of shard a"));
+    fixture.places[0] = gone("a1", 1);
+    let (from_peers, why) = took(&fixture);
+    assert!(!from_peers && why.contains("no other node of shard a is there"), "{why}");
 }
 
 fn place() -> impl Strategy<Value = Place> {

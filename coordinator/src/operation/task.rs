@@ -92,6 +92,7 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
             backup_id: manifest.backup_id.clone(),
             delta: false,
             logs: failover.logs.clone(),
+            from_peers: failover.from_peers,
             ..v1::RestoreTask::default()
         });
     }
@@ -107,7 +108,22 @@ fn restore(operation: &v1::Operation, node: &str) -> Result<v1::RestoreTask> {
         logs: plan.and_then(|plan| plan.logs.as_deref().cloned()),
         parent: detail.and_then(|detail| detail.parent.clone()),
         choice: plan.and_then(|plan| plan.choice.clone()),
+        peers: detail.map(|detail| peers(detail, node)).unwrap_or_default(),
+        from_peers: false,
     })
+}
+
+/// Of a node that is restored onto another nobody knows what it is called there: it is left out, by all of them.
+fn peers(detail: &v1::RestoreDetail, node: &str) -> Vec<v1::NodeManifest> {
+    let own = || detail.plan.iter().flat_map(|plan| &plan.nodes).filter(|it| it.node == it.source);
+    let shard = own().find(|it| it.node == node).map_or("", |it| it.shard.as_str());
+    let is_peer = |each: &&v1::NodeManifest| {
+        each.node != node && own().any(|it| it.node == each.node && it.shard == shard)
+    };
+    match shard {
+        "" => Vec::new(),
+        _ => detail.manifests.iter().filter(is_peer).cloned().collect(),
+    }
 }
 
 fn drill(operation: &v1::Operation, node: &str) -> Result<v1::DrillTask> {
@@ -122,4 +138,35 @@ fn drill(operation: &v1::Operation, node: &str) -> Result<v1::DrillTask> {
         source: part.source.clone(),
         logs: detail.logs.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_those_of_the_shard_that_are_restored_onto_themselves() {
+        let nodes =
+            [("a1", "a1", "a"), ("a2", "a2", "a"), ("a3", "a1", "a"), ("b1", "b1", "b"), ("x", "x", "")];
+        let assignment = |(node, source, shard): &(&str, &str, &str)| v1::RestoreAssignment {
+            node: (*node).to_owned(),
+            source: (*source).to_owned(),
+            shard: (*shard).to_owned(),
+            ..Default::default()
+        };
+        let plan = v1::RestorePlan { nodes: nodes.iter().map(assignment).collect(), ..Default::default() };
+        let manifest = |(node, ..): &(&str, &str, &str)| v1::NodeManifest {
+            node: (*node).to_owned(),
+            ..Default::default()
+        };
+        let detail = v1::RestoreDetail {
+            plan: Some(plan),
+            manifests: nodes.iter().map(manifest).collect(),
+            ..Default::default()
+        };
+        let of =
+            |node: &str| -> Vec<String> { peers(&detail, node).into_iter().map(|each| each.node).collect() };
+        assert_eq!((of("a1"), of("a2")), (vec!["a2".to_owned()], vec!["a1".to_owned()]));
+        assert!(of("a3").is_empty() && of("b1").is_empty() && of("x").is_empty());
+    }
 }

@@ -26,6 +26,8 @@ pub struct Type {
     pub note: Option<Note>,
     /// One node's data is all of the service's, and the others' follow it.
     pub(crate) replicated: bool,
+    /// Nodes of one shard have the same data, and each shard its own.
+    pub(crate) sharded: bool,
 }
 
 /// Why there are no backups of a type.
@@ -65,7 +67,7 @@ pub enum Keep {
 
 impl Type {
     const fn new(name: &'static str, plans: [Option<Backups>; 4]) -> Self {
-        Self { name, plans, export: None, note: None, replicated: false }
+        Self { name, plans, export: None, note: None, replicated: false, sharded: false }
     }
 
     const fn exported(self, tool: &'static str) -> Self {
@@ -78,6 +80,10 @@ impl Type {
 
     const fn replicated(self) -> Self {
         Self { replicated: true, ..self }
+    }
+
+    const fn sharded(self) -> Self {
+        Self { sharded: true, ..self }
     }
 
     pub fn all() -> &'static [Type] {

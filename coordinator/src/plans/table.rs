@@ -66,7 +66,8 @@ pub(super) const TYPES: [Type; 14] = [
             for_days(Every::Day, 14),
             for_days(Every::Day, 30),
         ],
-    ),
+    )
+    .sharded(),
     // Ours: a directory is kept as ClickHouse is.
     Type::new(
         "files",

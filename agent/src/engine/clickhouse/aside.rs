@@ -6,7 +6,9 @@
 //! palinurus-restore/parts/3      links of table 3's parts that it does not have yet
 //! palinurus-restore/parts/3.done it has all of them
 //! palinurus-restore/parts/3.peers the table's other replicas have them
+//! palinurus-restore/parts/3.placed and this one's own parts are being put where the server will look for them
 //! palinurus-restore/parts/3.rows  this one writes the rows, which all replicas share
+//! palinurus-restore/peers.json    what the replicas that are restored at once have
 //! palinurus-restore-<choice>/     the same of a restore of chosen tables, of which several can have begun:
 //!     chosen.json, parts/3.made   which they are, and that this restore makes table 3
 //! ```
@@ -116,6 +118,11 @@ impl Aside {
         self.0.join("parts").join(table.to_string())
     }
 
+    /// Whether it is this one that attaches the table's parts.
+    pub(super) fn has_begun(&self, table: usize) -> bool {
+        self.pending(table).exists()
+    }
+
     fn done(&self, table: usize) -> PathBuf {
         self.0.join("parts").join(format!("{table}.done"))
     }
@@ -131,6 +138,36 @@ impl Aside {
 
     pub(super) fn is_left_to_peers(&self, table: usize) -> bool {
         self.peers(table).exists()
+    }
+
+    fn placed(&self, table: usize) -> PathBuf {
+        self.0.join("parts").join(format!("{table}.placed"))
+    }
+
+    pub(super) fn begin_place(&self, table: usize) -> Result<()> {
+        durable::write(&self.placed(table), b"")
+    }
+
+    pub(super) fn has_placed(&self, table: usize) -> bool {
+        self.placed(table).exists()
+    }
+
+    pub(super) fn end_place(&self, table: usize) -> Result<()> {
+        durable::remove(&self.placed(table))
+    }
+
+    /// Puts a part, whole or not at all, into the directory of a table that the server does not have. Blocks.
+    pub(super) fn place(&self, table: usize, part: &Path, directory: &Path, owner: (u32, u32)) -> Result<()> {
+        let name = part.file_name().ok_or_else(|| Error::internal("a part without a name"))?;
+        let (new, to) = (self.0.join("parts").join(format!("{table}.new")), directory.join(name));
+        let failed = |e| Error::io(format!("put a part at {}", to.display()), e);
+        durable::remove_dir(&new)?;
+        link_tree(part, &new, owner).map_err(failed)?;
+        match fs::rename(&new, &to) {
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices => move_tree(&new, &to).map_err(failed)?,
+            moved => moved.map_err(failed)?,
+        }
+        durable::sync_parent(&to)
     }
 
     fn rows(&self, table: usize) -> PathBuf {

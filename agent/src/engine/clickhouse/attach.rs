@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use palinurus_repository::{Error, Result};
 
 use super::aside::owner;
+use super::blocking;
 use super::facts::{Facts, Kept, Table};
 use super::list::{DISKS, parts};
 use super::load::Loader;
+use super::peers::{self, Cut, Peers, Whence};
+use super::replica::{self, Wanted};
 use super::text::Text;
-use super::{blocking, replica};
 
 /// Engines whose merges make rows fewer.
 const FOLDING: [&str; 5] = ["Replacing", "Collapsing", "Summing", "Aggregating", "Graphite"];
@@ -30,6 +32,8 @@ impl Loader<'_> {
     pub(super) async fn parts(&self, facts: &Facts, now: &Facts) -> Result<()> {
         let mut stand: HashMap<(&Text, &Text), &Table> =
             now.tables.iter().map(|table| ((&table.database, &table.name), table)).collect();
+        let aside = self.aside.clone();
+        let peers = blocking(move || Peers::kept(&aside)).await?;
         let mut fetching = Vec::new();
         for table in facts.tables.iter().filter(|table| table.kept == Kept::Parts) {
             if self.aside.is_done(table.number) {
@@ -39,21 +43,26 @@ impl Loader<'_> {
             let made =
                 made.ok_or_else(|| Error::conflict(format!("table {} is gone again", table.label())))?;
             let noted = |e: Error| e.with_note(format!("table {}", table.label()));
-            if self.attaches(made, table).await.map_err(noted)? {
-                self.fill(Filling { table, facts, made, now }).await.map_err(noted)?;
-            } else {
-                fetching.push(table);
+            match self.whence(made, table, &peers.of(table.number)).await.map_err(noted)? {
+                Whence::Here => self.fill(Filling { table, facts, made, now }).await.map_err(noted)?,
+                Whence::Others { rows, living } => fetching.push(Wanted { table, rows, living }),
             }
         }
         self.fetch(&fetching).await
     }
 
     /// Parts are attached by one of the table's replicas.
-    async fn attaches(&self, made: &Table, table: &Table) -> Result<bool> {
-        match &made.replica {
-            Some(_) if self.aside.is_left_to_peers(table.number) => Ok(false),
-            Some(replica) => replica::is_first(self.client, replica).await,
-            None => Ok(true),
+    async fn whence(&self, made: &Table, table: &Table, peers: &[&Cut]) -> Result<Whence> {
+        let Some(replica) = &made.replica else { return Ok(Whence::Here) };
+        // Whoever has begun goes on, whoever else is restored now.
+        if self.aside.has_begun(table.number) {
+            return Ok(Whence::Here);
+        }
+        let names = replica::names(self.client, replica).await?;
+        let own = Cut { replica: replica.name.clone(), ..Cut::of(table) };
+        match self.aside.is_left_to_peers(table.number) {
+            true => Ok(Whence::Others { rows: table.rows, living: peers::living(&names, &own, peers) }),
+            false => Ok(peers::whence(&names, &own, peers)),
         }
     }
 
@@ -74,9 +83,9 @@ impl Loader<'_> {
     }
 
     /// Last of all: what the others attach comes by itself. They may merge it meanwhile.
-    async fn fetch(&self, tables: &[&Table]) -> Result<()> {
+    async fn fetch(&self, tables: &[Wanted<'_>]) -> Result<()> {
         let fetched = replica::fetched(self.client, tables, self.config.replica_timeout).await?;
-        for (table, rows) in tables.iter().zip(fetched) {
+        for (Wanted { table, .. }, rows) in tables.iter().zip(fetched) {
             if rows != table.rows {
                 tracing::warn!(
                     table = table.label(),

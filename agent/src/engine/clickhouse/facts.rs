@@ -123,6 +123,9 @@ pub(super) struct Place {
 pub(super) struct Replica {
     pub(super) path: String,
     pub(super) name: String,
+    /// Which of all nodes of ZooKeeper that ever had this path it is; empty: not known.
+    #[serde(default)]
+    pub(super) made: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +156,10 @@ impl Facts {
     /// Whether the schema is the same: what is counted, and what is pending, may differ.
     pub(super) fn agrees(&self, other: &Self) -> Result<(), String> {
         let schema = |facts: &Self| -> Vec<Table> {
-            let uncounted = |table: &Table| Table { number: 0, parts: 0, rows: 0, bytes: 0, ..table.clone() };
+            let uncounted = |table: &Table| {
+                let replica = table.replica.clone().map(|it| Replica { made: String::new(), ..it });
+                Table { number: 0, parts: 0, rows: 0, bytes: 0, replica, ..table.clone() }
+            };
             facts.tables.iter().map(uncounted).collect()
         };
         let (ours, others) = (schema(self), schema(other));

@@ -61,21 +61,34 @@ fn hash(path: &Path) -> std::io::Result<blake3::Hash> {
 
 /// Of all replicas that are restored at once the one whose first rows are there first writes all of them.
 pub(super) async fn write(client: &Client, aside: &Aside, table: &Table) -> Result<()> {
-    let (quoted, goes_on) = (table.quoted(), aside.has_begun_rows(table.number));
+    let (quoted, number) = (table.quoted(), table.number);
+    let noted = aside.clone();
+    let goes_on = blocking(move || Ok(noted.has_begun_rows(number))).await?;
     if !goes_on {
         let sql = [b"SELECT count() FROM ".as_slice(), &quoted].concat();
         if client.number(sql).await? > 0 {
             tracing::info!(table = table.label(), "left as it is: ZooKeeper has rows of it");
             return Ok(());
         }
-        aside.begin_rows(table.number)?;
+        let noted = aside.clone();
+        blocking(move || noted.begin_rows(number)).await?;
     }
-    let path = file(&aside.backup(), table.number);
-    let failed = |e| Error::io(format!("read {}", path.display()), e);
-    let mut rows = BufReader::new(File::open(&path).map_err(failed)?);
+    let path = file(&aside.backup(), number);
+    let failed = move |path: &Path, e| Error::io(format!("read {}", path.display()), e);
+    let mut rows = blocking(move || match File::open(&path) {
+        Ok(file) => Ok((path, BufReader::new(file))),
+        Err(e) => Err(failed(&path, e)),
+    })
+    .await?;
     let mut claims = !goes_on;
     loop {
-        let batch = batch(&mut rows).map_err(failed)?;
+        let (batch, rest) = blocking(move || {
+            let (path, mut rows) = rows;
+            let batch = batch(&mut rows).map_err(|e| failed(&path, e))?;
+            Ok((batch, (path, rows)))
+        })
+        .await?;
+        rows = rest;
         if batch.is_empty() {
             return Ok(());
         }
@@ -84,7 +97,8 @@ pub(super) async fn write(client: &Client, aside: &Aside, table: &Table) -> Resu
         match client.run(sql).await {
             Err(Fault::Refused(KEEPER, why)) if claims && why.contains("Node exists") => {
                 tracing::info!(table = table.label(), "left to the replica that writes its rows already");
-                return aside.leave_rows(table.number);
+                let noted = aside.clone();
+                return blocking(move || noted.leave_rows(number)).await;
             }
             written => written?,
         }
@@ -92,7 +106,7 @@ pub(super) async fn write(client: &Client, aside: &Aside, table: &Table) -> Resu
     }
 }
 
-/// As many whole rows as one request takes. Blocks, for so long as a quarter of a megabyte takes.
+/// As many whole rows as one request takes. Blocks.
 fn batch(rows: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
     let mut batch = Vec::new();
     for _ in 0..BATCH_ROWS {

@@ -31,8 +31,11 @@ mod facts;
 mod frozen;
 mod keeper_map;
 mod list;
+mod living;
 mod load;
 mod objects;
+mod peers;
+mod place;
 mod proof;
 mod replica;
 mod rewrite;
@@ -52,6 +55,7 @@ use client::Client;
 use facts::Facts;
 use frozen::Freezes;
 use load::Loader;
+use peers::Peers;
 use server::Server;
 use snapshot::{Held, Taker};
 
@@ -216,6 +220,15 @@ impl Engine for ClickHouseEngine {
     /// What an attempt before left there is ours, and nothing reads it.
     fn restores_aside(&self) -> bool {
         true
+    }
+
+    async fn know_peers(&self, target: &Path, places: Vec<PathBuf>) -> Result<()> {
+        let aside = Aside::above(target).ok_or_else(|| Error::internal("a restore without a place"))?;
+        blocking(move || Peers::keep(&aside, &places)).await
+    }
+
+    async fn left_by_peers(&self, place: &Path) -> Result<Option<Vec<String>>> {
+        living::left(&self.client, place).await.map(Some)
     }
 
     async fn restore_finish(&self) -> Result<()> {

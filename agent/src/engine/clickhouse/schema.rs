@@ -90,6 +90,7 @@ impl Loader<'_> {
     async fn create(&self, table: &Table, facts: &Facts, with_uuid: bool) -> Result<Result<()>> {
         let unusable = || Error::corrupt(format!("the statement of table {} does not parse", table.label()));
         let statement = Statement::parse(&table.statement.0).ok_or_else(unusable)?;
+        self.take_back(table, facts).await?;
         let (aside, number) = (self.aside.clone(), table.number);
         blocking(move || aside.makes(number)).await?;
         let mut made = statement.compose(&table.database, &table.name, with_uuid);
@@ -118,8 +119,13 @@ impl Loader<'_> {
             Err(fault) if fault.code() == Some(replica::TAKEN) || keeper_map::is_taken(&fault) => {
                 let (aside, number) = (self.aside.clone(), table.number);
                 blocking(move || aside.leave_to_peers(number)).await?;
+                self.place(table, facts, &fault).await?;
                 let attach = [b"ATTACH".as_slice(), made.strip_prefix(b"CREATE").unwrap_or(&made)].concat();
                 let taken = self.client.run(attach).await;
+                if taken.is_ok() {
+                    let aside = self.aside.clone();
+                    blocking(move || aside.end_place(number)).await?;
+                }
                 Ok(taken.map_err(|fault| Error::from(fault).with_note(format!("replica {}", table.label()))))
             }
             Err(fault) => {

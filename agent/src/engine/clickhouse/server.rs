@@ -105,7 +105,7 @@ impl<'a> Server<'a> {
         let sql = "SELECT database, table, zookeeper_path, replica_name FROM system.replicas";
         let rows = self.client.rows(sql, 4).await?;
         let replica = |row: Vec<Text>| {
-            let replica = Replica { path: string(&row[2]), name: string(&row[3]) };
+            let replica = Replica { path: string(&row[2]), name: string(&row[3]), made: String::new() };
             ((row[0].clone(), row[1].clone()), replica)
         };
         Ok(rows.into_iter().map(replica).collect())

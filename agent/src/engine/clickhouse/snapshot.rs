@@ -69,6 +69,9 @@ impl Taker<'_> {
         for table in facts.tables.iter().filter(|table| table.is_replicated()) {
             replica::catch_up(self.client, table, self.config.replica_timeout).await?;
         }
+        for replica in facts.tables.iter_mut().filter_map(|table| table.replica.as_mut()) {
+            replica.made = replica::made(self.client, &replica.path).await?;
+        }
         let taken = self.clock.now();
         for table in facts.tables.iter().filter(|table| table.kept == Kept::Parts) {
             if self.cancel.is_cancelled() {

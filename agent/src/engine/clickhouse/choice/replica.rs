@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(path(&at(given), &new, &uuids, &now).map_err(drop), want, "{given}");
         }
         assert_eq!(path(&at("/x/t"), &pair(&table("t")), &uuids, &now).unwrap(), None);
-        let replica = Some(Replica { path: "/x/s1/u".into(), name: "r".into() });
+        let replica = Some(Replica { path: "/x/s1/u".into(), name: "r".into(), made: String::new() });
         now.tables.push(Table { replica, ..table("other") });
         let error = path(&at("/x/{shard}/t"), &new, &uuids, &now).unwrap_err();
         assert!(error.what().contains("d.other"), "{error:?}");

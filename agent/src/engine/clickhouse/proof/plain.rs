@@ -53,7 +53,7 @@ mod tests {
             ..table(name)
         };
         let replicated = Table {
-            replica: Some(Replica { path: "/p".into(), name: "r".into() }),
+            replica: Some(Replica { path: "/p".into(), name: "r".into(), made: String::new() }),
             ..with(
                 "r",
                 "ReplicatedMergeTree",
