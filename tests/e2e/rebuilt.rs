@@ -55,6 +55,14 @@ fn world(nodes: &[&str]) -> World {
     world
 }
 
+/// With what a plan stands for, but backups that begin by themselves.
+fn planned(nodes: &[&str], plan: &str) -> World {
+    let mut world = world(nodes);
+    world.plan = plan.into();
+    world.service.insert("schedule".into(), "off".into());
+    world
+}
+
 /// A primary with a table, and its standby; their agents run.
 async fn servers(world: &mut World) -> (Server, Server) {
     let mut one = Server(Postgres::create(&world.data("n1")));
@@ -184,7 +192,7 @@ fn server_psql(like: &std::process::Command) -> std::process::Command {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_standby_streams_again_and_a_lost_primary_waits_for_its_standby() {
-    let mut world = world(&["n1", "n2"]);
+    let mut world = planned(&["n1", "n2"], "business-8");
     let (mut one, mut two) = servers(&mut world).await;
     stored(&world, &one).await;
     backup(&world).await;
@@ -221,6 +229,25 @@ async fn a_lost_standby_streams_again_and_a_lost_primary_waits_for_its_standby()
     wait("the old primary's place follows the new one", || (ids(&one) == "1 2 3").then_some(())).await;
     assert_eq!(one.sql("select pg_is_in_recovery()"), "t");
     quiet(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_a_startup_plan_a_lost_primary_comes_from_the_backup_and_the_log_whatever_its_standby_has() {
+    let mut world = planned(&["n1", "n2"], "startup-4");
+    let (mut one, _two) = servers(&mut world).await;
+    let first = stored(&world, &one).await;
+    backup(&world).await;
+    one.sql("insert into t values (1)");
+    let all = lsn(&one.sql("select pg_current_wal_insert_lsn()"));
+    wait_async("all of it is stored", async || (end_of(&world, &first).await >= all).then_some(())).await;
+    world.seen_primary("n1").await;
+    lose(&mut world, "n1", &mut one).await;
+    let ended = failed_over(&world, 1).await;
+    let told = text(&ended);
+    assert!(ended.failover.as_ref().unwrap().follows.is_empty(), "{told}");
+    assert!(told.contains("failover_from is backup") && told.contains("though n2 has data"), "{told}");
+    assert_eq!((ids(&one).as_str(), one.sql("select pg_is_in_recovery()").as_str()), ("1", "f"));
     world.stop().await;
 }
 

@@ -30,6 +30,8 @@ pub struct World {
     agents: BTreeMap<String, Process>,
     /// The engine.
     pub kind: String,
+    /// The service's; empty: none.
+    pub plan: String,
     /// More lines for an agent's [engine] table; `{node}` is the node's directory.
     pub engine: String,
     /// And for that of one node.
@@ -76,6 +78,7 @@ impl World {
             coordinator: None,
             agents: BTreeMap::new(),
             kind: "files".into(),
+            plan: String::new(),
             engine: String::new(),
             engines: BTreeMap::new(),
             service: BTreeMap::new(),
@@ -195,6 +198,7 @@ impl World {
             let service = v1::Service {
                 name: name.into(),
                 r#type: self.kind.clone(),
+                plan: self.plan.clone(),
                 repository,
                 nodes: nodes
                     .map(|name| v1::NodeSpec {

@@ -33,7 +33,7 @@ pub(super) fn role(view: View<'_>, lost: &v1::Node) -> Result<Role, String> {
     }
     // What it has may be newer than any backup, and who has it is to be written: that is not for a backup to decide.
     if let Some(place) = others().next() {
-        if view.policy.from_backup && lost.primary {
+        if view.policy.from_backup && lost.holder_primary {
             let why = format!(
                 "{name} was the primary, and failover_from is backup: it is rebuilt from the backup and the log behind it, \
                  though {} has data",

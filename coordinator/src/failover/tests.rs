@@ -266,13 +266,18 @@ fn a_lost_standby_becomes_one_again_and_a_lost_primary_waits_for_a_standbys_data
     let mut backup = Fixture::new(vec![here("n1"), gone("n2", 400), spare_node("s1")]);
     backup.policy.replicated = true;
     backup.sources = Sources::with([source("n1")]);
-    backup.places[1].node.primary = true;
+    backup.places[1].node.holder_primary = true;
     assert!(backup.waits().0.contains("n1 has the service's data"), "{:?}", backup.waits());
     backup.policy.from_backup = true;
     let Verdict::Take(candidate) = &consider(backup.view())[0] else { panic!() };
     assert_eq!((candidate.detail.node.as_str(), candidate.detail.follows.as_str()), ("s1", ""));
     assert!(candidate.reasons.join("\n").contains("failover_from is backup"), "{:?}", candidate.reasons);
-    backup.places[1].node.primary = false;
+    // Its replacement is there already.
+    let mut same = Fixture::new(vec![here("n1"), replaced("n2")]);
+    (same.policy, same.sources) = (backup.policy, Sources::with([source("n1")]));
+    same.places[1].node.holder_primary = true;
+    assert_eq!(same.took().unwrap().follows, "");
+    backup.places[1].node.holder_primary = false;
     assert!(
         backup.waits().0.contains("n1 has the service's data"),
         "a standby is made none: {:?}",

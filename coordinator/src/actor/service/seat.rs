@@ -100,12 +100,23 @@ impl Seat {
         node.connected = true;
         node.gone_ms = 0;
         node.last_seen_ms = now.0;
-        (node.data_empty, node.primary) = (hello.data_empty, hello.primary);
+        node.instance.clone_from(&hello.instance);
+        self.looked(hello.data_empty, hello.primary);
+        let node = &mut self.node;
         node.clock_ahead_ms = clock_ahead(hello, now);
         if node.clock_ahead_ms.unsigned_abs() > CLOCK_OFF.as_millis() as u64 {
             tracing::warn!(node = node.name, ahead_ms = node.clock_ahead_ms, "the node's clock is off");
         }
         node.node_epoch = node.node_epoch.max(hello.node_epoch);
+    }
+
+    /// What its agent sees of the data. A replacement is no primary; whether the lost one was decides what it becomes.
+    pub(super) fn looked(&mut self, data_empty: bool, primary: bool) {
+        let node = &mut self.node;
+        (node.data_empty, node.primary) = (data_empty, primary);
+        if !data_empty && node.holder == node.instance {
+            node.holder_primary = primary;
+        }
     }
 
     pub(super) fn connected(&self) -> bool {

@@ -67,7 +67,7 @@ impl Service {
         seat.session = Some(agent.clone());
         seat.seat(&hello, now);
         let node = &mut seat.node;
-        (node.instance, node.version, node.engine) = (hello.instance, hello.version, hello.engine);
+        (node.version, node.engine) = (hello.version, hello.engine);
         let seen = node.clone();
         tracing::info!(service = self.name(), node = seen.name, instance = seen.instance, "connected");
         self.store_seen(&seen).await;
@@ -294,12 +294,12 @@ impl Service {
         if known == told {
             return;
         }
-        (seat.node.data_empty, seat.node.primary) = told;
         if known.0 && !beat.data_empty && !moving && seat.node.holder != seat.node.instance {
             // It was given data in another way: the data is its own now.
             seat.node.holder.clone_from(&seat.node.instance);
             seat.node.holder_gone_ms = 0;
         }
+        seat.looked(beat.data_empty, beat.primary);
         let seen = seat.node.clone();
         self.store_seen(&seen).await;
         self.reconsider(me);
