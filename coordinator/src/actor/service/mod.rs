@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use palinurus_proto::v1;
 use palinurus_repository::{Epoch, Error, Result};
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio_util::sync::CancellationToken;
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::agent::{Outbound, Permit};
-use super::{Reply, STOP_WITHIN, reply};
-use crate::drill::Prepared;
-use crate::failover::Sources;
-use crate::operation::{Detail, finished, record};
+use super::{STOP_WITHIN, reply};
+use crate::operation::{finished, record};
 use crate::settings;
 use crate::shared::Shared;
 use crate::state::{Expect, Versioned};
@@ -25,6 +21,7 @@ mod drill;
 mod failover;
 mod fence;
 mod logs;
+mod message;
 mod opening;
 mod operations;
 mod power;
@@ -42,111 +39,15 @@ use drill::Drills;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
 use logs::LogBackups;
-pub(crate) use logs::LogPlace;
+pub(crate) use message::{Connect, Described, ServiceMsg};
 use opening::OPEN_AGAIN_AFTER;
 pub(crate) use power::GONE;
 use power::Powers;
-use retention::{Retentions, Surveyed};
-use schedule::{Schedules, Seen};
+use retention::Retentions;
+use schedule::Schedules;
 pub(crate) use seat::as_specified;
 use seat::{Seat, seats};
 use slot::Slot;
-
-#[derive(Debug)]
-pub(crate) enum ServiceMsg {
-    Describe(Reply<Described>),
-    /// The service as it is to be; validated, and the same repository.
-    Apply(Box<v1::Service>, Reply<v1::Service>),
-    Connect(Box<Connect>, Reply<Admission>),
-    Report {
-        node: Arc<str>,
-        from: ActorId,
-        report: Box<v1::TaskReport>,
-        permit: Permit,
-    },
-    Beat {
-        node: Arc<str>,
-        from: ActorId,
-        beat: v1::Heartbeat,
-        permit: Permit,
-    },
-    /// Over which nodes: empty for all.
-    Start {
-        detail: Box<Detail>,
-        nodes: Vec<String>,
-        to: Reply<v1::Operation>,
-    },
-    Cancel(String, Reply<v1::Operation>),
-    Vault(Reply<Arc<Vault>>),
-    /// What a failover would do; changes nothing.
-    PlanFailover(Box<Wanted>, Reply<v1::FailoverPlan>),
-    ApplyFailover(Box<Wanted>, Reply<v1::Operation>),
-    /// Gives a place to another agent: a step of the failover that runs.
-    Fence(Box<v1::FailoverDetail>, Reply<String>),
-    /// Look again whether a place needs another agent.
-    Reconsider,
-    Surveyed(Sources),
-    /// Checked: that operation runs, with that node and transaction.
-    Claim(v1::ClaimOpen, Reply<Arc<Vault>>),
-    /// Checked: that agent has the place, and may write the log.
-    Log(v1::LogOpen, Reply<LogPlace>),
-    /// A full backup is wanted, and why.
-    WantBackup(String),
-    /// What was wanted, when nothing else runs.
-    LogBackup,
-    /// A backup is due if none was begun since the last failover.
-    Rebuilt,
-    /// The clock says that retention should look.
-    RetentionDue,
-    RetentionSurveyed(Box<Surveyed>),
-    /// Look whether a backup is due.
-    Schedule,
-    ScheduleSeen(Box<Seen>),
-    /// Look whether data is to be read again.
-    Scrub,
-    /// Look whether a drill is due.
-    Drill,
-    DrillPlanned(Box<Result<Prepared>>),
-    PowerOff {
-        no_backup: bool,
-        to: Reply<v1::Service>,
-    },
-    PowerOn {
-        delta: bool,
-        to: Reply<v1::Service>,
-    },
-    /// Nothing in the repository stands against it.
-    Delete(Reply<v1::Service>),
-    /// Look what a service that is not on waits for.
-    Power,
-    PowerSeen(Box<power::Seen>),
-    Open,
-    Opened(Result<Arc<Vault>>),
-    /// Give out the releases that connected nodes are owed.
-    Clean,
-    /// Run the operation that waits, if one does.
-    Resume,
-    /// Look again how the operation ended whose actor is gone.
-    OperationEnded {
-        why: String,
-        failed: bool,
-    },
-}
-
-#[derive(Debug)]
-pub(crate) struct Connect {
-    pub(crate) hello: v1::Hello,
-    /// Its certificate is a spare's.
-    pub(crate) spare: bool,
-    pub(crate) outbound: Outbound,
-    pub(crate) over: CancellationToken,
-}
-
-#[derive(Debug)]
-pub(crate) struct Described {
-    pub(crate) service: v1::Service,
-    pub(crate) nodes: Vec<v1::Node>,
-}
 
 #[derive(Debug)]
 pub(crate) struct ServiceActor;
