@@ -23,6 +23,7 @@ fn a_leader_that_wakes_after_its_lease_neither_commits_nor_deletes() {
         let id = backup.backup.as_ref().unwrap().backup_id.clone();
         in_phase(fleet, &backup.id, "upload").await;
         let ended = outlive(fleet, &backup).await;
+        assert!(ended.epoch > backup.epoch, "the next leader ended it: {ended:?}");
         assert_eq!(ended.backup.as_ref().unwrap().backup_id, id, "the same backup");
         let commits = |records: Vec<Record>| {
             records.iter().filter(|record| matches!(record.body, Body::Commit { .. })).count()
@@ -32,17 +33,26 @@ fn a_leader_that_wakes_after_its_lease_neither_commits_nor_deletes() {
         sound::backups(fleet, &truth).await;
 
         // In the middle of a deletion: the next leader goes on with it, and keeps what it has to keep.
-        tree::change(&dirs, &mut random);
-        let now = sound::trees(fleet);
-        let second = fleet.operator.start_backup().await;
-        let second = fleet.operator.ended(&second.id).await.backup.unwrap().backup_id;
-        truth.0.insert(second, now);
-        // It is over in milliseconds, unless each step has to wait for the state.
-        let leader = fleet.operator.leader().await;
-        fleet.net.slow(&leader);
-        let deletion = fleet.operator.start_delete(&id).await.unwrap();
-        outlive(fleet, &deletion).await;
-        truth.0.remove(&id);
+        // A deletion is over in milliseconds, however slow its leader's line: what the leader had sent before it
+        // slept may be the end of it. Then the next one is deleted, until one is caught in its middle.
+        let mut oldest = id;
+        loop {
+            tree::change(&dirs, &mut random);
+            let now = sound::trees(fleet);
+            let next = fleet.operator.start_backup().await;
+            let next = fleet.operator.ended(&next.id).await.backup.unwrap().backup_id;
+            truth.0.insert(next.clone(), now);
+            let leader = fleet.operator.leader().await;
+            fleet.net.slow(&leader);
+            let deletion = fleet.operator.start_delete(&oldest).await.unwrap();
+            let ended = outlive(fleet, &deletion).await;
+            truth.0.remove(&oldest);
+            sound::backups(fleet, &truth).await;
+            if ended.epoch > deletion.epoch {
+                break;
+            }
+            oldest = next;
+        }
 
         // Who knows only one that stands by is led to the leader.
         let leader = fleet.operator.leader().await;
@@ -64,7 +74,7 @@ async fn in_phase(fleet: &Fleet, id: &str, phase: &str) {
     .await;
 }
 
-/// Pauses the leader until another has brought the operation to its end, wakes it, and sees it stand by.
+/// Pauses the leader until another leads and the operation is at its end, wakes it, and sees it stand by.
 async fn outlive(fleet: &mut Fleet, begun: &v1::Operation) -> v1::Operation {
     let old = fleet.operator.leader().await;
     let old = COORDINATORS.into_iter().find(|name| *name == old).unwrap();
@@ -77,11 +87,13 @@ async fn outlive(fleet: &mut Fleet, begun: &v1::Operation) -> v1::Operation {
     fleet.net.heal();
     let ended = fleet.operator.ended(&begun.id).await;
     assert_eq!(ended.state(), v1::OperationState::Succeeded, "{ended:?}");
-    assert!(ended.epoch > begun.epoch, "{new} ended it, not {old}: {ended:?}");
-    let written = sound::ledger(fleet).await;
-    let epoch = written.last().unwrap().epoch;
-    let lead = written.iter().find(|record| record.epoch == epoch).unwrap();
-    assert!(matches!(&lead.body, Body::Leader { name } if *name == new), "{lead:?}");
+    let written = wait_async(&format!("{new} leads the repository"), async || {
+        let written = sound::ledger(fleet).await;
+        let epoch = written.last().unwrap().epoch;
+        let lead = written.iter().find(|record| record.epoch == epoch).unwrap();
+        matches!(&lead.body, Body::Leader { name } if *name == new).then_some(written)
+    })
+    .await;
 
     fleet.resume(old);
     wait(&format!("{old} says that it stepped down"), || {
