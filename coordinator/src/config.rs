@@ -47,7 +47,7 @@ pub struct Config {
     pub store_patience: Duration,
     /// Ended operations kept for each service.
     pub history: usize,
-    /// Memory for one service's chunk index, in MiB.
+    /// Memory for the chunk indexes of all services together, in MiB; each has an even part while it works, 4 at least.
     pub index_cache_mib: usize,
     /// Every change that was asked for, by whom, and what came of it; empty: `audit.log` in `state`.
     pub audit: PathBuf,
@@ -78,7 +78,7 @@ impl Default for Config {
             cancel_limit: Duration::from_secs(30),
             store_patience: Duration::from_secs(60),
             history: 1000,
-            index_cache_mib: 64,
+            index_cache_mib: 512,
             audit: PathBuf::new(),
             tokens: PathBuf::new(),
             tls: TlsConfig::default(),
@@ -158,9 +158,9 @@ impl Config {
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// In bytes; below a few MiB redb has no room for its own pages.
+    /// In bytes.
     pub(crate) fn index_cache(&self) -> usize {
-        self.index_cache_mib.max(4) << 20
+        self.index_cache_mib << 20
     }
 }
 

@@ -3,9 +3,13 @@
 //!
 //! It answers with places that were true once. Whether a place may still be used is the ledger's to say: entries of
 //! swept packs stay until [`Index::retain`] takes them out.
+//!
+//! The file is open, and its cache takes memory, only while an operation works with it: a coordinator has as many of
+//! these as it has services, and most of them rest.
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use palinurus_repository::pack::{ChunkAt, Codec, FrameAt, PackId, PackSummary};
 use palinurus_repository::{ChunkId, Error, RepositoryId, Result, TransactionId, WriterId};
@@ -32,7 +36,11 @@ const BATCH: usize = 100_000;
 const UNSYNCED: u32 = 64;
 
 pub(crate) struct Index {
-    database: Database,
+    path: PathBuf,
+    repository: RepositoryId,
+    database: Mutex<Option<Arc<Database>>>,
+    /// In bytes, of the next time that it is opened.
+    cache: Box<dyn Fn() -> usize + Send + Sync>,
     unsynced: std::sync::atomic::AtomicU32,
 }
 
@@ -47,63 +55,95 @@ fn failed(error: impl Into<redb::Error>) -> Error {
     Error::unavailable("the chunk index").with_source(error.into())
 }
 
+fn open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Database> {
+    // redb may panic on a file that was changed behind its back.
+    let opened = std::panic::catch_unwind(|| try_open(path, repository, cache));
+    match opened {
+        Ok(Ok(Some(database))) => return Ok(database),
+        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
+            return Err(Error::conflict(format!("{} is in use", path.display())));
+        }
+        Ok(Ok(None)) => {
+            tracing::warn!(path = %path.display(), "the chunk index is another repository's: made anew")
+        }
+        Ok(Err(e)) => {
+            tracing::warn!(path = %path.display(), error = %e, "the chunk index is damaged: made anew")
+        }
+        Err(_) => tracing::warn!(path = %path.display(), "the chunk index is damaged: made anew"),
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::io(format!("remove {}", path.display()), e));
+        }
+        _ => {}
+    }
+    match try_open(path, repository, cache) {
+        Ok(Some(database)) => Ok(database),
+        Ok(None) => Err(Error::internal("a new chunk index belongs to another repository")),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// `None` when the file is another repository's.
+fn try_open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Option<Database>, redb::Error> {
+    let database = Database::builder().set_cache_size(cache).create(path)?;
+    let transaction = database.begin_write()?;
+    {
+        transaction.open_table(CHUNKS)?;
+        transaction.open_table(OPEN)?;
+        transaction.open_table(PACKS)?;
+        transaction.open_table(TRANSACTIONS)?;
+        let mut owner = transaction.open_table(REPOSITORY)?;
+        let found = owner.get(())?.map(|found| *found.value());
+        match found {
+            Some(found) if found != repository.0 => return Ok(None),
+            Some(_) => {}
+            None => drop(owner.insert((), &repository.0)?),
+        }
+    }
+    transaction.commit()?;
+    Ok(Some(database))
+}
+
 impl Index {
     /// Opens or makes the cache. A file that is damaged, or of another repository, is replaced by an empty one.
     /// Blocks, as all of this does.
-    pub(crate) fn open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Self> {
-        // redb may panic on a file that was changed behind its back.
-        let opened = std::panic::catch_unwind(|| Self::try_open(path, repository, cache));
-        match opened {
-            Ok(Ok(Some(index))) => return Ok(index),
-            Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
-                return Err(Error::conflict(format!("{} is in use", path.display())));
-            }
-            Ok(Ok(None)) => {
-                tracing::warn!(path = %path.display(), "the chunk index is another repository's: made anew")
-            }
-            Ok(Err(e)) => {
-                tracing::warn!(path = %path.display(), error = %e, "the chunk index is damaged: made anew")
-            }
-            Err(_) => tracing::warn!(path = %path.display(), "the chunk index is damaged: made anew"),
-        }
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("remove {}", path.display()), e));
-            }
-            _ => {}
-        }
-        match Self::try_open(path, repository, cache) {
-            Ok(Some(index)) => Ok(index),
-            Ok(None) => Err(Error::internal("a new chunk index belongs to another repository")),
-            Err(e) => Err(failed(e)),
+    pub(crate) fn open(
+        path: &Path,
+        repository: RepositoryId,
+        cache: impl Fn() -> usize + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let database = Mutex::default();
+        let index =
+            Self { path: path.to_owned(), repository, database, cache: Box::new(cache), unsynced: 0.into() };
+        index.database()?;
+        Ok(index)
+    }
+
+    /// Gives its memory back until it is asked again.
+    pub(crate) fn rest(&self) {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever still looks into it keeps it open, and redb would not open it beside.
+        if database.as_ref().is_some_and(|database| Arc::strong_count(database) == 1) {
+            *database = None;
         }
     }
 
-    /// `None` when the file is another repository's.
-    fn try_open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Option<Self>, redb::Error> {
-        let database = Database::builder().set_cache_size(cache).create(path)?;
-        let transaction = database.begin_write()?;
-        {
-            transaction.open_table(CHUNKS)?;
-            transaction.open_table(OPEN)?;
-            transaction.open_table(PACKS)?;
-            transaction.open_table(TRANSACTIONS)?;
-            let mut owner = transaction.open_table(REPOSITORY)?;
-            let found = owner.get(())?.map(|found| *found.value());
-            match found {
-                Some(found) if found != repository.0 => return Ok(None),
-                Some(_) => {}
-                None => drop(owner.insert((), &repository.0)?),
-            }
+    fn database(&self) -> Result<Arc<Database>> {
+        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(database) = &*database {
+            return Ok(database.clone());
         }
-        transaction.commit()?;
-        Ok(Some(Self { database, unsynced: 0.into() }))
+        let opened = Arc::new(open(&self.path, self.repository, (self.cache)())?);
+        *database = Some(opened.clone());
+        Ok(opened)
     }
 
     /// The committed transactions that are in it as a whole.
     pub(crate) fn folded(&self) -> Result<BTreeSet<TransactionId>> {
+        let database = self.database()?;
         let read = || -> Result<_, redb::Error> {
-            let transactions = self.database.begin_read()?.open_table(TRANSACTIONS)?;
+            let transactions = database.begin_read()?.open_table(TRANSACTIONS)?;
             let mut folded = BTreeSet::new();
             for entry in transactions.iter()? {
                 let (id, whole) = entry?;
@@ -129,8 +169,9 @@ impl Index {
     }
 
     pub(crate) fn fold_done(&self, transaction: TransactionId) -> Result<()> {
+        let database = self.database()?;
         let write = || -> Result<_, redb::Error> {
-            let write = self.database.begin_write()?;
+            let write = database.begin_write()?;
             write.open_table(TRANSACTIONS)?.insert(&transaction.0, true)?;
             write.commit()?;
             Ok(())
@@ -140,8 +181,9 @@ impl Index {
 
     /// Makes `OPEN` the table of this transaction: what another one left in it goes.
     pub(crate) fn begin(&self, transaction: TransactionId) -> Result<()> {
+        let database = self.database()?;
         let write = || -> Result<_, redb::Error> {
-            let write = self.database.begin_write()?;
+            let write = database.begin_write()?;
             {
                 let mut transactions = write.open_table(TRANSACTIONS)?;
                 let open = open_transactions(&transactions)?;
@@ -174,8 +216,9 @@ impl Index {
 
     /// Those of the open transaction's packs that it has not taken in.
     pub(crate) fn lacks(&self, packs: Vec<PackId>) -> Result<Vec<PackId>> {
+        let database = self.database()?;
         let look = || -> Result<_, redb::Error> {
-            let known = self.database.begin_read()?.open_table(PACKS)?;
+            let known = database.begin_read()?.open_table(PACKS)?;
             let mut lacking = Vec::new();
             for pack in packs {
                 if known.get(pack.key().as_str())?.is_none() {
@@ -197,8 +240,9 @@ impl Index {
     ) -> Result<G> {
         // In the tree's own order, each page is touched once.
         entries.sort_unstable();
+        let database = self.database()?;
         let write = || -> Result<_, redb::Error> {
-            let mut write = self.database.begin_write()?;
+            let mut write = database.begin_write()?;
             write.set_durability(durability)?;
             {
                 let mut table = write.open_table(table)?;
@@ -222,8 +266,9 @@ impl Index {
         ids: &[ChunkId],
         usable: impl Fn(&PackId) -> bool,
     ) -> Result<Vec<Option<ChunkAt>>> {
+        let database = self.database()?;
         let look = || -> Result<_, redb::Error> {
-            let read = self.database.begin_read()?;
+            let read = database.begin_read()?;
             let (open, chunks) = (read.open_table(OPEN)?, read.open_table(CHUNKS)?);
             // A first backup asks only for what is new: the way down an empty tree is still a way.
             let (any_open, any_chunks) = (!open.is_empty()?, !chunks.is_empty()?);
@@ -246,8 +291,9 @@ impl Index {
 
     /// Drops what lies in packs that are gone.
     pub(crate) fn retain(&self, keep: impl Fn(&PackId) -> bool) -> Result<()> {
+        let database = self.database()?;
         let write = || -> Result<_, redb::Error> {
-            let write = self.database.begin_write()?;
+            let write = database.begin_write()?;
             write.open_table(CHUNKS)?.retain(|_, at| parse(at).is_some_and(|at| keep(&at.frame.pack)))?;
             write.commit()?;
             Ok(())
@@ -344,7 +390,7 @@ pub(crate) mod tests {
     #[test]
     fn open_committed_and_swept() {
         let directory = tempfile::tempdir().unwrap();
-        let index = Index::open(&directory.path().join("index"), REPOSITORY, 4 << 20).unwrap();
+        let index = Index::open(&directory.path().join("index"), REPOSITORY, || 4 << 20).unwrap();
         let (old, new) = (pack(1, 0, 0..1000), pack(2, 0, 1000..1500));
         index.fold(std::slice::from_ref(&old)).unwrap();
         index.fold_done(old.pack.transaction).unwrap();
@@ -371,28 +417,39 @@ pub(crate) mod tests {
         assert_eq!(index.lacks(vec![new.pack]).unwrap(), [new.pack]);
         assert_eq!(packs(true), [Some(old.pack), None, None], "what another transaction stored is its own");
         assert_eq!(index.folded().unwrap().len(), 1);
+        index.rest();
+        assert!(index.database.lock().unwrap().is_none());
+        assert_eq!(
+            packs(true),
+            [Some(old.pack), None, None],
+            "what was committed is there again when it is asked for"
+        );
         index.retain(|pack| *pack != old.pack).unwrap();
         assert_eq!(packs(true), [None, None, None]);
+        let asking = index.database().unwrap();
+        index.rest();
+        assert!(index.database.lock().unwrap().is_some(), "who still asks is not cut short");
+        drop(asking);
     }
 
     #[test]
     fn a_damaged_or_foreign_file_is_made_anew() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("index");
-        let index = Index::open(&path, REPOSITORY, 4 << 20).unwrap();
+        let index = Index::open(&path, REPOSITORY, || 4 << 20).unwrap();
         index.fold_done(TransactionId([1; 16])).unwrap();
         assert_eq!(
-            Index::open(&path, REPOSITORY, 4 << 20).unwrap_err().kind(),
+            Index::open(&path, REPOSITORY, || 4 << 20).unwrap_err().kind(),
             palinurus_repository::ErrorKind::Conflict
         );
         drop(index);
-        assert_eq!(Index::open(&path, REPOSITORY, 4 << 20).unwrap().folded().unwrap().len(), 1);
-        let foreign = Index::open(&path, RepositoryId([2; 16]), 4 << 20).unwrap();
+        assert_eq!(Index::open(&path, REPOSITORY, || 4 << 20).unwrap().folded().unwrap().len(), 1);
+        let foreign = Index::open(&path, RepositoryId([2; 16]), || 4 << 20).unwrap();
         assert!(foreign.folded().unwrap().is_empty());
         drop(foreign);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[..4096].fill(0x5a);
         std::fs::write(&path, bytes).unwrap();
-        assert!(Index::open(&path, REPOSITORY, 4 << 20).unwrap().folded().unwrap().is_empty());
+        assert!(Index::open(&path, REPOSITORY, || 4 << 20).unwrap().folded().unwrap().is_empty());
     }
 }

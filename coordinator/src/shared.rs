@@ -81,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) applying: tokio::sync::Mutex<()>,
     /// Held while a fork is begun, and while what takes objects out of a repository is: neither may begin unseen by the other.
     pub(crate) lending: Arc<tokio::sync::Mutex<()>>,
+    /// Cloned by each open vault, to be counted.
+    pub(crate) vaults: Arc<()>,
     /// It is to lead no longer.
     pub(crate) cancel: CancellationToken,
     /// Since it began to lead.
@@ -98,6 +100,7 @@ impl Shared {
             notices: Notices::default(),
             applying: tokio::sync::Mutex::default(),
             lending: Arc::default(),
+            vaults: Arc::default(),
             cancel,
             began: Instant::now(),
             slew,

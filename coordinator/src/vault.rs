@@ -34,6 +34,8 @@ pub(crate) struct Vault {
     pub(crate) logs: Arc<Desk>,
     /// When it was last counted, under this leader, how much of the packs is used; 0: not yet.
     counted: AtomicU64,
+    /// By which the leader counts them.
+    _open: Arc<()>,
 }
 
 impl Vault {
@@ -43,9 +45,13 @@ impl Vault {
         let id = repository.id();
         repository.lead(epoch, &shared.config.name).await?;
         let path = shared.config.state.join(format!("index-{id}.redb"));
-        let cache = shared.config.index_cache();
+        let counted = shared.vaults.clone();
+        let (together, vaults) = (shared.config.index_cache(), Arc::downgrade(&counted));
+        // The leader counts itself.
+        let cache = move || share(together, vaults.strong_count().saturating_sub(1));
         let blocking = shared.world.blocking;
-        let index = blocking.run(move || Index::open(&path, id, cache)).await?;
+        let open = move || Index::open(&path, id, cache).inspect(Index::rest);
+        let index = blocking.run(open).await?;
         let repository = Arc::new(repository);
         let entropy = shared.world.entropy.clone();
         Ok(Self {
@@ -57,7 +63,20 @@ impl Vault {
             index: Arc::new(index),
             claims: Mutex::default(),
             counted: AtomicU64::default(),
+            _open: counted,
         })
+    }
+
+    /// Nothing runs that needs the index.
+    pub(crate) async fn rest(&self) {
+        let index = self.index.clone();
+        let rested = self.blocking.run(move || {
+            index.rest();
+            Ok(())
+        });
+        if let Err(e) = rested.await {
+            tracing::warn!(error = e.chain(), "the chunk index stays open");
+        }
     }
 
     /// What this coordinator has asked of the store since it opened it.
@@ -209,6 +228,12 @@ impl Vault {
         let index = self.index.clone();
         self.blocking.run(move || index.retain(|pack| committed.contains(pack))).await
     }
+}
+
+/// Of the memory for all indexes, when that many services may need theirs at once. Below a few MiB redb has no room for
+/// its own pages.
+fn share(together: usize, services: usize) -> usize {
+    (together / services.max(1)).max(4 << 20)
 }
 
 /// The service's repository, to look at: nobody is fenced by it.

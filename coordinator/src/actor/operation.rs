@@ -21,6 +21,7 @@ mod node;
 mod own;
 mod storing;
 
+use node::Heard;
 pub(super) use node::acknowledge;
 
 /// Before a record that could not be stored is tried again.
@@ -40,6 +41,8 @@ pub(crate) enum OperationMsg {
         report: Box<v1::TaskReport>,
         permit: Permit,
     },
+    /// What was reported so far is taken in, all at once.
+    Heard,
     /// A task of the coordinator's own has ended.
     Own {
         work: Work,
@@ -86,6 +89,9 @@ pub(crate) struct Running {
     seen: Seen,
     agents: BTreeMap<String, ActorRef<AgentMsg>>,
     own: BTreeMap<Work, (CancellationToken, AbortOnDropHandle<()>)>,
+    /// Reports that wait for the next [`OperationMsg::Heard`], which comes behind all that are in the mailbox: the record
+    /// of an operation of many nodes is then decided on and stored once for many reports, and not once for each.
+    heard: Vec<Heard>,
     generation: u64,
     timer: Option<AbortOnDropHandle<Result<(), ractor::MessagingErr<OperationMsg>>>>,
 }
@@ -114,6 +120,7 @@ impl Actor for OperationActor {
             seen: Seen::default(),
             agents: BTreeMap::new(),
             own: BTreeMap::new(),
+            heard: Vec::new(),
             generation: 0,
             timer: None,
         })
@@ -125,6 +132,16 @@ impl Actor for OperationActor {
         message: OperationMsg,
         run: &mut Running,
     ) -> Result<(), ActorProcessingErr> {
+        if let OperationMsg::Report { node, report, permit } = message {
+            if run.heard.is_empty() {
+                me.cast(OperationMsg::Heard)?;
+            }
+            run.heard.push(Heard { node, report: *report, _permit: Some(permit) });
+            return Ok(());
+        }
+        // Before whatever came after it.
+        let heard = std::mem::take(&mut run.heard);
+        run.reports(&heard).await?;
         match message {
             OperationMsg::Begin(nodes) => {
                 for (node, link) in nodes {
@@ -132,7 +149,7 @@ impl Actor for OperationActor {
                 }
             }
             OperationMsg::Node { node, link } => run.node(&node, link).await?,
-            OperationMsg::Report { node, report, permit: _permit } => run.reports(&node, &[*report]).await?,
+            OperationMsg::Report { .. } | OperationMsg::Heard => {}
             OperationMsg::Own { work, ended, requests } => run.own_ended(&me, work, ended, requests).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);

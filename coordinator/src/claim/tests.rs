@@ -15,7 +15,7 @@ struct World {
 fn world() -> World {
     let directory = tempfile::tempdir().unwrap();
     let index =
-        Arc::new(Index::open(&directory.path().join("index"), RepositoryId([1; 16]), 8 << 20).unwrap());
+        Arc::new(Index::open(&directory.path().join("index"), RepositoryId([1; 16]), || 8 << 20).unwrap());
     let claims = Arc::new(Claims::open(TransactionId([1; 16]), State::default(), index.clone()).unwrap());
     World { _directory: directory, index, claims }
 }

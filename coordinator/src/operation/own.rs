@@ -188,6 +188,7 @@ async fn commit(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     if let Err(e) = vault.fold().await {
         tracing::warn!(error = e.chain(), "the index does not know the new backup yet");
     }
+    vault.rest().await;
     Ok(Patch::Committed { chunks_moved })
 }
 
@@ -279,6 +280,7 @@ async fn abort(operation: &v1::Operation, vault: &Vault) -> Result<Patch> {
     let transaction = transaction(operation)?;
     let repository = &vault.repository;
     let chunks_moved = vault.close_claims().await;
+    vault.rest().await;
     repository.refresh().await?;
     let (committed, open) = repository
         .read(|state| {
@@ -331,6 +333,7 @@ async fn swept(operation: &v1::Operation, vault: &Vault, stop: &CancellationToke
     let give_way = || stop.is_cancelled() && operation.retention.is_some();
     let swept = sweep::sweep_until(&vault.repository, vault.epoch, &give_way).await?;
     vault.prune_index().await?;
+    vault.rest().await;
     Ok(Patch::Swept(swept))
 }
 

@@ -1,13 +1,19 @@
 //! Nodes as the operation sees them: here or gone, told their tasks, and heard.
-use std::collections::BTreeSet;
-
 use palinurus_proto::v1::{self, coordinator_message::Message};
 use palinurus_repository::Error;
 use ractor::ActorProcessingErr;
 
 use super::{Link, Running};
-use crate::actor::agent::AgentMsg;
+use crate::actor::agent::{AgentMsg, Permit};
 use crate::operation::{Presence, Recorded, Work, ended, record};
+
+/// What a node said, not yet recorded.
+pub(super) struct Heard {
+    pub(super) node: String,
+    pub(super) report: v1::TaskReport,
+    /// The agent may say more once this is given back.
+    pub(super) _permit: Option<Permit>,
+}
 
 impl Running {
     pub(super) fn send(&self, node: &str, message: Message) {
@@ -50,37 +56,33 @@ impl Running {
             Link::Here { agent, tasks } => {
                 self.agents.insert(node.to_owned(), agent);
                 self.seen.nodes.insert(node.to_owned(), Presence::Connected);
-                self.reports(node, &tasks).await
+                let heard = |report| Heard { node: node.to_owned(), report, _permit: None };
+                self.reports(&tasks.into_iter().map(heard).collect::<Vec<_>>()).await
             }
         }
     }
 
-    /// Records what a node says; what has ended is acknowledged once it is stored.
-    pub(super) async fn reports(
-        &mut self,
-        node: &str,
-        reports: &[v1::TaskReport],
-    ) -> Result<(), ActorProcessingErr> {
-        if !self.settle().await? {
+    /// Records what nodes say, in one write; what has ended is acknowledged once it is stored.
+    pub(super) async fn reports(&mut self, heard: &[Heard]) -> Result<(), ActorProcessingErr> {
+        if heard.is_empty() || !self.settle().await? {
             return Ok(()); // it is told again
         }
         let now = self.shared.now();
         let mut next = self.record.value.clone();
-        let mut stored = BTreeSet::new();
-        let mut progress = false;
-        for report in reports {
+        let (mut ends, mut progress) = (false, false);
+        for Heard { node, report, .. } in heard {
             match record::report(&mut next, node, report, now) {
-                Recorded::Ended => drop(stored.insert(report.task.clone())),
+                Recorded::Ended => ends = true,
                 Recorded::Progress => {
                     progress = true;
                     if let Some(work) = Work::from_name(&report.task) {
-                        self.seen.told.insert((node.to_owned(), work));
+                        self.seen.told.insert((node.clone(), work));
                     }
                 }
                 Recorded::Nothing => {}
             }
         }
-        if !stored.is_empty() {
+        if ends {
             if !self.store(next).await? {
                 return Ok(()); // not acknowledged, so it is told again
             }
@@ -88,7 +90,7 @@ impl Running {
             self.record.value = next;
             self.shared.board.publish(&self.record.value);
         }
-        for report in reports.iter().filter(|report| ended(report.state())) {
+        for Heard { node, report, .. } in heard.iter().filter(|heard| ended(heard.report.state())) {
             self.send(node, acknowledge(report));
         }
         Ok(())

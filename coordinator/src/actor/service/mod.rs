@@ -20,6 +20,7 @@ mod doubt;
 mod drill;
 mod failover;
 mod fence;
+mod history;
 mod logs;
 mod message;
 mod opening;
@@ -38,6 +39,7 @@ pub(crate) use admission::Admission;
 use drill::Drills;
 use failover::Failovers;
 pub(crate) use failover::Wanted;
+use history::History;
 use logs::LogBackups;
 pub(crate) use message::{Connect, Described, ServiceMsg};
 use opening::OPEN_AGAIN_AFTER;
@@ -78,7 +80,7 @@ pub(crate) struct Service {
     powers: Powers,
     log_backups: LogBackups,
     /// Those that have ended, by id.
-    history: BTreeMap<String, Versioned<v1::Operation>>,
+    history: History,
     slot: Slot,
     /// `Clean` is on its way.
     cleaning: bool,
@@ -103,13 +105,13 @@ impl Actor for ServiceActor {
         let known = shared.records.nodes(&name).await?;
         let mut known: BTreeMap<String, v1::Node> =
             known.into_iter().map(|node| (node.value.name.clone(), node.value)).collect();
-        let mut history = BTreeMap::new();
+        let mut history = History::default();
         let mut slot = Slot::default();
         for mut operation in shared.records.operations(&name).await? {
             record::not_ahead(&mut operation.value, now);
             shared.board.publish(&operation.value);
             if finished(operation.value.state()) {
-                history.insert(operation.value.id.clone(), operation);
+                history.insert(operation);
             } else {
                 slot.wait(operation);
             }

@@ -283,11 +283,13 @@ impl Service {
     /// Keeps the newest; one that still owes a node its release is kept longer than others.
     async fn retire(&mut self, operation: Versioned<v1::Operation>) {
         self.slot.failures = 0;
-        self.history.insert(operation.value.id.clone(), operation);
+        self.history.insert(operation);
         self.drop_old_scrubs().await;
         while self.history.len() > self.shared.config.history.max(1) {
-            let owes =
-                |operation: &v1::Operation| self.seats.keys().any(|node| owes_release(operation, node));
+            let owes = |operation: &v1::Operation| {
+                self.history.owes(&operation.id)
+                    && self.seats.keys().any(|node| owes_release(operation, node))
+            };
             let oldest = self.history.values().min_by_key(|each| (owes(&each.value), each.value.created_ms));
             let Some(oldest) = oldest.map(|each| each.value.clone()) else { return };
             if let Err(e) = self.shared.records.delete_operation(&oldest).await {

@@ -57,13 +57,13 @@ impl Service {
             Ok(revision) => {
                 tracing::info!(operation, node, "what was restored has recovered");
                 self.shared.board.publish(&next);
-                self.history.insert(next.id.clone(), Versioned { value: next, revision });
+                self.history.insert(Versioned { value: next, revision });
             }
             // It is said again.
             Err(e) => {
                 tracing::warn!(operation, node, error = e.chain(), "cannot store that it has recovered");
                 let newest = self.newest(known.clone()).await;
-                self.history.insert(newest.value.id.clone(), newest);
+                self.history.insert(newest);
             }
         }
     }

@@ -137,9 +137,9 @@ impl Service {
                 *known = attempt.max(*known);
             }
         }
-        for id in self.history.keys() {
-            if let Some(attempt) = owed(id) {
-                releases.entry(id).or_insert(attempt);
+        for operation in self.history.owing() {
+            if let Some(attempt) = owed(&operation.id) {
+                releases.entry(&operation.id).or_insert(attempt);
             }
         }
         for (operation, attempt) in releases {
@@ -189,11 +189,11 @@ impl Service {
     /// A node that is here and was not released is asked again, until it is.
     pub(super) fn clean_later(&mut self, me: &ActorRef<ServiceMsg>) {
         let here = self.seats.iter().filter(|(_, seat)| seat.connected());
-        let mut owes = here.flat_map(|(node, _)| self.history.values().map(move |each| (node, each)));
+        let mut owes = here.flat_map(|(node, _)| self.history.owing().map(move |each| (node, each)));
         let connected = |node| self.seats.get(node).is_some_and(Seat::connected);
         let mut strays = self.strays.keys();
         let owed = strays.any(|(node, operation)| connected(node) && !self.slot.knows(operation))
-            || owes.any(|(node, each)| owes_release(&each.value, node));
+            || owes.any(|(node, each)| owes_release(each, node));
         if !self.cleaning && owed {
             self.cleaning = true;
             me.send_after(CLEAN_AGAIN, || ServiceMsg::Clean);
@@ -259,7 +259,7 @@ impl Service {
         match self.shared.records.put_operation(&next, Expect::At(operation.revision)).await {
             Ok(revision) => {
                 self.shared.board.publish(&next);
-                self.history.insert(next.id.clone(), Versioned { value: next, revision });
+                self.history.insert(Versioned { value: next, revision });
                 true
             }
             Err(e) => {
@@ -270,7 +270,7 @@ impl Service {
                     "cannot store how the node was released"
                 );
                 let newest = self.newest(operation).await;
-                self.history.insert(newest.value.id.clone(), newest);
+                self.history.insert(newest);
                 false
             }
         }
