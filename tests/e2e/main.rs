@@ -49,5 +49,6 @@ mod replicas;
 mod retention;
 mod schedule;
 mod scrub;
+mod simulated;
 mod tenant;
 mod up;

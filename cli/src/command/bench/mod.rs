@@ -8,6 +8,7 @@ mod meter;
 mod rates;
 mod report;
 mod restic;
+mod simulated;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -58,11 +59,15 @@ pub(crate) struct Bench {
 enum Part {
     /// Puts and gets of whole objects, beside rclone and s5cmd, and a backup, on a store of yours.
     Store(store::Store),
+    /// A simulated fleet, agents without data, against one real coordinator and a real etcd.
+    Fleet(simulated::Simulated),
 }
 
 pub(crate) async fn run(bench: Bench, global: &Global, output: &Output) -> Result<Outcome> {
-    if let Some(Part::Store(store)) = bench.part {
-        return Box::pin(store::run(store, global, output)).await;
+    match bench.part {
+        Some(Part::Store(store)) => return Box::pin(store::run(store, global, output)).await,
+        Some(Part::Fleet(fleet)) => return Box::pin(simulated::run(fleet, global, output)).await,
+        None => {}
     }
     let report =
         in_directory(bench.work.as_deref(), async |dir| measure(&bench, dir, global, output).await).await?;
