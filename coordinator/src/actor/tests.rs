@@ -153,16 +153,11 @@ impl Fixture {
         Self { _directory: directory, state, api, shared, root }
     }
 
-    /// An operation that needs no agent.
+    /// An operation that needs no agent. Not refused for the repository that is being opened, nor for an operation before
+    /// that has only just ended.
     async fn check(&self) -> v1::Operation {
         let request = v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false, percent: 0 };
-        let started = loop {
-            match self.api.check_repository(Request::new(request.clone())).await {
-                Ok(started) => break started.into_inner(),
-                // The repository is being opened, or the operation before has only just ended.
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
+        let started = self.api.check_repository(Request::new(request)).await.unwrap().into_inner();
         let mut watched = self.shared.board.find(&started.id).unwrap();
         let ended = watched.wait_for(|operation| finished(operation.state())).await.unwrap();
         v1::Operation::clone(&ended)
@@ -215,13 +210,7 @@ async fn an_operation_whose_beginning_was_not_answered_is_run() {
     fixture.state.unanswered_new.store(1, Ordering::SeqCst);
     let request =
         || Request::new(v1::CheckRepositoryRequest { service: "s".to_owned(), read_data: false, percent: 0 });
-    let refused = loop {
-        let refused = from_status(fixture.api.check_repository(request()).await.unwrap_err());
-        match refused.kind() {
-            ErrorKind::Conflict => tokio::task::yield_now().await, // the one before has only just ended
-            _ => break refused,
-        }
-    };
+    let refused = from_status(fixture.api.check_repository(request()).await.unwrap_err());
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
     let id = refused.hint().unwrap().split('`').nth(1).unwrap().rsplit(' ').next().unwrap().to_owned();
     let meanwhile = from_status(fixture.api.check_repository(request()).await.unwrap_err());
