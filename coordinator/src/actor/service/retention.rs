@@ -8,7 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Service, ServiceMsg};
 use crate::actor::operation::OperationMsg;
-use crate::operation::{Detail, finished};
+use crate::operation::Detail;
 use crate::power;
 use crate::retention;
 
@@ -26,7 +26,7 @@ pub(super) struct Retentions {
     survey: Option<AbortOnDropHandle<()>>,
     /// It was due while something else ran: once that has ended, it runs, once.
     missed: bool,
-    /// Asked for while an automatic run had the slot, or one that had ended.
+    /// Asked for while an automatic run had the slot.
     waiting: Vec<ServiceMsg>,
 }
 
@@ -133,14 +133,7 @@ impl Service {
         automatic
     }
 
-    /// What is in the slot has ended, as everybody can see, and who starts the next one because of that may be here before
-    /// word of it is.
-    fn ended_just_now(&self) -> bool {
-        let current = self.slot.running().and_then(|(id, _)| self.shared.board.find(id).ok());
-        current.is_some_and(|operation| finished(operation.borrow().state()))
-    }
-
-    /// What would be refused for an automatic run, or for one that has ended, waits for its end instead.
+    /// What would be refused for an automatic run waits for its end instead.
     pub(super) fn unless_automatic(&mut self, message: ServiceMsg) -> Option<ServiceMsg> {
         let starts = matches!(
             message,
@@ -149,9 +142,7 @@ impl Service {
                 | ServiceMsg::PowerOff { .. }
                 | ServiceMsg::Delete(_)
         );
-        let applies = matches!(message, ServiceMsg::Apply(..));
-        let waits = ((starts || applies) && self.ended_just_now()) || (starts && self.automatic_gives_way());
-        if !waits || self.retentions.waiting.len() >= WAITING_MAX {
+        if !starts || self.retentions.waiting.len() >= WAITING_MAX || !self.automatic_gives_way() {
             return Some(message);
         }
         self.retentions.waiting.push(message);
