@@ -63,8 +63,8 @@ impl World {
     }
 
     fn access(&self) -> Access {
-        let text =
-            format!("root = {:?}\nhost = {:?}", self.dir.path().join("data"), self.dir.path().join("socket"));
+        let (data, socket) = (self.dir.path().join("data"), self.dir.path().join("socket"));
+        let text = format!("root = {data:?}\nhost = {socket:?}\nconnect_timeout = '120s'");
         let entropy = parts(&self.dir.path().join("state")).entropy;
         Access { config: Config::read(text.parse().unwrap()).unwrap(), entropy }
     }
