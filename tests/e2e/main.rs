@@ -30,6 +30,7 @@ mod forks;
 mod freeze;
 mod full_disk;
 mod keys;
+mod limits;
 mod logs;
 mod metrics;
 mod moments;
