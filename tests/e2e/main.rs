@@ -8,6 +8,7 @@
 
 mod access;
 mod archiving;
+mod bench;
 mod changing;
 mod check_logs;
 mod classes;
