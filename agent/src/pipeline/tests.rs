@@ -23,6 +23,7 @@ use crate::warning::Warnings;
 
 mod claim_server;
 mod logged;
+mod paced;
 use claim_server::ClaimServer;
 
 struct World {
@@ -94,7 +95,8 @@ impl World {
                 transaction: transaction.as_bytes().to_vec().into(),
                 ..Default::default()
             },
-            limits: Limits { workers: 2, pack_buffers: 4, zstd_level: 1 },
+            limits: Limits { workers: 2, pack_buffers: 4, zstd_level: 1, spare_page_cache: true },
+            pace: Arc::default(),
             progress: Arc::new(Counters::default()),
         }
     }
