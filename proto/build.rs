@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "palinurus/v1/power.proto",
         "palinurus/v1/coordinator.proto",
         "palinurus/v1/fleet.proto",
+        "palinurus/v1/limits.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

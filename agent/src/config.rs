@@ -9,6 +9,8 @@ use palinurus_repository::id::check_name;
 use palinurus_repository::{Error, KeySource, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::pace::{self, Rates};
+
 pub(crate) mod address;
 mod environment;
 pub(crate) mod human;
@@ -49,6 +51,15 @@ pub struct Limits {
     /// Packs in memory, each of about 34 MiB; 0: two more than workers.
     pub pack_buffers: usize,
     pub zstd_level: i32,
+    /// Bytes a second, such as "50MiB": read from the disk by a backup, sent to the store, and received from it by a
+    /// restore, a drill or a check. Empty: no limit. What the operator says of the node goes over these.
+    pub read: String,
+    pub send: String,
+    pub receive: String,
+    /// Of one processor, such as "50%" or "150%", by all tasks together; empty: no limit.
+    pub cpu: String,
+    /// Read without filling the page cache, which is the database's; needs Linux 6.14.
+    pub spare_page_cache: bool,
 }
 
 /// How a backup is restored for proof, beside the data.
@@ -104,7 +115,17 @@ impl Default for Config {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { workers: 0, pack_buffers: 0, zstd_level: 1 }
+        let none = String::new;
+        Self {
+            workers: 0,
+            pack_buffers: 0,
+            zstd_level: 1,
+            read: none(),
+            send: none(),
+            receive: none(),
+            cpu: none(),
+            spare_page_cache: true,
+        }
     }
 }
 
@@ -192,6 +213,7 @@ impl Config {
                 Error::invalid(format!("limits.zstd_level {}", self.limits.zstd_level)).with_hint("1 to 19")
             );
         }
+        self.limits.rates()?;
         let (workers, buffers) = (self.limits.workers(), self.limits.pack_buffers());
         if workers > 256 || buffers <= workers || buffers > 1024 {
             return Err(Error::invalid(format!("limits: {workers} workers with {buffers} pack buffers"))
@@ -202,11 +224,23 @@ impl Config {
 }
 
 impl Limits {
+    /// No more than this process may use: the affinity and the cgroup's `cpu.max` (and `cpu.cfs_quota_us`) are looked at
+    /// each time, so the next run fits a quota that has changed.
     pub fn workers(&self) -> usize {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_DEFAULT),
             given => given,
         }
+    }
+
+    pub(crate) fn rates(&self) -> Result<Rates> {
+        let Self { read, send, receive, cpu, .. } = self;
+        Ok(Rates {
+            read: pace::bytes("read", read)?,
+            send: pace::bytes("send", send)?,
+            receive: pace::bytes("receive", receive)?,
+            cpu: pace::percent(cpu)?,
+        })
     }
 
     pub fn pack_buffers(&self) -> usize {
@@ -275,6 +309,8 @@ mod tests {
             ("[engine]", "state = 'relative'\n[engine]"),
             ("[engine]", "[limits]\nworkers = 4\npack_buffers = 4\n[engine]"),
             ("[engine]", "[limits]\nzstd_level = 30\n[engine]"),
+            ("[engine]", "[limits]\nread = 'fast'\n[engine]"),
+            ("[engine]", "[limits]\ncpu = '2'\n[engine]"),
             ("[engine]", "[session]\nprogress = '0s'\n[engine]"),
         ] {
             assert!(parse(&SMALL.replace(from, to), &[]).is_err(), "{to}");

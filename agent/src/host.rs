@@ -18,6 +18,7 @@ use crate::key_epochs::KeyEpochs;
 use crate::log::Storing;
 use crate::looks::Looks;
 use crate::mover::{Mover, Threads};
+use crate::pace::Pace;
 use crate::repositories::{Repositories, Unlocked};
 use crate::state::StateDirectory;
 
@@ -86,6 +87,8 @@ pub(crate) struct Host {
     pub(crate) leader: watch::Sender<Option<Channel>>,
     /// The identity and the lineage of the log that is stored from here.
     pub(crate) writes: watch::Sender<Option<(Vec<u8>, LineageId)>>,
+    /// What all tasks together may use of this machine.
+    pub(crate) pace: Arc<Pace>,
     pub(crate) looks: Looks,
     /// Why there is no log to open, for the session to tell.
     pub(crate) unopened: watch::Sender<Option<v1::Failure>>,

@@ -25,6 +25,7 @@ mod looks;
 mod metrics;
 pub mod mover;
 mod node_epoch;
+pub mod pace;
 pub mod pipeline;
 pub mod progress;
 mod repositories;
@@ -111,6 +112,7 @@ pub async fn run_with(config: Config, seams: Seams, cancel: CancellationToken) -
     let (leader, writes, unopened) =
         (watch::Sender::new(None), watch::Sender::new(None), watch::Sender::new(None));
     let host = Arc::new(Host {
+        pace: Arc::new(pace::Pace::new(config.limits.rates()?)),
         config,
         seams,
         state,

@@ -105,6 +105,7 @@ calls! {
     Safe power_off(PowerOffRequest) -> v1::Service;
     Safe power_on(PowerOnRequest) -> v1::Service;
     Safe delete_service(DeleteServiceRequest) -> v1::Service;
+    Safe set_limits(SetLimitsRequest) -> v1::ListNodesReply;
 }
 
 impl Client {

@@ -75,6 +75,7 @@ const TABLE: &[(&str, Needs, Tenants)] = &[
     ("/palinurus.v1.Coordinator/PowerOff", Needs::Role(Role::Operator), Tenants::No),
     ("/palinurus.v1.Coordinator/PowerOn", Needs::Role(Role::Operator), Tenants::No),
     ("/palinurus.v1.Coordinator/DeleteService", Needs::Role(Role::Admin), Tenants::No),
+    ("/palinurus.v1.Coordinator/SetLimits", Needs::Role(Role::Operator), Tenants::No),
     ("/palinurus.v1.Fleet/Session", Needs::Agent, Tenants::No),
     ("/palinurus.v1.Fleet/Claim", Needs::Agent, Tenants::No),
     ("/palinurus.v1.Fleet/Log", Needs::Agent, Tenants::No),

@@ -5,7 +5,8 @@
 //! cargo build --release -p palinurus
 //! TEST_BINARY=$PWD/target/release/palinurus cargo test -p palinurus-tests --test compare -- --rounds 3 --size 1024 --json out.json
 //! ```
-//! It needs pgbackrest and zstd, and in TMPDIR room for about six times the size.
+//! With `--neighbour 20`, instead: pgbench in windows of 20 seconds, alone, beside backups, and beside backups with limits.
+//! It needs pgbackrest and zstd (the neighbour does not), and in TMPDIR room for about six times the size.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +18,7 @@
 mod archive;
 mod changed;
 mod meter;
+mod neighbour;
 mod pgbackrest;
 mod round;
 mod table;
@@ -32,11 +34,13 @@ struct Options {
     /// Of the large table with its indexes.
     mebibytes: u64,
     json: Option<String>,
+    /// Instead of all this: what a backup takes from pgbench, in windows of so many seconds.
+    neighbour: Option<u64>,
 }
 
 impl Options {
     fn read() -> Self {
-        let mut options = Self { rounds: 3, mebibytes: 1024, json: None };
+        let mut options = Self { rounds: 3, mebibytes: 1024, json: None, neighbour: None };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let value = words.next().unwrap_or_else(|| panic!("{word} has no value"));
@@ -44,7 +48,8 @@ impl Options {
                 "--rounds" => options.rounds = value.parse().expect("a number of rounds"),
                 "--size" => options.mebibytes = value.parse().expect("a number of MiB"),
                 "--json" => options.json = Some(value),
-                _ => panic!("{word}: there are --rounds, --size and --json"),
+                "--neighbour" => options.neighbour = Some(value.parse().expect("a number of seconds")),
+                _ => panic!("{word}: there are --rounds, --size, --json and --neighbour"),
             }
         }
         options
@@ -63,6 +68,9 @@ async fn main() {
     let dir = tempfile::Builder::new().prefix("compare").tempdir().unwrap();
     println!("making {} MiB, {} rows ...", options.mebibytes, options.rows());
     let template = template(&dir.path().join("template"), &options).await;
+    if let Some(seconds) = options.neighbour {
+        return neighbour::run(&template, &options, seconds).await;
+    }
     for number in 0..options.rounds {
         println!("round {} of {} ...", number + 1, options.rounds);
         let ours_first = number % 2 == 0;

@@ -8,6 +8,7 @@
 
 mod access;
 mod archiving;
+mod bench;
 mod changing;
 mod check_logs;
 mod classes;
@@ -30,6 +31,7 @@ mod forks;
 mod freeze;
 mod full_disk;
 mod keys;
+mod limits;
 mod logs;
 mod metrics;
 mod moments;

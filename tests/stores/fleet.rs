@@ -164,7 +164,8 @@ async fn a_fleet_behind_a_bad_network() {
         }
         world.run(&["backup", "delete", "--yes", &world.backups().await[0].id]).await.expect(0);
         eprintln!("{} of {} requests faulty", proxy.faulty(), proxy.requests());
-        assert!(proxy.faulty() * 10 > proxy.requests(), "the faults happen");
+        // One in five of those that came since; names are drawn, and with them who suffers.
+        assert!(proxy.faulty() * 25 > proxy.requests(), "the faults happen");
         proxy.set(Faults::none());
         assert_eq!(world.backups().await.len(), 2);
         world.run(&["repository", "check", "--read-data"]).await.expect(0);

@@ -131,6 +131,7 @@ pub(crate) fn host(state: &Path, config: Config) -> (Arc<Host>, Arc<Puppet>) {
         writes: watch::Sender::new(None),
         unopened: watch::Sender::new(None),
         storing: watch::Sender::default(),
+        pace: Arc::default(),
         looks: crate::looks::Looks::default(),
     };
     (Arc::new(host), puppet)

@@ -10,8 +10,10 @@ use palinurus_repository::pack::{ChunkAt, FRAME_MAX, FrameAt};
 use palinurus_repository::{ChunkId, Error, Keys, Result};
 
 use super::claims::{ASK_MAX, Answer, Claims, How, Verdict};
+use super::disk::Disk;
 use super::draft::Ref;
 use super::packer::Packer;
+use crate::pace::ThreadTime;
 use crate::progress::Counters;
 
 /// Frames in one question: few enough to stay in the cache, enough that questions cost nothing.
@@ -52,23 +54,34 @@ struct Frame {
 #[derive(Debug)]
 pub(crate) struct Frames {
     pub(crate) keys: Keys,
+    pub(crate) disk: Arc<Disk>,
     claims: Claims,
     packer: Packer,
     progress: Arc<Counters>,
     how: How,
+    time: ThreadTime,
     buffers: Vec<Vec<u8>>,
     filling: Vec<Frame>,
     asked: VecDeque<(Answer, Vec<Frame>)>,
 }
 
 impl Frames {
-    pub(crate) fn new(keys: Keys, claims: Claims, packer: Packer, progress: Arc<Counters>, how: How) -> Self {
+    pub(crate) fn new(
+        keys: Keys,
+        disk: Arc<Disk>,
+        claims: Claims,
+        packer: Packer,
+        progress: Arc<Counters>,
+        how: How,
+    ) -> Self {
         Self {
             keys,
+            disk,
             claims,
             packer,
             progress,
             how,
+            time: ThreadTime::default(),
             buffers: Vec::new(),
             filling: Vec::new(),
             asked: VecDeque::new(),
@@ -191,6 +204,7 @@ impl Frames {
         places.outstanding -= frame.chunks.len();
         drop(places);
         self.buffers.push(frame.buffer);
-        Ok(())
+        let Disk { pacer, stop, .. } = &*self.disk;
+        pacer.hold_for_work(&mut self.time, || stop.check())
     }
 }

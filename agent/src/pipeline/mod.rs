@@ -20,6 +20,7 @@ use palinurus_repository::{Blocking, Entropy, Keys, Storage, TransactionId};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
+use crate::pace::Pace;
 use crate::progress::Counters;
 use crate::source::Tree;
 
@@ -27,6 +28,7 @@ mod append;
 mod base;
 mod claims;
 mod collect;
+mod disk;
 mod draft;
 mod feed;
 mod fetch;
@@ -65,6 +67,8 @@ pub struct Limits {
     /// Each of about 34 MiB: an open one for each worker, the rest on their way to the store.
     pub pack_buffers: usize,
     pub zstd_level: i32,
+    /// Leaves the page cache to the database, where the kernel can.
+    pub spare_page_cache: bool,
 }
 
 /// One operation's view of one node, for both phases.
@@ -91,6 +95,7 @@ pub struct Context {
     pub leader: watch::Receiver<Option<Channel>>,
     pub claim: v1::ClaimOpen,
     pub limits: Limits,
+    pub pace: Arc<Pace>,
     pub blocking: Blocking,
     pub progress: Arc<Counters>,
 }

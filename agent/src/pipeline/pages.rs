@@ -16,7 +16,7 @@ use palinurus_repository::pack::{ChunkAt, FRAME_MAX};
 use palinurus_repository::page::{ENTRY, UNIT_PAGES, entry};
 
 use super::frames::{Frames, Places};
-use super::read::{Fault, Reading, Slot, fill, next_data};
+use super::read::{Fault, Reading, Slot, next_data};
 
 /// What the base backup has of this unit.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Pass<'_, '_> {
             self.reading.slots.push(Slot::Hole(want as u64));
             return Ok(());
         }
-        let read = fill(self.file, &mut buffer[..want], extent.start)?;
+        let read = self.frames.disk.fill(self.file, &mut buffer[..want], extent.start)?;
         self.reading.bytes_read += read as u64;
         if read < want {
             buffer[read..want].fill(0);

@@ -3,7 +3,6 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use palinurus_repository::chunk::{EXTENT, content_cut};
@@ -104,11 +103,11 @@ fn read_data(
     let mut carried = 0;
     while at < data.end {
         let want = usize::try_from(data.end - at).unwrap_or(EXTENT).min(EXTENT);
-        let read = match fill(file, &mut buffer[carried..want], at + carried as u64) {
+        let read = match frames.disk.fill(file, &mut buffer[carried..want], at + carried as u64) {
             Ok(read) => read,
             Err(e) => {
                 frames.reuse(buffer);
-                return Err(e.into());
+                return Err(e);
             }
         };
         reading.bytes_read += read as u64;
@@ -134,20 +133,6 @@ fn read_data(
     }
     frames.reuse(buffer);
     Ok(at)
-}
-
-/// Reads until `buffer` is full or the file ends.
-pub(crate) fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], at + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 /// The next stretch of data at or after `at`; empty at `end` when only a hole is left. A file system that

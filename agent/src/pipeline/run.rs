@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use super::claims::{ClaimStream, Claims, How};
+use super::disk::Disk;
 use super::fetch::ChunkFetch;
 use super::frames::Frames;
 use super::journal::PackJournal;
@@ -16,6 +17,7 @@ use super::packer::{PackNames, Packer};
 use super::pool::Pool;
 use super::stop::Stop;
 use super::uploader::Uploader;
+use crate::pace::Pacer;
 
 /// Handed to the threads; dropping it ends uploader and claim stream.
 #[derive(Clone)]
@@ -24,6 +26,7 @@ pub(crate) struct Run {
     pub(crate) stop: Arc<Stop>,
     pub(crate) runtime: tokio::runtime::Handle,
     claims: Claims,
+    disk: Arc<Disk>,
     packs: mpsc::Sender<SealedPack>,
     pool: Arc<Pool>,
     names: Arc<PackNames>,
@@ -35,7 +38,7 @@ impl Run {
         let packer =
             Packer::new(self.names.clone(), self.pool.clone(), self.stop.clone(), self.packs.clone());
         let Context { keys, progress, .. } = &self.context;
-        Frames::new(keys.clone(), self.claims.clone(), packer, progress.clone(), how)
+        Frames::new(keys.clone(), self.disk.clone(), self.claims.clone(), packer, progress.clone(), how)
     }
 
     pub(crate) fn claims(&self) -> &Claims {
@@ -72,6 +75,7 @@ pub(crate) async fn run<T: Send + 'static>(
         pool: pool.clone(),
         journal: PackJournal::in_spool(&context.spool, context.blocking),
         claims: claims.clone(),
+        pace: context.pace.clone(),
         progress: context.progress.clone(),
         at_once: limits.pack_buffers.saturating_sub(limits.workers).max(1),
     };
@@ -81,10 +85,13 @@ pub(crate) async fn run<T: Send + 'static>(
         spool: context.spool.clone(),
         blocking: context.blocking,
     };
+    let runtime = tokio::runtime::Handle::current();
+    let pacer = Pacer { pace: context.pace.clone(), runtime: runtime.clone() };
     let run = Run {
+        disk: Arc::new(Disk::new(pacer, stop.clone(), limits.spare_page_cache)),
         context,
         stop: stop.clone(),
-        runtime: tokio::runtime::Handle::current(),
+        runtime,
         claims,
         packs,
         pool,

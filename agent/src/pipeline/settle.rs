@@ -175,7 +175,10 @@ fn write(
     let mut all = list.warnings()?;
     all.append(warnings);
     let put = |(key, body): (String, Bytes)| {
-        let put = put_own(context.storage.as_ref(), &key, body);
+        let put = async {
+            context.pace.send.take(body.len() as u64).await;
+            put_own(context.storage.as_ref(), &key, body).await
+        };
         let done = runtime.block_on(cancel.run_until_cancelled(put));
         done.unwrap_or_else(|| Err(Error::unavailable("cancelled")))
     };

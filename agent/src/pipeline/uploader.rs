@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::claims::Claims;
 use super::journal::PackJournal;
 use super::pool::{Lent, Pool};
+use crate::pace::Pace;
 use crate::progress::Counters;
 
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(crate) struct Uploader {
     pub(crate) pool: Arc<Pool>,
     pub(crate) journal: PackJournal,
     pub(crate) claims: Claims,
+    pub(crate) pace: Arc<Pace>,
     pub(crate) progress: Arc<Counters>,
     pub(crate) at_once: usize,
 }
@@ -65,10 +67,12 @@ impl Uploader {
     }
 
     fn put(&self, pack: SealedPack) -> impl Future<Output = Result<PackSummary>> + use<> {
-        let storage = self.storage.clone();
+        let (storage, pace) = (self.storage.clone(), self.pace.clone());
         let SealedPack { summary, buffer, len } = pack;
         let body = Bytes::from_owner(Lent::new(self.pool.clone(), buffer, len));
         async move {
+            // Outside of all tries, whose patience is for the store.
+            pace.send.take(body.len() as u64).await;
             put_own(storage.as_ref(), &summary.pack.key(), body).await?;
             Ok(summary)
         }

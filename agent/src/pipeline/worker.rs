@@ -14,7 +14,7 @@ use super::draft::{Draft, DraftContent};
 use super::fetch::ChunkFetch;
 use super::frames::{Frames, Places};
 use super::pages::{BaseUnit, read_unit};
-use super::read::{Fault, Reading, Slot, chunk_ids, fill, pieces, read_range};
+use super::read::{Fault, Reading, Slot, chunk_ids, pieces, read_range};
 use super::stop::{Stop, stopped};
 use super::unit::{BasePart, Done, Opened, Outcome, Part, Shared, Unit, cut, file_of};
 use crate::progress::Counters;
@@ -152,7 +152,7 @@ impl Worker {
         };
         let opened = Opened::open(&self.tree, entry)?;
         let want = usize::try_from(size).unwrap_or(FRAME_MAX).min(room.len());
-        let mut len = fill(&opened.file, &mut room[..want], 0)?;
+        let mut len = self.frames.disk.fill(&opened.file, &mut room[..want], 0)?;
         let notes = self.tree.judge(entry, &opened.file, 0, &mut room[..len])?;
         note(&self.done, order, &entry.path, notes)?;
         if matches!(class, Class::Logged(_)) {

@@ -29,6 +29,7 @@ use self::report::{Report, cancelled};
 use self::selection::Selection;
 use self::target::Target;
 use self::worker::Worker;
+use crate::pace::{Pace, Pacer};
 use crate::progress::Counters;
 use crate::warning::Warnings;
 
@@ -78,6 +79,8 @@ pub struct Request {
     /// Threads that open frames and write; at least one.
     pub workers: usize,
     pub progress: Arc<Counters>,
+    /// How much processor time it may use; what it may read is the storage's to say.
+    pub pace: Arc<Pace>,
     /// What an engine does last.
     pub settle: Option<Arc<dyn Settle>>,
 }
@@ -110,6 +113,7 @@ struct Context {
     selection: Arc<Selection>,
     storage: Arc<dyn Storage>,
     handle: Handle,
+    pacer: Pacer,
     sequence: Sequence,
 }
 
@@ -143,7 +147,8 @@ fn thread<T: Send + 'static>(
 }
 
 fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<RestoreResult> {
-    let Request { storage, keys, manifest, target, delta, include, workers, progress, settle } = request;
+    let Request { storage, keys, manifest, target, delta, include, workers, progress, pace, settle } =
+        request;
     let selection = Arc::new(Selection::new(&include)?);
     let counted = Arc::new(Counted::new(storage));
     let storage: Arc<dyn Storage> = counted.clone();
@@ -167,6 +172,7 @@ fn restore(request: Request, handle: Handle, stop: CancellationToken) -> Result<
         report: Report::new(progress, stop),
         selection,
         storage,
+        pacer: Pacer { pace, runtime: handle.clone() },
         handle,
         sequence: Sequence::default(),
     });

@@ -10,12 +10,14 @@ use palinurus_repository::{ChunkId, Error, ErrorKind, Result};
 use super::Context;
 use super::batch::{Batch, How, Use};
 use super::queue::{Job, Jobs, get};
-use super::report::Report;
+use super::report::{Report, cancelled};
+use crate::pace::ThreadTime;
 
 pub(super) struct Worker {
     context: Arc<Context>,
     opener: FrameReader,
     plain: Vec<u8>,
+    time: ThreadTime,
 }
 
 /// A thread that panics must not leave the others waiting for it.
@@ -32,7 +34,7 @@ impl Drop for Alarm<'_> {
 impl Worker {
     pub(super) fn new(context: Arc<Context>) -> Result<Self> {
         let opener = FrameReader::new(&context.keys)?;
-        Ok(Self { context, opener, plain: Vec::new() })
+        Ok(Self { context, opener, plain: Vec::new(), time: ThreadTime::default() })
     }
 
     pub(super) fn run(mut self, jobs: &Jobs) {
@@ -59,7 +61,16 @@ impl Worker {
                 }
                 Job::Compare(compare) => compare.run(&context, &mut self.plain),
             }
+            // Ends only when the restore is stopped, which the next job sees.
+            let _ = self.wait();
         }
+    }
+
+    /// For its share of the processors.
+    fn wait(&mut self) -> Result<()> {
+        let report = &self.context.report;
+        let wanted = || if report.is_stopped() { Err(cancelled()) } else { Ok(()) };
+        self.context.pacer.hold_for_work(&mut self.time, wanted)
     }
 
     fn read(&mut self, batch: &Batch, read: usize, bytes: Result<Bytes>) {

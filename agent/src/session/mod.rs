@@ -244,6 +244,14 @@ impl Session {
         }
     }
 
+    /// What the operator says of this node from now on, over its own settings.
+    fn pace(&self, told: Option<&v1::Limits>) {
+        match self.host.config.limits.rates() {
+            Ok(own) => self.host.pace.set(own.under(told)),
+            Err(error) => tracing::error!(error = %error.chain(), "limits"),
+        }
+    }
+
     /// Empty: nothing has, or it is not known.
     async fn recovered(&self) -> String {
         let Some(logs) = self.host.engine.logs() else { return String::new() };

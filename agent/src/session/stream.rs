@@ -104,6 +104,7 @@ impl Stream {
             }
             In::Welcome(welcome) => {
                 session.node_epoch.observe(welcome.node_epoch).map_err(broken)?;
+                session.pace(welcome.limits.as_ref());
                 Ok(welcome)
             }
             In::Refused(refused) => Err(refusal(refused)),
@@ -189,6 +190,7 @@ impl Stream {
                 session.runner.acknowledge(&key);
             }
             In::Welcome(welcome) => {
+                session.pace(welcome.limits.as_ref());
                 if let Err(error) = session.node_epoch.observe(welcome.node_epoch) {
                     tracing::error!(error = %error.chain(), "a node epoch was not taken");
                 }

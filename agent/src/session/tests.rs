@@ -36,6 +36,8 @@ impl Agent {
         config.session.retry_max = Duration::from_millis(20);
         config.session.retry_refused = Duration::from_millis(30);
         config.session.progress = Duration::from_millis(20);
+        // A test that stands still has not gone.
+        config.session.connect_timeout = Duration::from_secs(120);
         change(&mut config);
         let (host, puppet) = puppet::host(dir.path(), config);
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();
@@ -241,7 +243,7 @@ async fn who_lost_its_place_stops_everything_and_stays_down() {
     let agent = Agent::start(vec![coordinator.url()]);
     let mut far = coordinator.session().await;
     assert_eq!((far.hello.node_epoch, far.hello.stood_down), (0, false));
-    let welcome = v1::Welcome { heartbeat_seconds: 1, node_epoch: 1 };
+    let welcome = v1::Welcome { heartbeat_seconds: 1, node_epoch: 1, ..Default::default() };
     far.say(3, ToAgent::Welcome(welcome)).await;
     far.say(3, ToAgent::Task(freeze())).await;
     far.report(&[TaskState::TaskRunning]).await;
@@ -307,10 +309,12 @@ async fn a_place_that_is_older_than_its_own_is_not_taken() {
     let mut coordinator = Coordinator::start().await;
     let agent = Agent::start(vec![coordinator.url()]);
     let far = coordinator.session().await;
-    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2 })).await;
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2, ..Default::default() }))
+        .await;
     agent.host.leader.subscribe().wait_for(Option::is_some).await.unwrap();
     // Minted while it is connected.
-    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 3 })).await;
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 3, ..Default::default() }))
+        .await;
     let read = || NodeEpoch::open(agent.host.state.path(), "db", "n1").unwrap().last();
     while read() < 3 {
         tokio::task::yield_now().await;
@@ -318,7 +322,8 @@ async fn a_place_that_is_older_than_its_own_is_not_taken() {
     drop(far);
     let far = coordinator.session().await;
     assert_eq!(far.hello.node_epoch, 3);
-    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2 })).await;
+    far.say(1, ToAgent::Welcome(v1::Welcome { heartbeat_seconds: 1, node_epoch: 2, ..Default::default() }))
+        .await;
     assert_eq!(coordinator.session().await.hello.node_epoch, 3);
     agent.end().await;
 }

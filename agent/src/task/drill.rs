@@ -63,6 +63,7 @@ async fn prove(call: &Call, order: &DrillTask, scratch: &Scratch) -> Result<Dril
         include: Vec::new(),
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
+        pace: Arc::clone(&call.host.pace),
         settle: None,
     };
     let restored = host.seams.mover.restore(request, call.cancel.child_token()).await;

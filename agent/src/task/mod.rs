@@ -7,6 +7,7 @@ use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::Host;
+use crate::pace::Received;
 use crate::progress::Counters;
 use crate::repositories::Unlocked;
 
@@ -48,7 +49,13 @@ impl Call {
         let before = self.host.repositories.requests(url).await;
         let unlocked = self.host.unlock(url).await?;
         self.counters.measure(&unlocked.storage, before);
-        Ok(unlocked)
+        Ok(self.paced(unlocked))
+    }
+
+    /// Reads no faster than this agent may. The log, which opens the store by itself, is not held back.
+    fn paced(&self, unlocked: Unlocked) -> Unlocked {
+        let Unlocked { storage, keys } = unlocked;
+        Unlocked { storage: Arc::new(Received::new(storage, Arc::clone(&self.host.pace))), keys }
     }
 
     /// The repository that is restored from: of a fork, its parent's.
@@ -56,7 +63,7 @@ impl Call {
         let Some(parent) = parent else { return self.unlock().await };
         let unlocked = self.host.unlock_parent(parent).await?;
         self.counters.measure(&unlocked.storage, Requests::default());
-        Ok(unlocked)
+        Ok(self.paced(unlocked))
     }
 }
 

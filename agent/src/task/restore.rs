@@ -62,6 +62,7 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
         include: include.unwrap_or_default(),
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
+        pace: Arc::clone(&call.host.pace),
         settle: Some(Arc::new(settle)),
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
@@ -112,6 +113,7 @@ async fn chosen(
         include,
         workers: host.config.limits.workers(),
         progress: Arc::clone(&call.counters),
+        pace: Arc::clone(&call.host.pace),
         settle: None,
     };
     let restored = host.seams.mover.restore(request, call.cancel.clone()).await?;
@@ -159,6 +161,7 @@ async fn telling(call: &Call, unlocked: &Unlocked, manifest: &ManifestRef, name:
         include: host.engine.telling().iter().map(|name| (*name).to_owned()).collect(),
         workers: 1,
         progress: Arc::default(),
+        pace: Arc::clone(&call.host.pace),
         settle: None,
     };
     host.seams.mover.restore(request, call.cancel.clone()).await?;

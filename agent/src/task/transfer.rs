@@ -46,7 +46,9 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
             workers: limits.workers(),
             pack_buffers: limits.pack_buffers(),
             zstd_level: limits.zstd_level,
+            spare_page_cache: limits.spare_page_cache,
         },
+        pace: Arc::clone(&host.pace),
         blocking: host.seams.blocking,
         progress: Arc::clone(&call.counters),
     })

@@ -1,13 +1,15 @@
 //! Looks at the repository, and when asked at every byte in it: the coordinator moves no user data.
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use palinurus_proto::v1::{VerifyDetail, VerifyResult, VerifyTask};
 use palinurus_repository::ledger::Objects;
 use palinurus_repository::verify::ReadData;
-use palinurus_repository::{Error, Result, verify};
+use palinurus_repository::{Error, Result, Storage, verify};
 
 use super::Call;
+use crate::pace::Received;
 
 /// Damages in the result; all are counted.
 const DAMAGES_TOLD: usize = 1000;
@@ -18,6 +20,7 @@ const OBJECTS_TOLD: usize = 5_000;
 pub(super) async fn run(call: &Call, order: &VerifyTask) -> Result<VerifyResult> {
     let host = &call.host;
     let storage = host.seams.stores.open(&call.task.repository)?;
+    let storage: Arc<dyn Storage> = Arc::new(Received::new(storage, Arc::clone(&host.pace)));
     call.counters.measure(&storage, storage.sent().unwrap_or_default());
     let repository = host.keys.open(storage).await?.with_blocking(host.seams.blocking);
     let counters = &call.counters;

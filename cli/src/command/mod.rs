@@ -42,7 +42,7 @@ pub(crate) enum Command {
     Up(up::Up),
     /// Shows all of it on this machine in a minute: backups, a lost node, its restore, the proof.
     Demo(demo::Demo),
-    /// Measures backup and restore beside this machine's limit and restic.
+    /// Measures backup and restore beside this machine's limit and others.
     Bench(bench::Bench),
     /// The protected clusters.
     #[command(subcommand)]

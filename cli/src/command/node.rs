@@ -1,6 +1,10 @@
+mod limits;
+
 use palinurus_proto::{from_status, v1};
 use palinurus_repository::Result;
 use serde::Serialize;
+
+use limits::{LimitsView, SetLimits};
 
 use crate::exit::Outcome;
 use crate::output::{Output, table};
@@ -14,6 +18,8 @@ pub(crate) enum Verb {
         #[arg(long, short)]
         service: Option<String>,
     },
+    /// What agents may use of their machines, also while something runs; without a limit: shows them.
+    Limits(SetLimits),
 }
 
 #[derive(Serialize)]
@@ -37,10 +43,15 @@ struct NodeView {
     last_seen: Option<String>,
     /// Of its agent's clock before the coordinator's, when it connected.
     clock_ahead_ms: i64,
+    /// Set by an operator; null: the agent's own settings count.
+    limits: Option<LimitsView>,
 }
 
 pub(crate) async fn run(verb: Verb, global: &Global, output: &Output) -> Result<Outcome> {
-    let Verb::List { service } = verb;
+    let service = match verb {
+        Verb::List { service } => service,
+        Verb::Limits(set) => return limits::run(set, global, output).await,
+    };
     let mut client = client::connect(global).await?;
     let request = v1::ListNodesRequest { service: service.unwrap_or_default() };
     let nodes = client.list_nodes(request).await.map_err(from_status)?.into_inner().nodes;
@@ -63,6 +74,7 @@ fn view(node: v1::Node) -> NodeView {
         instance: node.instance,
         last_seen: human::rfc3339(node.last_seen_ms),
         clock_ahead_ms: node.clock_ahead_ms,
+        limits: node.limits.as_ref().map(LimitsView::of),
     }
 }
 

@@ -104,6 +104,7 @@ pub(crate) async fn run(wanted: Offline, output: &Output) -> Result<Outcome> {
         include: wanted.include,
         workers: Limits::default().workers(),
         progress: progress.clone(),
+        pace: Arc::default(),
         settle: None,
     };
     let began = tokio::time::Instant::now();

@@ -29,6 +29,8 @@ pub(crate) enum AgentMsg {
     Ended(String),
     /// The agent holds its place from this node epoch on.
     Place(u64),
+    /// What it may use of its machine from now on.
+    Limits(Option<v1::Limits>),
     Check,
 }
 
@@ -41,6 +43,7 @@ pub(crate) struct AgentArgs {
     pub(crate) node: Arc<str>,
     pub(crate) epoch: u64,
     pub(crate) node_epoch: u64,
+    pub(crate) limits: Option<v1::Limits>,
     pub(crate) heartbeat: Duration,
     pub(crate) outbound: Outbound,
     /// Cancelled when the session is over, however it ended.
@@ -51,6 +54,8 @@ pub(crate) struct Session {
     service: ActorRef<ServiceMsg>,
     node: Arc<str>,
     epoch: u64,
+    node_epoch: u64,
+    limits: Option<v1::Limits>,
     heartbeat: Duration,
     outbound: Outbound,
     heard: Instant,
@@ -67,7 +72,7 @@ impl Actor for AgentActor {
         me: ActorRef<AgentMsg>,
         args: AgentArgs,
     ) -> Result<Session, ActorProcessingErr> {
-        let AgentArgs { service, node, epoch, node_epoch, heartbeat, outbound, over } = args;
+        let AgentArgs { service, node, epoch, node_epoch, limits, heartbeat, outbound, over } = args;
         // In whole seconds, as the agent is told.
         let seconds = u32::try_from(heartbeat.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1);
         let heartbeat = Duration::from_secs(u64::from(seconds));
@@ -76,12 +81,14 @@ impl Actor for AgentActor {
             service,
             node,
             epoch,
+            node_epoch,
+            limits,
             heartbeat,
             outbound,
             heard: Instant::now(),
             _over: over.drop_guard(),
         };
-        session.welcome(&me, node_epoch);
+        session.welcome(&me);
         Ok(session)
     }
 
@@ -95,7 +102,14 @@ impl Actor for AgentActor {
             AgentMsg::Send(message) => session.send(&me, *message),
             AgentMsg::Heard(message, permit) => session.heard(&me, *message, permit),
             AgentMsg::Ended(why) => me.stop(Some(why)),
-            AgentMsg::Place(node_epoch) => session.welcome(&me, node_epoch),
+            AgentMsg::Place(node_epoch) => {
+                session.node_epoch = node_epoch;
+                session.welcome(&me);
+            }
+            AgentMsg::Limits(limits) => {
+                session.limits = limits;
+                session.welcome(&me);
+            }
             AgentMsg::Check if session.heard.elapsed() > session.heartbeat * SILENT_BEATS => {
                 me.stop(Some("it is silent".to_owned()));
             }
@@ -115,9 +129,10 @@ impl Actor for AgentActor {
 }
 
 impl Session {
-    fn welcome(&self, me: &ActorRef<AgentMsg>, node_epoch: u64) {
+    fn welcome(&self, me: &ActorRef<AgentMsg>) {
+        let Self { node_epoch, limits, .. } = *self;
         let heartbeat_seconds = u32::try_from(self.heartbeat.as_secs()).unwrap_or(u32::MAX);
-        self.send(me, Message::Welcome(v1::Welcome { heartbeat_seconds, node_epoch }));
+        self.send(me, Message::Welcome(v1::Welcome { heartbeat_seconds, node_epoch, limits }));
     }
 
     /// Never waits: a session whose queue is full is over, and its agent is told everything again on the next one.

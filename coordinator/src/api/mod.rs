@@ -51,6 +51,12 @@ impl Lead {
         ask(&self.root, CoordinatorMsg::All).await
     }
 
+    async fn set_limits(&self, request: v1::SetLimitsRequest) -> Result<v1::ListNodesReply> {
+        let service = self.service(&request.service).await?;
+        let nodes = ask(&service, |to| ServiceMsg::SetLimits(Box::new(request), to)).await?;
+        Ok(v1::ListNodesReply { nodes })
+    }
+
     async fn cancel_operation(&self, id: &str) -> Result<v1::Operation> {
         let operation = v1::Operation::clone(&self.shared.board.find(id)?.borrow());
         let service = self.service(&operation.service).await?;
@@ -300,6 +306,13 @@ impl Coordinator for Api {
         request: Request<v1::DeleteServiceRequest>,
     ) -> Result<Response<v1::Service>, Status> {
         answer(self.lead()?.delete_service(&request.get_ref().service).await)
+    }
+
+    async fn set_limits(
+        &self,
+        request: Request<v1::SetLimitsRequest>,
+    ) -> Result<Response<v1::ListNodesReply>, Status> {
+        answer(self.lead()?.set_limits(request.into_inner()).await)
     }
 
     async fn cancel_operation(

@@ -18,6 +18,7 @@ use super::super::target::Target;
 use super::super::{Context, end, move_all};
 use super::view::*;
 use super::world::*;
+use crate::pace::Pacer;
 
 /// Restores blocks that no reader would let through.
 fn restore_blocks(world: &mut World, target: &Path, delta: bool, blocks: Vec<Block>) -> Result<()> {
@@ -30,6 +31,7 @@ fn restore_blocks(world: &mut World, target: &Path, delta: bool, blocks: Vec<Blo
         report: Report::new(Arc::default(), CancellationToken::new()),
         selection: Arc::new(Selection::new(&[])?),
         storage: world.storage.clone(),
+        pacer: Pacer { pace: Arc::default(), runtime: runtime.handle().clone() },
         handle: runtime.handle().clone(),
         sequence: Sequence::default(),
     });

@@ -306,6 +306,7 @@ impl World {
             include: Vec::new(),
             workers: 2,
             progress: Arc::new(Counters::default()),
+            pace: Arc::default(),
             settle: None,
         }
     }

@@ -1,9 +1,11 @@
-//! The coordinator and the agent that are measured.
+//! The coordinator and the agents that are measured.
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palinurus_proto::{from_status, v1};
+use palinurus_repository::storage::{self, list_all};
 use palinurus_repository::{Error, KeyFile, Result, SystemClock, SystemEntropy};
+use tokio::process::Command;
 use tokio::time::Instant;
 
 use super::report::Cost;
@@ -15,13 +17,15 @@ use crate::output::Output;
 use crate::{Global, follow};
 
 const SERVICE: &str = "bench";
-const NODE: &str = "n1";
+/// A replica each.
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const LISTEN: &str = "127.0.0.1:0";
 const JOINING: Duration = Duration::from_secs(30);
 
-/// A coordinator and an agent, as processes of their own.
+/// A coordinator and its agents, as processes of their own.
 pub(super) struct Fleet<'a> {
     home: PathBuf,
+    repository: String,
     pages: bool,
     global: Global,
     output: &'a Output,
@@ -29,13 +33,13 @@ pub(super) struct Fleet<'a> {
     identities: Identities,
     client: Client,
     coordinator: Process,
-    agent: Option<Process>,
+    agents: Vec<Process>,
 }
 
 impl<'a> Fleet<'a> {
     pub(super) async fn start(
         home: &Path,
-        data: &Path,
+        data: &[PathBuf],
         pages: bool,
         repository: Option<&str>,
         global: &Global,
@@ -45,7 +49,8 @@ impl<'a> Fleet<'a> {
         let state = home.join("coordinator");
         make_dir(&state)?;
         let config = home.join("coordinator.toml");
-        let identities = Identities::new(home.join("certs"), LISTEN, SERVICE, &[NODE]);
+        let identities =
+            Identities::new(home.join("certs"), LISTEN, SERVICE, &NODES[..data.len().min(NODES.len())]);
         identities.keep(&SystemClock)?;
         let text = format!(
             "name = \"bench\"\nlisten = {LISTEN:?}\nstate = {state:?}\nkeys = [{:?}]\n\n{}",
@@ -61,48 +66,53 @@ impl<'a> Fleet<'a> {
         let mut client = client::connect(&global).await?;
         let folder = home.join(REPOSITORY);
         make_dir(&folder)?;
+        let repository = repository.map_or_else(|| format!("file://{}", folder.display()), str::to_owned);
+        let node = |name: &&str| v1::NodeSpec { name: (*name).into(), ..Default::default() };
         let service = v1::Service {
             name: SERVICE.into(),
             r#type: "files".into(),
-            repository: repository.map_or_else(|| format!("file://{}", folder.display()), str::to_owned),
-            nodes: vec![v1::NodeSpec { name: NODE.into(), ..Default::default() }],
+            repository: repository.clone(),
+            nodes: NODES.iter().take(data.len()).map(node).collect(),
             ..Default::default()
         };
         client
             .apply_service(v1::ApplyServiceRequest { service: Some(service), ..Default::default() })
             .await
             .map_err(from_status)?;
-        let (home, agent) = (home.to_owned(), None);
-        let mut fleet = Self { home, pages, global, output, server, identities, client, coordinator, agent };
-        fleet.start_agent("agent", data).await?;
+        let (home, agents) = (home.to_owned(), Vec::new());
+        let mut fleet =
+            Self { home, repository, pages, global, output, server, identities, client, coordinator, agents };
+        for (node, data) in NODES.into_iter().zip(data) {
+            fleet.start_agent("agent", node, data).await?;
+        }
         Ok(fleet)
     }
 
-    async fn start_agent(&mut self, name: &str, data: &Path) -> Result<()> {
-        let config = self.home.join(format!("{name}.toml"));
+    async fn start_agent(&mut self, name: &str, node: &str, data: &Path) -> Result<()> {
+        let config = self.home.join(format!("{name}-{node}.toml"));
         let paged = if self.pages { "paged = [{ glob = \"**/*.db\", page_size = 8192 }]\n" } else { "" };
         let text = format!(
-            "service = {SERVICE:?}\nnode = {NODE:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
+            "service = {SERVICE:?}\nnode = {node:?}\ncoordinator = [{:?}]\nstate = {:?}\nkeys = [{:?}]\n\n\
              {}[engine]\ntype = \"files\"\nroot = {data:?}\n{paged}",
             self.server,
-            self.home.join(format!("{name}-state")),
+            self.home.join(format!("{name}-{node}-state")),
             self.home.join("operator.key"),
-            identities::section(&self.identities.agent(NODE)),
+            identities::section(&self.identities.agent(node)),
         );
         std::fs::write(&config, text).map_err(|e| Error::io("write the configuration", e))?;
-        self.agent = Some(Process::start("agent", "the agent", &config)?);
+        self.agents.push(Process::start("agent", "the agent", &config)?);
         let deadline = Instant::now() + JOINING;
         loop {
             let request = v1::ListNodesRequest { service: SERVICE.into() };
             let nodes = self.client.list_nodes(request).await.map_err(from_status)?.into_inner().nodes;
-            let fresh = |node: &v1::Node| node.connected && (name == "agent" || node.data_empty);
+            let fresh = |known: &v1::Node| {
+                known.name == node && known.connected && (name == "agent" || known.data_empty)
+            };
             if nodes.iter().any(fresh) {
                 return Ok(());
             }
             self.coordinator.check()?;
-            if let Some(agent) = &mut self.agent {
-                agent.check()?;
-            }
+            self.agents.iter_mut().try_for_each(Process::check)?;
             if Instant::now() > deadline {
                 return Err(Error::unavailable("the agent does not join"));
             }
@@ -123,12 +133,12 @@ impl<'a> Fleet<'a> {
 
     /// Onto a new agent with an empty directory, as after the loss of the node.
     pub(super) async fn restore(&mut self) -> Result<Cost> {
-        if let Some(agent) = self.agent.take() {
+        for agent in self.agents.drain(..) {
             agent.stop().await?;
         }
         let target = self.home.join("restored");
         make_dir(&target)?;
-        self.start_agent("replacement", &target).await?;
+        self.start_agent("replacement", NODES[0], &target).await?;
         let meters = self.begin()?;
         let request =
             v1::RestoreRequest { service: SERVICE.into(), backup: "latest".into(), ..Default::default() };
@@ -143,19 +153,17 @@ impl<'a> Fleet<'a> {
         Ok(operation)
     }
 
-    fn pids(&self) -> Result<[u32; 2]> {
-        let pid = |process: Option<&Process>| process.and_then(Process::id);
-        match (pid(self.agent.as_ref()), pid(Some(&self.coordinator))) {
-            (Some(agent), Some(coordinator)) => Ok([agent, coordinator]),
-            _ => Err(Error::internal("a process has ended")),
-        }
+    /// The coordinator's last.
+    fn pids(&self) -> Result<Vec<u32>> {
+        let all = self.agents.iter().chain([&self.coordinator]);
+        all.map(|process| process.id().ok_or_else(|| Error::internal("a process has ended"))).collect()
     }
 
     fn begin(&self) -> Result<(Instant, f64)> {
         // What others have written before is not to be waited for in this step.
         rustix::fs::sync();
         let pids = self.pids()?;
-        pids.into_iter().for_each(meter::reset_peak_memory);
+        pids.iter().copied().for_each(meter::reset_peak_memory);
         let cpu = pids.into_iter().map(meter::cpu_of).sum::<Result<f64>>()?;
         Ok((Instant::now(), cpu))
     }
@@ -163,20 +171,37 @@ impl<'a> Fleet<'a> {
     fn end(&self, (began, cpu): &(Instant, f64), operation: &v1::Operation) -> Result<Cost> {
         let seconds = began.elapsed().as_secs_f64();
         let pids = self.pids()?;
-        let used = pids.into_iter().map(meter::cpu_of).sum::<Result<f64>>()? - cpu;
+        let used = pids.iter().copied().map(meter::cpu_of).sum::<Result<f64>>()? - cpu;
+        let peaks = pids.into_iter().map(meter::peak_memory).collect::<Result<Vec<u64>>>()?;
+        let (coordinator, agents) = peaks.split_last().ok_or_else(|| Error::internal("no process"))?;
         let progress = operation.progress.unwrap_or_default();
         Ok(Cost {
             seconds,
             cpu: used,
-            uploaded: None,
             requests: progress.requests.map(|requests| requests.total()),
-            agent_memory: Some(meter::peak_memory(pids[0])?),
-            coordinator_memory: Some(meter::peak_memory(pids[1])?),
+            memory: peaks.iter().max().copied(),
+            agent_memory: agents.iter().max().copied(),
+            coordinator_memory: Some(*coordinator),
+            ..Cost::default()
         })
     }
 
+    /// One file, by a process of its own that knows the repository and a key, and no coordinator.
+    pub(super) async fn restore_one(&self, file: &Path, target: &Path) -> Result<Cost> {
+        let mut command = Command::new(std::env::current_exe().map_err(|e| Error::io("find myself", e))?);
+        command.args(["restore", "--yes", "--repository", &self.repository, "--keys"]);
+        command.arg(self.home.join("operator.key")).arg("--target").arg(target).arg("--include").arg(file);
+        Ok(meter::run("palinurus", command).await?.0)
+    }
+
+    /// What lies in the store.
+    pub(super) async fn stored(&self) -> Result<u64> {
+        let storage = storage::open(&self.repository)?;
+        Ok(list_all(&*storage, "").await?.iter().map(|object| object.size).sum())
+    }
+
     pub(super) async fn stop(self) -> Result<()> {
-        if let Some(agent) = self.agent {
+        for agent in self.agents {
             agent.stop().await?;
         }
         self.coordinator.stop().await

@@ -1,7 +1,66 @@
 //! What a process and its work cost, read from /proc.
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use palinurus_repository::{Error, Result};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tokio::time::{Instant, sleep};
+
+use super::report::Cost;
+
+/// How often a child's peak is looked at: the kernel keeps it, so only what it adds in its last moment is missed.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A program that does one step: its seconds, processor seconds and peak of memory. Its words are in the error.
+pub(super) async fn run(name: &str, mut command: Command) -> Result<(Cost, String)> {
+    rustix::fs::sync();
+    let failed = |e| Error::io(format!("run {name}"), e);
+    let (began, cpu) = (Instant::now(), cpu_of_children()?);
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.kill_on_drop(true).spawn().map_err(failed)?;
+    let (pid, mut out, mut err) = (child.id(), child.stdout.take(), child.stderr.take());
+    let (mut said, mut complained) = (Vec::new(), Vec::new());
+    let mut peak = None;
+    let talk = async {
+        tokio::join!(
+            async {
+                if let Some(out) = &mut out {
+                    let _ = out.read_to_end(&mut said).await;
+                }
+            },
+            async {
+                if let Some(err) = &mut err {
+                    let _ = err.read_to_end(&mut complained).await;
+                }
+            },
+        );
+    };
+    let look = async {
+        loop {
+            peak = pid.and_then(|pid| peak_memory(pid).ok()).or(peak);
+            sleep(LOOK).await;
+        }
+    };
+    let wait = async {
+        talk.await;
+        child.wait().await
+    };
+    let status = tokio::select! {
+        status = wait => status.map_err(failed)?,
+        () = look => return Err(Error::internal("a look without end has ended")),
+    };
+    let seconds = began.elapsed().as_secs_f64();
+    if !status.success() {
+        let text = String::from_utf8_lossy(&complained);
+        let last: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = last[last.len().saturating_sub(3)..].join(" | ");
+        return Err(Error::unavailable(format!("{name} failed ({status}): {last}")));
+    }
+    let cost = Cost { seconds, cpu: cpu_of_children()? - cpu, memory: peak, ..Cost::default() };
+    Ok((cost, String::from_utf8_lossy(&said).into_owned()))
+}
 
 /// Seconds of processor time that a running process has used.
 pub(super) fn cpu_of(pid: u32) -> Result<f64> {

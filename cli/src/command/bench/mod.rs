@@ -1,28 +1,31 @@
-//! Measures the real coordinator and agent, as processes of their own, beside the machine's limit and a peer, on
+//! Measures the real coordinator and agent, as processes of their own, beside the machine's limit and others, on
 //! the same data in the same run. Numbers of different runs or machines do not compare; ratios of one run do.
+mod chart;
 mod copier;
 mod data;
 mod fleet;
 mod limit;
 mod meter;
+mod peer;
 mod rates;
 mod report;
-mod restic;
+mod room;
+mod rounds;
+mod scenario;
 mod simulated;
 mod store;
+mod turn;
 
 use std::path::{Path, PathBuf};
 
-use palinurus_repository::{Error, Result, SystemEntropy};
+use palinurus_repository::{Error, Result};
 
 use crate::exit::Outcome;
 use crate::output::Output;
 use crate::{Global, signal};
 use data::Generated;
-use fleet::Fleet;
-use limit::Limit;
-use report::{Cost, Report, Step};
-use restic::Restic;
+use peer::Tool;
+use scenario::Scenario;
 
 /// The folder below each run's own.
 const REPOSITORY: &str = "repository";
@@ -35,24 +38,43 @@ pub(crate) struct Bench {
     /// Measure with a copy of these files.
     #[arg(long, conflicts_with = "generate")]
     data: Option<PathBuf>,
-    /// Measure with made data, the same on every machine.
-    #[arg(long, value_enum, default_value = "mixed")]
-    generate: Generated,
-    /// How much to make, in MiB.
+    /// Measure with made data, the same on every machine; several between commas, one after the other.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "mixed")]
+    generate: Vec<Generated>,
+    /// How much to make of each, in MiB.
     #[arg(long, default_value_t = 2048)]
     size: u64,
-    /// Change so many 8 KiB pages instead of one percent; files of 1 MiB and more are then backed up as pages.
+    /// How many files `small` has, of 2 KiB on average.
+    #[arg(long, default_value_t = data::SMALL_FILES)]
+    files: u64,
+    /// Change so many 8 KiB pages instead of one percent; *.db is then backed up as pages, as `pages` always is.
     #[arg(long)]
     pages: Option<u64>,
-    /// Repeat everything so often and show medians.
-    #[arg(long, default_value_t = 1)]
-    runs: usize,
-    /// Where to work; needs room for about three times the data.
+    /// What to do with each; several between commas. All by default; a cold backup is always the first.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    scenario: Vec<Scenario>,
+    /// Everybody does everything so often, in another order each time; medians and spreads are shown.
+    #[arg(long, visible_alias = "runs", default_value_t = 5)]
+    rounds: usize,
+    /// A store and a prefix in it, such as s3://bucket/somewhere, instead of a local folder: what is put there goes below a new
+    /// name and is deleted in the end. Others are measured on a local folder only.
+    #[arg(long)]
+    store: Option<String>,
+    /// Where to work; needs room for several times the data.
     #[arg(long)]
     work: Option<PathBuf>,
-    /// Do not run restic even where it is installed.
+    /// Beside these, where they are installed; several between commas. All by default.
+    #[arg(long, value_enum, value_delimiter = ',', conflicts_with = "no_peer")]
+    peers: Vec<Tool>,
+    /// Run nobody else even where it is installed.
     #[arg(long)]
     no_peer: bool,
+    /// Also write what --json shows into this file.
+    #[arg(long, value_name = "FILE")]
+    json_file: Option<PathBuf>,
+    /// Draw the result into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -69,8 +91,19 @@ pub(crate) async fn run(bench: Bench, global: &Global, output: &Output) -> Resul
         Some(Part::Fleet(fleet)) => return Box::pin(simulated::run(fleet, global, output)).await,
         None => {}
     }
-    let report =
-        in_directory(bench.work.as_deref(), async |dir| measure(&bench, dir, global, output).await).await?;
+    let measured =
+        in_directory(bench.work.as_deref(), async |dir| rounds::measure(&bench, dir, global, output).await);
+    let report = Box::pin(measured).await?;
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).map_err(|e| Error::io(format!("write {}", path.display()), e))
+    };
+    if let Some(path) = &bench.json_file {
+        let text = serde_json::to_string_pretty(&report);
+        write(path, text.map_err(|e| Error::internal("the report").with_source(e))? + "\n")?;
+    }
+    if let Some(path) = &bench.svg {
+        write(path, chart::svg(&report))?;
+    }
     output.data(&report, report::show);
     Ok(Outcome::Done)
 }
@@ -92,131 +125,6 @@ async fn in_directory<T>(work: Option<&Path>, measure: impl AsyncFnOnce(&Path) -
     result
 }
 
-async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) -> Result<Report> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let peer = if bench.no_peer { None } else { restic::version().await };
-    let pristine = dir.join("pristine");
-    output.note("laying out the data ...");
-    lay_out(bench, &pristine).await?;
-    let mut runs: Vec<Run> = Vec::new();
-    for number in 0..bench.runs.max(1) {
-        output.note(format!("run {} of {} ...", number + 1, bench.runs.max(1)));
-        let home = dir.join(format!("run-{number}"));
-        make_dir(&home)?;
-        let data = home.join("data");
-        // Each run changes its data; the last one may have the original.
-        if number + 1 < bench.runs.max(1) {
-            copy(&pristine, &data).await?;
-        } else {
-            std::fs::rename(&pristine, &data).map_err(|e| Error::io("move the data", e))?;
-        }
-        runs.push(Box::pin(one_run(bench, &home, &data, peer.is_some(), cores, global, output)).await?);
-        std::fs::remove_dir_all(&home).map_err(|e| Error::io("clean up a run", e))?;
-    }
-    let Some(first) = runs.first() else { return Err(Error::internal("no run")) };
-    let mut limits: Vec<f64> = runs.iter().map(|run| run.limit.seconds).collect();
-    limits.sort_by(f64::total_cmp);
-    let steps = (0..first.steps.len()).map(|index| {
-        let ours: Vec<Cost> = runs.iter().map(|run| run.steps[index].ours.clone()).collect();
-        let peers: Vec<Cost> = runs.iter().filter_map(|run| run.steps[index].peer.clone()).collect();
-        let Step { name, bytes, .. } = first.steps[index];
-        Step {
-            name,
-            bytes,
-            ours: Cost::median(&ours),
-            peer: (!peers.is_empty()).then(|| Cost::median(&peers)),
-        }
-    });
-    Ok(Report {
-        data: bench.data.as_ref().map_or_else(
-            || format!("made ({:?}, {} MiB)", bench.generate, bench.size).to_lowercase(),
-            |data| data.display().to_string(),
-        ),
-        files: first.files,
-        bytes: first.bytes,
-        cores,
-        runs: runs.len(),
-        peer,
-        limit_seconds: limits[limits.len() / 2],
-        limit_cpu: first.limit.cpu,
-        limit_sealed: first.limit.sealed,
-        steps: steps.collect(),
-        stored: first.stored,
-        peer_stored: first.peer_stored,
-    })
-}
-
-struct Run {
-    files: u64,
-    bytes: u64,
-    limit: Limit,
-    steps: Vec<Step>,
-    stored: u64,
-    peer_stored: Option<u64>,
-}
-
-async fn one_run(
-    bench: &Bench,
-    home: &Path,
-    data: &Path,
-    with_peer: bool,
-    cores: usize,
-    global: &Global,
-    output: &Output,
-) -> Result<Run> {
-    let threads = {
-        let data = data.to_owned();
-        // Twice: the first brings the data into the page cache, where everybody finds it.
-        blocking(move || {
-            limit::measure(&data, cores, &SystemEntropy::new())?;
-            limit::measure(&data, cores, &SystemEntropy::new())
-        })
-    };
-    let limit = threads.await?;
-    let mut fleet = Fleet::start(home, data, bench.pages.is_some(), None, global, output).await?;
-    let peer = if with_peer { Some(Restic::new(home.join("restic")).await?) } else { None };
-    let mut steps = Vec::new();
-    let mut files = 0;
-    let mut bytes = limit.bytes;
-    let (mut stored, mut peer_stored) = (0, None);
-    for name in ["cold", "unchanged", "changed"] {
-        if name == "changed" {
-            let (data, pages) = (data.to_owned(), bench.pages);
-            blocking(move || data::change(&data, pages)).await?;
-        }
-        let (operation, ours) = fleet.backup().await?;
-        let progress = operation.progress.unwrap_or_default();
-        bytes = progress.bytes_total.max(bytes);
-        files = progress.files_total.max(files);
-        let theirs = match &peer {
-            Some(peer) => Some(peer.backup(data).await?),
-            None => None,
-        };
-        if name == "cold" {
-            stored = meter::bytes_below(&home.join(REPOSITORY))?;
-            peer_stored = peer.as_ref().map(Restic::stored).transpose()?;
-        }
-        steps.push(Step { name, bytes, ours, peer: theirs });
-    }
-    let ours = fleet.restore().await?;
-    let theirs = match &peer {
-        Some(peer) => Some(peer.restore(&home.join("restic-restored")).await?),
-        None => None,
-    };
-    steps.push(Step { name: "restore", bytes, ours, peer: theirs });
-    fleet.stop().await?;
-    Ok(Run { files, bytes, limit, steps, stored, peer_stored })
-}
-
-async fn lay_out(bench: &Bench, pristine: &Path) -> Result<()> {
-    if let Some(from) = &bench.data {
-        return copy(from, pristine).await;
-    }
-    make_dir(pristine)?;
-    let (kind, size, into) = (bench.generate, bench.size << 20, pristine.to_owned());
-    blocking(move || data::generate(kind, &into, size)).await
-}
-
 async fn copy(from: &Path, to: &Path) -> Result<()> {
     let status = tokio::process::Command::new("cp")
         .args(["-a", "--reflink=auto", "--sparse=auto", "--"])
@@ -234,6 +142,10 @@ async fn copy(from: &Path, to: &Path) -> Result<()> {
 
 fn make_dir(path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).map_err(|e| Error::io(format!("make {}", path.display()), e))
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    std::fs::remove_dir_all(path).map_err(|e| Error::io(format!("remove {}", path.display()), e))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -189,11 +189,11 @@ impl Lab<'_> {
         let data = home.join("data");
         make_dir(&data)?;
         let into = data.clone();
-        blocking(move || data::generate(Generated::Mixed, &into, size)).await?;
+        blocking(move || data::generate(Generated::Mixed, &into, size, data::SMALL_FILES)).await?;
         let (place, settings) = self.url.split_once('?').unwrap_or((self.url, ""));
         let url = format!("{place}/repository?{settings}");
         let url = url.trim_end_matches('?');
-        let mut fleet = Fleet::start(&home, &data, false, Some(url), global, self.output).await?;
+        let mut fleet = Fleet::start(&home, &[data], false, Some(url), global, self.output).await?;
         let (operation, cost) = fleet.backup().await?;
         fleet.stop().await?;
         Ok(Backup {
@@ -230,7 +230,7 @@ fn same(one: &Path, other: &Path, files: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn clean(storage: &dyn Storage, prefix: &str) -> Result<()> {
+pub(super) async fn clean(storage: &dyn Storage, prefix: &str) -> Result<()> {
     let keys: Vec<String> = list_all(storage, prefix).await?.into_iter().map(|object| object.key).collect();
     for some in keys.chunks(DELETED_AT_ONCE) {
         storage.delete(some).await?;

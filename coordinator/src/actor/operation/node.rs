@@ -88,7 +88,7 @@ impl Running {
             }
         } else if progress {
             self.record.value = next;
-            self.shared.board.publish(&self.record.value);
+            self.show();
         }
         for Heard { node, report, .. } in heard.iter().filter(|heard| ended(heard.report.state())) {
             self.send(node, acknowledge(report));

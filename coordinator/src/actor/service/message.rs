@@ -89,6 +89,8 @@ pub(crate) enum ServiceMsg {
     PowerSeen(Box<power::Seen>),
     Open,
     Opened(Result<Arc<Vault>>),
+    /// What agents may use of their machines; the nodes as they are then.
+    SetLimits(Box<v1::SetLimitsRequest>, Reply<Vec<v1::Node>>),
     /// Give out the releases that connected nodes are owed.
     Clean,
     /// Run the operation that waits, if one does.

@@ -21,6 +21,7 @@ mod drill;
 mod failover;
 mod fence;
 mod history;
+mod limits;
 mod logs;
 mod message;
 mod opening;
@@ -203,6 +204,7 @@ impl Actor for ServiceActor {
             ServiceMsg::PowerOff { no_backup, to } => reply(to, service.power_off(&me, no_backup).await),
             ServiceMsg::PowerOn { delta, to } => reply(to, service.power_on(&me, delta).await),
             ServiceMsg::Delete(to) => reply(to, service.delete(&me).await),
+            ServiceMsg::SetLimits(request, to) => reply(to, service.set_limits(&request).await),
             ServiceMsg::Power => service.power(&me),
             ServiceMsg::PowerSeen(seen) => Box::pin(service.power_seen(&me, *seen)).await,
             ServiceMsg::Open => service.open(&me),

@@ -80,6 +80,12 @@ impl Seat {
         }
     }
 
+    pub(super) fn tell_limits(&self) {
+        if let Some(session) = &self.session {
+            let _ = session.cast(AgentMsg::Limits(self.node.limits));
+        }
+    }
+
     /// Whoever comes with data, or comes first, has the place; an empty directory is a replacement's.
     pub(super) fn seat(&mut self, hello: &v1::Hello, now: Timestamp) {
         let node = &mut self.node;

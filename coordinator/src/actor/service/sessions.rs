@@ -53,6 +53,7 @@ impl Service {
                 .seats
                 .get(&hello.node)
                 .map_or(0, |seat| seat.node.node_epoch.max(hello.node_epoch)),
+            limits: self.seats.get(&hello.node).and_then(|seat| seat.node.limits),
             heartbeat: self.shared.config.heartbeat,
             outbound,
             over,
