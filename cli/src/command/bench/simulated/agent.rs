@@ -116,8 +116,8 @@ impl Agent {
                             tasks.unacknowledged.remove(&(operation, task, attempt));
                         }
                         Some(In::Refused(refused)) => return Err(refusal(refused)),
-                        // What is cancelled here is short, and ends by itself.
-                        Some(In::Cancel(_) | In::Welcome(_)) | None => {}
+                        // What is cancelled here is short, and ends by itself; limits are for those who read and send.
+                        Some(_) | None => {}
                     }
                 }
                 Some(report) = tasks.ended.recv() => {
