@@ -3,7 +3,6 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use palinurus_repository::chunk::{EXTENT, content_cut};
@@ -13,6 +12,7 @@ use rustix::fs::SeekFrom;
 
 use super::draft::{DraftPiece, Ref};
 use super::frames::{Frames, Places};
+use crate::source::{ReadAt, Readable};
 
 /// A piece of a file whose chunk may not have its place yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) struct Reading {
 pub(crate) fn read_range(
     frames: &mut Frames,
     places: &Rc<RefCell<Places>>,
-    file: &File,
+    file: &Readable,
     range: Range<u64>,
     cut: Cut,
     sparse: bool,
@@ -72,7 +72,10 @@ pub(crate) fn read_range(
     let mut reading = Reading::default();
     let mut at = range.start;
     while at < range.end {
-        let data = if sparse { next_data(file, at, range.end)? } else { at..range.end };
+        let data = match file {
+            Readable::Here(file) if sparse => next_data(file, at, range.end)?,
+            _ => at..range.end,
+        };
         if data.start > at {
             reading.slots.push(Slot::Hole(data.start - at));
         }
@@ -94,7 +97,7 @@ pub(crate) fn read_range(
 fn read_data(
     frames: &mut Frames,
     places: &Rc<RefCell<Places>>,
-    file: &File,
+    file: &Readable,
     data: Range<u64>,
     cut: Cut,
     reading: &mut Reading,
@@ -137,7 +140,7 @@ fn read_data(
 }
 
 /// Reads until `buffer` is full or the file ends.
-pub(crate) fn fill(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+pub(crate) fn fill(file: &impl ReadAt, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], at + filled as u64) {
