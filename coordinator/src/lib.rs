@@ -35,6 +35,7 @@ mod segment;
 mod server;
 mod settings;
 mod shared;
+mod slew;
 mod standby;
 pub mod state;
 mod vault;

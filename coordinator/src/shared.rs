@@ -1,7 +1,7 @@
 //! What every part of a coordinator is given: settings, clock, chance, keys; and what the parts of one that leads
 //! share: records, and what is on show.
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use palinurus_repository::storage::AllStores;
 use palinurus_repository::{
@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::listen::Listen;
 use crate::notify::{Channels, Notices};
 use crate::operation::Limits;
+use crate::slew::Slew;
 use crate::state::{Election, Records};
 
 /// Time, chance and all that lies outside, which tests own.
@@ -82,13 +83,14 @@ pub(crate) struct Shared {
     pub(crate) lending: Arc<tokio::sync::Mutex<()>>,
     /// It is to lead no longer.
     pub(crate) cancel: CancellationToken,
-    /// When it began to lead, on both clocks.
-    began: (Timestamp, Instant),
+    /// Since it began to lead.
+    began: Instant,
+    slew: Mutex<Slew>,
 }
 
 impl Shared {
     pub(crate) fn new(base: Arc<Base>, records: Records, cancel: CancellationToken) -> Self {
-        let began = (base.world.clock.now(), Instant::now());
+        let slew = Mutex::new(Slew::new(base.world.clock.now()));
         Self {
             base,
             records,
@@ -97,14 +99,16 @@ impl Shared {
             applying: tokio::sync::Mutex::default(),
             lending: Arc::default(),
             cancel,
-            began,
+            began: Instant::now(),
+            slew,
         }
     }
 
-    /// Goes on evenly from the wall clock of its beginning. A clock that is set meanwhile would make a node lost at
-    /// once, or not for as long as it was set back.
+    /// Goes on from the wall clock of its beginning. One that is set meanwhile is followed slowly: a node would be lost
+    /// at once, or not for as long as it was set back.
     pub(crate) fn now(&self) -> Timestamp {
-        self.began.0.plus(self.began.1.elapsed())
+        let mut slew = self.slew.lock().unwrap_or_else(PoisonError::into_inner);
+        slew.look(self.began.elapsed(), self.base.world.clock.now())
     }
 
     /// `patience` is what the service's settings say, where they do.

@@ -80,7 +80,7 @@ impl<'a> Append<'a> {
         let unlocked = host.unlock(&order.repository).await?;
         let number = grant.key_epoch.map_or(0, |epoch| epoch.number);
         host.key_epochs.observe(unlocked.keys.repository(), number)?;
-        let store = LogStore::new(unlocked.storage, unlocked.keys);
+        let store = LogStore::new(unlocked.storage, unlocked.keys).with_blocking(host.seams.blocking);
         let key_epochs: Vec<_> = lineage.grants.iter().filter_map(|grant| grant.key_epoch).collect();
         store.learn(key_epochs).await?;
         let present = lineage.identity == history.identity;

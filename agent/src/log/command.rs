@@ -129,14 +129,14 @@ fn ask(state: &Path, line: &str, patience: Duration) -> io::Result<Option<(Strin
     }
 }
 
-/// Whole and on the disk, or not there.
+/// Whole, or not there. The database makes it durable if it keeps it: after a crash it asks again.
 fn write(from: &mut impl Read, length: u64, path: &Path) -> io::Result<()> {
     let written = File::create(path).and_then(|mut file| {
         let copied = io::copy(&mut from.take(length), &mut file)?;
         if copied < length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        file.sync_all()
+        Ok(())
     });
     written.inspect_err(|_| {
         let _ = std::fs::remove_file(path);

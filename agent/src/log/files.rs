@@ -1,10 +1,12 @@
 //! Log files put together from what is stored, for a database that recovers.
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use futures::StreamExt;
 use palinurus_repository::log::{LogReader, LogStore};
 use palinurus_repository::{Error, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::push::push;
@@ -14,6 +16,8 @@ use crate::engine::{LogFile, Logs, Plan, Wanted};
 use crate::host::Host;
 
 const AHEAD: &str = "ahead";
+/// So much is fetched ahead at the same time, which lies in memory; one file at least.
+const AT_ONCE: u64 = 32 << 20;
 /// A database may say that its segments are larger.
 const FILE_MAX: u64 = 1 << 30;
 
@@ -25,9 +29,17 @@ pub(super) struct Files {
     state: PathBuf,
     /// The last recovery asked for: listing it again for every file would cost more than the files.
     open: Mutex<Option<Arc<Open>>>,
-    ahead: Mutex<Option<AbortOnDropHandle<()>>>,
+    ahead: Mutex<Option<Run>>,
     /// Why a file was not given, the last time.
     failure: std::sync::Mutex<Option<Error>>,
+}
+
+/// Fetches the files that follow, in the order in which they will be asked for.
+#[derive(Debug)]
+struct Run {
+    task: AbortOnDropHandle<()>,
+    /// What has not come yet.
+    left: watch::Receiver<VecDeque<String>>,
 }
 
 #[derive(Debug)]
@@ -61,6 +73,7 @@ impl Files {
             Wanted::Text(text) => text.into_bytes(),
             Wanted::Account(at) => open.account(at).await?,
             Wanted::Bytes { from, to, len } => {
+                self.comes(name, at_once(len)).await;
                 let path = open.ahead.join(name);
                 // It is asked for again only after a restart of the database.
                 let take = move || {
@@ -72,7 +85,7 @@ impl Files {
                     Some(file) if file.len() as u64 == len => file,
                     _ => open.bytes(from, to, len).await?,
                 };
-                self.fetch_ahead(&open, name).await;
+                self.fetch_ahead(&open, name, at_once(len)).await;
                 file
             }
         };
@@ -96,7 +109,7 @@ impl Files {
         }
         let plan = recovery.plan()?;
         let unlocked = recovery.unlock(&self.host).await?;
-        let store = LogStore::new(unlocked.storage, unlocked.keys);
+        let store = LogStore::new(unlocked.storage, unlocked.keys).with_blocking(self.host.seams.blocking);
         let last = plan.chain.last().map(|section| section.lineage.id.to_string());
         let ahead = state.join(AHEAD).join(last.unwrap_or_default());
         // Of another recovery: what is under the same name may be other bytes.
@@ -107,30 +120,50 @@ impl Files {
         Ok(open)
     }
 
+    /// Waits for a file that is being fetched: to fetch it here as well would be twice the work, when time is short.
+    async fn comes(&self, name: &str, at_once: usize) {
+        let left = self.ahead.lock().await.as_ref().map(|run| run.left.clone());
+        if let Some(mut left) = left {
+            // An error: the run is over, and what it did not bring is fetched here.
+            let _ = left.wait_for(|left| !left.iter().take(at_once).any(|coming| coming == name)).await;
+        }
+    }
+
     /// The next files, into a directory: at most so many as the engine names, and one run at a time.
-    async fn fetch_ahead(self: &Arc<Self>, open: &Arc<Open>, name: &str) {
+    async fn fetch_ahead(self: &Arc<Self>, open: &Arc<Open>, name: &str, at_once: usize) {
         let mut running = self.ahead.lock().await;
-        if running.as_ref().is_some_and(|running| !running.is_finished()) {
+        if running.as_ref().is_some_and(|run| !run.task.is_finished()) {
             return;
         }
-        let names = self.logs.following(name, &open.plan);
+        let names: VecDeque<String> = self.logs.following(name, &open.plan).into();
+        let (told, left) = watch::channel(names.clone());
         let (files, open) = (Arc::clone(self), Arc::clone(open));
-        *running = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            for name in names {
-                let path = open.ahead.join(&name);
-                let Wanted::Bytes { from, to, len } = files.logs.wanted(&name, &open.plan) else { return };
-                if path.exists() {
-                    continue;
-                }
-                let fetched = open.bytes(from, to, len).await;
-                let Ok(file) = fetched else { return };
-                let blocking = files.host.seams.blocking;
-                if blocking.run(move || keep(&path, &file)).await.is_err() {
-                    return;
-                }
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            let fetched = names.into_iter().map(|name| files.fetch(&open, name));
+            let mut fetched = futures::stream::iter(fetched).buffered(at_once);
+            while let Some(Ok(true)) = fetched.next().await {
+                told.send_modify(|left| {
+                    left.pop_front();
+                });
             }
-        })));
+        }));
+        *running = Some(Run { task, left });
     }
+
+    /// Into the directory; false where the log has no such file.
+    async fn fetch(&self, open: &Open, name: String) -> Result<bool> {
+        let path = open.ahead.join(&name);
+        let Wanted::Bytes { from, to, len } = self.logs.wanted(&name, &open.plan) else { return Ok(false) };
+        if !path.exists() {
+            let file = open.bytes(from, to, len).await?;
+            self.host.seams.blocking.run(move || keep(&path, &file)).await?;
+        }
+        Ok(true)
+    }
+}
+
+fn at_once(len: u64) -> usize {
+    (AT_ONCE / len.max(1)).max(1) as usize
 }
 
 /// Whole or not there, and no more than that: the next process begins with an empty directory.

@@ -14,6 +14,8 @@ use super::*;
 use crate::engine::{LogStream, Mark, Marked, Next, Plan, ServerEnd, Wanted};
 use crate::host::puppet;
 
+mod ahead;
+
 const SEGMENT: u64 = 1 << 20;
 
 /// What the database holds at each position.

@@ -42,7 +42,8 @@ pub(super) async fn run(call: &Call, order: &RestoreTask) -> Result<RestoreResul
     // A fork without a log is kept from its parent's history all the same.
     let mut along = ready(call, &recovery, order.logs.is_some() || order.parent.is_some())?;
     if let Some((logs, plan, _)) = along.as_mut() {
-        let store = LogStore::new(Arc::clone(&unlocked.storage), unlocked.keys.clone());
+        let store = LogStore::new(Arc::clone(&unlocked.storage), unlocked.keys.clone())
+            .with_blocking(host.seams.blocking);
         *plan = log::reachable(plan.clone(), store, &**logs).await?;
     }
     let asks = along.as_ref().map(|(logs, ..)| Arc::clone(logs));

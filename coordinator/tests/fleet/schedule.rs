@@ -153,7 +153,7 @@ async fn who_takes_over_makes_what_is_due_and_nothing_twice() {
     let peer = cluster.world.peer("n1", &[("a", vec![1])]);
     peer.hold("upload");
     let first = after(cluster.world.ahead.now());
-    // Who leads goes on by the clock of its beginning: only the next leader sees that it is late.
+    // Who leads follows a clock that is set but slowly: only the next leader sees that it is late.
     go_to(&cluster.world, first, Duration::ZERO);
     cluster.world.ahead.by(HOUR);
     cluster.link(old).cut();

@@ -11,7 +11,7 @@ use crate::log::{At, Grant, Lineage, LogStore, Position};
 impl Repository {
     /// Pieces, as an agent has them.
     pub fn logs(&self) -> LogStore {
-        LogStore::new(self.storage.clone(), self.keys.clone())
+        LogStore::new(self.storage.clone(), self.keys.clone()).with_blocking(self.blocking)
     }
 
     /// As of the last refresh.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::pages::Pages;
 use super::{Coverage, Gathering, Grant, Lineage, Piece, Position, Trail, history, history_key, piece};
+use crate::blocking::Blocking;
 use crate::epochs::KeyEpoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::keys::Keys;
@@ -21,6 +22,7 @@ const SMALL: u64 = 16 << 10;
 pub struct LogStore {
     storage: Arc<dyn Storage>,
     keys: Keys,
+    blocking: Blocking,
 }
 
 /// An object that is a piece, and how long it is.
@@ -32,7 +34,12 @@ pub struct Stored {
 
 impl LogStore {
     pub fn new(storage: Arc<dyn Storage>, keys: Keys) -> Self {
-        Self { storage, keys }
+        Self { storage, keys, blocking: Blocking::default() }
+    }
+
+    pub fn with_blocking(mut self, blocking: Blocking) -> Self {
+        self.blocking = blocking;
+        self
     }
 
     pub fn storage(&self) -> &Arc<dyn Storage> {
@@ -163,7 +170,8 @@ impl LogStore {
     pub async fn read(&self, piece: &Piece, key_epoch: Option<KeyEpoch>) -> Result<(Trail, Vec<u8>)> {
         self.learn(key_epoch).await?;
         let object = self.get(piece).await?;
-        piece::open(&self.keys, key_epoch, piece, &object)
+        let (keys, piece) = (self.keys.clone(), *piece);
+        self.blocking.run(move || piece::open(&keys, key_epoch, &piece, &object)).await
     }
 
     /// How long the object is.

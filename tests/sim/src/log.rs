@@ -10,7 +10,7 @@ use palinurus_agent::engine::{
 };
 use palinurus_proto::v1;
 use palinurus_repository::log::{Lineages, LogReader, LogStore, Section};
-use palinurus_repository::{Clock, Error, LineageId, Result};
+use palinurus_repository::{Blocking, Clock, Error, LineageId, Result};
 
 use crate::chance::Chance;
 use crate::fleet::{self, Fleet};
@@ -324,7 +324,8 @@ fn chain(lineages: &Lineages, last: LineageId) -> Vec<Section> {
 fn read(vault: &mut Vault, world: &World, chain: Vec<Section>, from: u64, to: u64) -> Result<Vec<u8>> {
     let objects = vault.objects.clone();
     let keys = vault.oracle(&world.key).map(|oracle| oracle.keys().clone());
-    let store = LogStore::new(objects, keys.ok_or_else(|| Error::internal("no keys"))?);
+    let store = LogStore::new(objects, keys.ok_or_else(|| Error::internal("no keys"))?)
+        .with_blocking(Blocking::Inline);
     at_once(async {
         let mut reader = LogReader::open(store, chain, from).await?;
         reader.read(from..to).await
