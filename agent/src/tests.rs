@@ -35,7 +35,7 @@ impl World {
             "service = 'db'\nnode = 'n1'\ncoordinator = ['{url}']\nstate = '{dir}/state'\nkeys = ['{dir}/key']\n\
              [engine]\ntype = 'files'\nroot = '{dir}/data'\nimmutable = ['*.sst']\n\
              freeze_command = ['touch', '{dir}/frozen']\nthaw_command = ['rm', '-f', '{dir}/frozen']\n\
-             [session]\nretry_min = '1ms'\nretry_max = '20ms'\nprogress = '20ms'\n"
+             [session]\nretry_min = '1ms'\nretry_max = '20ms'\nprogress = '20ms'\nconnect_timeout = '120s'\n"
         );
         Config::parse(&text, []).unwrap().0
     }

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use palinurus_proto::v1::{OperationState, log_target::Target};
 use palinurus_tests::World;
-use palinurus_tests::archive::{self, backup, bring_back, end_of, logs, quiet, stored, trouble, world};
+use palinurus_tests::archive::{
+    self, backup, bring_back, end_of, held_in_upload, logs, quiet, stored, trouble, world,
+};
 use palinurus_tests::commits::present;
 use palinurus_tests::load::{BALANCES, Load, ROWS, fill, written};
 use palinurus_tests::postgres::{Postgres, as_user, bin};
@@ -41,15 +43,23 @@ async fn a_full_store_stops_the_archive_and_not_the_server() {
     let failure = trouble(&world).await;
     assert!(failure.hint.contains("free space"), "{failure:?}");
     written(&server, 500).await;
-    let view = logs(&world).await.writer.unwrap();
-    assert!(view.lag_bytes > 0, "{view:?}");
+    wait_async("it is said how far it is behind", async || {
+        (logs(&world).await.writer?.lag_bytes > 0).then_some(())
+    })
+    .await;
     fs::remove_file(&ballast).unwrap();
     written(&server, 100).await;
-    load.kill();
+    load.stop(&server).await;
     let rows = present(&server, ROWS);
     assert_eq!(stored(&world, &server).await, lineage);
-    let after = logs(&world).await.writer.unwrap();
-    assert!(after.gaps.is_empty() && after.status.unwrap().failure.is_none());
+    let after = wait_async("nothing is wrong any more", async || {
+        logs(&world)
+            .await
+            .writer
+            .filter(|writer| writer.status.as_ref().is_some_and(|it| it.failure.is_none()))
+    })
+    .await;
+    assert!(after.gaps.is_empty(), "{after:?}");
     end_of(&world, &lineage).await;
 
     quiet(&world).await;
@@ -175,13 +185,16 @@ async fn an_agents_full_disk_fails_its_backup_and_holds_neither_server_nor_log()
     let lineage = stored(&world, &server).await;
     backup(&world).await;
     quiet(&world).await;
-    let before = world.backups().await.len();
     // Room for its records, and for no WAL of a backup.
+    let (id, held) = held_in_upload(&world, &server).await;
+    let before = world.backups().await.len();
     let ballast = state.join("ballast");
-    fs::write(&ballast, vec![1; 20 << 20]).unwrap();
-    let operation = world.start_backup().await;
+    fill_up(&ballast);
+    let filled = File::options().write(true).open(&ballast).unwrap();
+    filled.set_len(filled.metadata().unwrap().len() - (4 << 20)).unwrap();
     server.sql("create table u as select generate_series(1, 500000) g");
-    let ended = world.ended(&operation.id).await;
+    drop(held);
+    let ended = world.ended(&id).await;
     let failure = ended.failure.clone().unwrap_or_default();
     assert_eq!(ended.state(), OperationState::Failed);
     assert!(format!("{} {}", failure.message, failure.hint).contains("space"), "{failure:?}");
@@ -231,10 +244,13 @@ async fn a_log_that_cannot_even_be_opened_is_told_with_the_reason() {
     world.engine += &format!("user = \"backup\"\npassword_file = {password:?}\n");
     world.start_agent("n1");
     told(&world, "password authentication failed").await;
-    let shown = world.run(&["logs", "show"]).await.expect(0);
-    let failures = shown.json()["failures"].clone();
-    assert!(failures[0]["failure"].as_str().unwrap().contains("password"), "{failures}");
-    assert!(!shown.stdout.contains("s3cret"));
+    wait_async("the command tells it, too", async || {
+        let shown = world.run(&["logs", "show"]).await.expect(0);
+        assert!(!shown.stdout.contains("s3cret"));
+        let failures = shown.json()["failures"].clone();
+        failures[0]["failure"].as_str()?.contains("password").then_some(())
+    })
+    .await;
     world.stop_agent("n1").await;
     wait_async("it is gone", async || logs(&world).await.failures.is_empty().then_some(())).await;
     assert_eq!(logs(&world).await.writer.unwrap().lineage, lineage);

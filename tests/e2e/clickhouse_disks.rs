@@ -1,13 +1,10 @@
 //! ClickHouse's disks, and its tables that have no parts.
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
 use palinurus_proto::v1::OperationState;
 use palinurus_repository::storage::{list_all, open};
 use palinurus_tests::World;
 use palinurus_tests::clickhouse::{ClickHouse, Version};
 use palinurus_tests::store::Server;
-use palinurus_tests::world::{files_below, wait};
+use palinurus_tests::world::files_below;
 
 use crate::clickhouse::{replicas, restored_afresh, restored_together, world};
 use crate::drill::drill;
@@ -335,54 +332,6 @@ async fn tables_without_parts_come_back_and_what_replicas_share_comes_back_once(
     servers[1].start().await;
     world.restore("n2", false).await;
     assert_eq!(servers[1].sql(SHARED), since);
-    world.stop().await;
-}
-
-/// A statement of the writer's is one transaction of ZooKeeper's.
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_that_replicas_share_are_of_one_moment_while_they_change_or_it_is_told() {
-    let (mut world, mut servers, _keeper) = replicas(Version::New).await;
-    for server in &servers {
-        server.sql("CREATE DATABASE d");
-        server.sql("CREATE TABLE d.shared (k UInt64, v UInt64) ENGINE = KeeperMap('/shared') PRIMARY KEY k");
-    }
-    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let (busy, counted, second) = (stop.clone(), written.clone(), servers.remove(1));
-    let writes = std::thread::spawn(move || {
-        while !busy.load(Ordering::Relaxed) {
-            let round = counted.fetch_add(1, Ordering::Relaxed);
-            second.sql(format!("INSERT INTO d.shared SELECT number, {round} FROM numbers(100)"));
-        }
-        second
-    });
-    wait("rows come in", || (written.load(Ordering::Relaxed) > 2).then_some(())).await;
-    world.start().await;
-    let before = written.load(Ordering::Relaxed);
-    world.backup().await;
-    let after = written.load(Ordering::Relaxed);
-    stop.store(true, Ordering::Relaxed);
-    writes.join().unwrap();
-
-    let backup = world.backups().await.remove(0);
-    let url = world.repository_url();
-    for (number, node) in backup.nodes.iter().enumerate() {
-        let target = world.path(&format!("files{number}"));
-        let (keys, to) = (world.key(), target.to_str().unwrap().to_owned());
-        let keys = keys.to_str().unwrap();
-        let offline =
-            ["restore", "--repository", &url, "--keys", keys, "--node", &node.node, "--target", &to];
-        world.run(&offline).await.expect(0);
-        let facts = std::fs::read_to_string(target.join("clickhouse.json")).unwrap();
-        let facts: serde_json::Value = serde_json::from_str(&facts).unwrap();
-        let tables = facts["tables"].as_array().unwrap();
-        let shared = tables.iter().position(|table| table["name"] == "shared").unwrap();
-        let rows = std::fs::read_to_string(target.join(format!("rows/{shared}.tsv"))).unwrap();
-        let rows: Vec<(&str, &str)> = rows.lines().map(|row| row.split_once('\t').unwrap()).collect();
-        assert_eq!(rows.len(), 100);
-        let round: u64 = rows[0].1.parse().unwrap();
-        assert!(node.warnings > 0 || rows.iter().all(|(_, value)| *value == rows[0].1), "{node:?} {rows:?}");
-        assert!((before.saturating_sub(2)..=after).contains(&round), "{before} {round} {after}");
-    }
     world.stop().await;
 }
 

@@ -19,7 +19,24 @@ pub(crate) async fn drill(world: &World, nodes: &[&str]) -> v1::Operation {
 pub(crate) async fn begin(world: &World, nodes: &[&str]) -> v1::Operation {
     let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
     let request = v1::StartDrillRequest { service: SERVICE.into(), nodes, ..Default::default() };
-    world.client().await.start_drill(request).await.unwrap().into_inner()
+    world.begun(async |mut client| client.start_drill(request.clone()).await).await
+}
+
+/// One that is met at work; any that is over too soon for that is followed by another.
+pub(crate) async fn met(
+    world: &World,
+    what: &str,
+    is_there: impl Fn(&v1::Operation) -> bool,
+) -> v1::Operation {
+    wait_async(what, async || {
+        let begun = begin(world, &[]).await;
+        let met = async || {
+            let (there, now) = (is_there(&begun), world.operation(&begun.id).await);
+            (there || now.phase == "done").then_some(there)
+        };
+        wait_async(what, met).await.then_some(begun)
+    })
+    .await
 }
 
 /// Nothing of any drill is in the agent's state.
@@ -31,9 +48,12 @@ pub(crate) async fn nothing_stays(world: &World, node: &str) {
 /// As it is shown, and whether drills fail or are missing by the metrics.
 async fn standing(world: &World) -> (String, f64, f64) {
     let shown = world.run(&["service", "show"]).await.expect(0).json();
-    let metrics = crate::metrics::scrape(&world.path("coordinator")).await;
-    let of = |name: &str| metrics[&format!("palinurus_drill_{name}{{service=\"s\"}}")];
-    (shown["backups"]["drills"]["state"].as_str().unwrap().to_owned(), of("failing"), of("missing"))
+    let state = world.path("coordinator");
+    let of = async |name: &str| {
+        crate::metrics::sample(&state, &format!("palinurus_drill_{name}{{service=\"s\"}}")).await
+    };
+    let shown = shown["backups"]["drills"]["state"].as_str().unwrap().to_owned();
+    (shown, of("failing").await, of("missing").await)
 }
 
 /// Asked for by the settings and never made; failed; forgotten with its backup, and told until a later one passes.
@@ -55,8 +75,8 @@ async fn a_service_shows_that_a_drill_failed_until_one_passes() {
     let full = world.client().await.start_backup(full).await.unwrap().into_inner();
     world.ended(&full.id).await;
     world.run(&["backup", "delete", &bad, "--yes"]).await.expect(0);
-    let metrics = crate::metrics::scrape(&world.path("coordinator")).await;
-    assert_eq!(metrics["palinurus_drill_failed{service=\"s\"}"], 0.0);
+    let failed = "palinurus_drill_failed{service=\"s\"}";
+    assert_eq!(crate::metrics::sample(&world.path("coordinator"), failed).await, 0.0);
     assert_eq!(standing(&world).await, ("failed".into(), 1.0, 0.0));
     world.kill_coordinator();
     world.start_coordinator().await;
@@ -132,8 +152,8 @@ async fn files_are_restored_beside_the_data_and_held_against_the_backup() {
     assert!(found["findings"][0].as_str().unwrap().contains("deep/large"), "{found}");
     let proofs = world.backups().await.remove(0).drills;
     assert!(proofs[0].passed && !proofs[1].passed && proofs[1].at == "n1", "{proofs:?}");
-    let metrics = crate::metrics::scrape(&world.path("coordinator")).await;
-    assert_eq!(metrics["palinurus_drill_failed{service=\"s\"}"], 1.0);
+    let failed = "palinurus_drill_failed{service=\"s\"}";
+    assert_eq!(crate::metrics::sample(&world.path("coordinator"), failed).await, 1.0);
     assert_eq!(standing(&world).await, ("failed".into(), 1.0, 0.0));
     nothing_stays(&world, "n1").await;
     world.stop().await;
@@ -148,9 +168,10 @@ async fn what_a_killed_agent_leaves_is_gone_when_it_comes_back() {
     }
     world.start().await;
     world.backup().await;
-    let begun = begin(&world, &[]).await;
-    let place = world.agent_state("n1").join("drill").join(&begun.id);
-    wait("bytes lie in the scratch", || place.join("data").exists().then_some(())).await;
+    let scratch = world.agent_state("n1").join("drill");
+    let bytes = |begun: &v1::Operation| scratch.join(&begun.id).join("data").exists();
+    let begun = met(&world, "bytes lie in the scratch", bytes).await;
+    let place = scratch.join(&begun.id);
     world.kill_agent("n1");
     // And what one before it left, of an operation that nobody knows.
     fs::create_dir_all(place.with_file_name("00000000000000ff").join("data")).unwrap();

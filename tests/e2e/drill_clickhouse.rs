@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use palinurus_proto::v1::OperationState;
 use palinurus_tests::clickhouse::{ClickHouse, Version};
-use palinurus_tests::world::{files_below, wait_async};
+use palinurus_tests::world::files_below;
 
 use crate::clickhouse::{fill, seen, world};
-use crate::drill::{begin, drill, no_server_stays};
+use crate::drill::{drill, met, no_server_stays};
 
 /// A part with rows in it.
 fn table(server: &ClickHouse, name: &str) -> PathBuf {
@@ -81,12 +81,9 @@ async fn an_agent_that_is_killed_leaves_no_server_and_the_drill_begins_anew() {
     fill(&server);
     world.start().await;
     world.backup().await;
-    let begun = begin(&world, &[]).await;
     let scratch = world.agent_state("n1").join("drill");
-    wait_async("a scratch server runs", async || {
-        files_below(&scratch).iter().any(|path| path.ends_with("server/status")).then_some(())
-    })
-    .await;
+    let runs = |_: &_| files_below(&scratch).iter().any(|path| path.ends_with("server/status"));
+    let begun = met(&world, "a scratch server runs", runs).await;
     world.kill_agent("n1");
     world.start_agent("n1");
     let ended = world.ended(&begun.id).await;

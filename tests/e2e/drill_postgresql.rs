@@ -14,7 +14,8 @@ async fn world(more: &str, drill: &str) -> (World, Postgres) {
     let mut world = World::new(&["n1"]);
     world.kind = "postgresql".into();
     let mut server = Postgres::create(&world.data("n1"));
-    server.start(&[]).await;
+    // It would write a page anew that a test has damaged.
+    server.start(&["autovacuum=off"]).await;
     world.engine = format!("host = {:?}\n{more}\n[drill]\n{drill}\n", server.socket);
     world.start().await;
     (world, server)
@@ -23,7 +24,7 @@ async fn world(more: &str, drill: &str) -> (World, Postgres) {
 async fn start_to(world: &World, target: Target) -> v1::Operation {
     let target = Some(v1::LogTarget { target: Some(target), ..Default::default() });
     let request = v1::StartDrillRequest { service: SERVICE.into(), target, ..Default::default() };
-    world.client().await.start_drill(request).await.unwrap().into_inner()
+    world.begun(async |mut client| client.start_drill(request.clone()).await).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,6 @@ use palinurus_proto::v1::{self, agent_message::Message, fleet_client::FleetClien
 use palinurus_tests::World;
 use palinurus_tests::certs::Certs;
 use palinurus_tests::seeded::Random;
-use palinurus_tests::world::SERVICE;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
@@ -186,7 +185,9 @@ async fn floods_cost_their_own_and_nobody_else() {
     let knocked = tokio::spawn(strangers(world.server().trim_start_matches("https://").parse().unwrap()));
 
     let (mut backups, mut longest) = (0, Duration::ZERO);
-    while !knocked.is_finished() || backups < 3 {
+    // However slow the machine is, the floods happen.
+    let flooded = || longs.len() > 10 && talks.len() > 1000;
+    while !knocked.is_finished() || backups < 3 || !flooded() {
         let began = Instant::now();
         std::fs::write(world.data("n1").join("file"), Random::new(backups).bytes(1 << 20)).unwrap();
         world.backup().await;
@@ -201,11 +202,9 @@ async fn floods_cost_their_own_and_nobody_else() {
          {longest:.1?}; {} MiB more memory at the most",
         grown >> 20
     );
-    assert!(knocked > 3 * KNOCKING_EACH && longs > 10 && talks > 1000, "the floods happen");
+    assert!(knocked > 3 * KNOCKING_EACH, "the floods happen");
     assert!(grown < MEMORY, "{} MiB", grown >> 20);
     floods.shutdown().await;
-    let request = v1::ListNodesRequest { service: SERVICE.into() };
-    let nodes = world.client().await.list_nodes(request).await.unwrap().into_inner().nodes;
-    assert!(nodes.iter().all(|node| node.connected), "{nodes:?}");
+    world.is_there("n1").await;
     world.stop().await;
 }

@@ -32,21 +32,32 @@ pub(crate) async fn scrape(state: &Path) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// A coordinator leaves a service that is busy out of a page.
+pub(crate) async fn sample(state: &Path, name: &str) -> f64 {
+    world::wait_async(name, async || scrape(state).await.get(name).copied()).await
+}
+
+/// A page on which that is.
+async fn page_with(state: &Path, name: &str) -> BTreeMap<String, f64> {
+    world::wait_async(name, async || Some(scrape(state).await).filter(|page| page.contains_key(name))).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_seen_in_the_metrics_of_both() {
     let mut world = World::new(&["n1"]);
     world.environment.insert("PALINURUS_METRICS".into(), "127.0.0.1:0".into());
     fs::write(world.data("n1").join("file"), vec![1; 100_000]).unwrap();
     world.start().await;
-    let before = scrape(&world.path("coordinator")).await;
+    const BACKUPS: &str = "palinurus_backups{service=\"s\"}";
+    let before = page_with(&world.path("coordinator"), BACKUPS).await;
     assert_eq!(before["palinurus_leader"], 1.0);
-    assert_eq!(before["palinurus_backups{service=\"s\"}"], 0.0);
+    assert_eq!(before[BACKUPS], 0.0);
     assert_eq!(before["palinurus_backups_spoiled{service=\"s\"}"], 0.0);
     assert!(!before.contains_key("palinurus_newest_backup_age_seconds{service=\"s\"}"));
     let operation = world.backup().await;
 
-    let coordinator = scrape(&world.path("coordinator")).await;
-    assert_eq!(coordinator["palinurus_backups{service=\"s\"}"], 1.0);
+    let coordinator = page_with(&world.path("coordinator"), BACKUPS).await;
+    assert_eq!(coordinator[BACKUPS], 1.0);
     assert_eq!(coordinator["palinurus_nodes{service=\"s\",state=\"connected\"}"], 1.0);
     assert_eq!(coordinator["palinurus_operations{service=\"s\",kind=\"backup\",state=\"succeeded\"}"], 1.0);
     assert!(coordinator["palinurus_newest_backup_age_seconds{service=\"s\"}"] < 300.0);
@@ -57,7 +68,7 @@ async fn a_backup_is_seen_in_the_metrics_of_both() {
     let recorded = operation.progress.unwrap().requests.unwrap();
     assert_eq!(coordinator[puts] - before[puts] + agent[puts], recorded.puts as f64);
     assert!(recorded.puts >= 4 && recorded.bytes_sent > 100, "{recorded:?}");
-    let again = scrape(&world.path("coordinator")).await;
+    let again = page_with(&world.path("coordinator"), BACKUPS).await;
     let asked = |page: &BTreeMap<String, f64>| {
         let requests = page.iter().filter(|(name, _)| name.starts_with("palinurus_store_requests_total"));
         requests.map(|(_, count)| *count).sum::<f64>()

@@ -54,7 +54,7 @@ async fn any_moment_under_load_comes_back_exactly() {
     server.sql("drop table dropped");
     let gone = position();
     written(&server, 1000).await;
-    load.kill();
+    load.stop(&server).await;
     assert_eq!(stored(&world, &server).await, lineage);
     let rows = present(&server, ROWS);
     server.stop().await;
@@ -150,7 +150,7 @@ async fn a_server_that_changed_its_timeline_while_the_agent_was_down_has_no_gap(
     world.stop_agent("n1").await;
     // The end of the old timeline nobody has stored yet.
     written(&server, 300).await;
-    load.kill();
+    load.stop(&server).await;
     server.stop().await;
     let before = commits(&server.data);
     fs::write(server.data.join("standby.signal"), "").unwrap();
@@ -161,7 +161,7 @@ async fn a_server_that_changed_its_timeline_while_the_agent_was_down_has_no_gap(
     written(&server, 300).await;
     world.start_agent("n1");
     written(&server, 100).await;
-    load.kill();
+    load.stop(&server).await;
     let second = stored(&world, &server).await;
     let rows = present(&server, ROWS);
     let lineages = logs(&world).await.lineages;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use palinurus_proto::v1::{self, OperationState};
 use palinurus_tests::World;
+use palinurus_tests::archive::held_in_upload;
 use palinurus_tests::postgres::{Postgres, as_user, bin, give, pair, succeeded};
 use palinurus_tests::world::{self, wait};
 
@@ -144,21 +145,26 @@ async fn an_agent_that_is_killed_while_it_uploads_leaves_nothing_open() {
     let (mut world, server) = world(&[]).await;
     assert!(bench(&server, &["-i", "-s", "10", "-q"]).status().unwrap().success());
     world.start().await;
-    let operation = world.start_backup().await;
-    world.comes_to(&operation.id, "upload").await;
+    let (id, held) = held_in_upload(&world, &server).await;
+    let before = world.backups().await.len();
     assert_ne!(server.sessions(), "0");
     world.kill_agent("n1");
+    drop(held);
     wait("the server lets go of the backup", || (server.sessions() == "0").then_some(())).await;
     world.start_agent("n1");
-    let ended = world.ended(&operation.id).await;
+    let ended = world.ended(&id).await;
     let failure = ended.failure.clone().unwrap();
     assert_eq!((ended.state(), failure.kind.as_str()), (OperationState::Failed, "conflict"), "{failure:?}");
     assert!(failure.hint.contains("start the backup again"), "{failure:?}");
     world.nothing_left_behind("n1").await;
     world.backup().await;
-    assert_eq!(world.backups().await.len(), 1);
+    assert_eq!(world.backups().await.len(), before + 1);
     world.stop().await;
 }
+
+/// Sessions in which the server was told that a backup begins.
+const OPEN: &str = "select count(*) from pg_stat_activity \
+     where application_name = 'palinurus' and backend_type = 'client backend'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_the_server_ends_fails_the_backup() {
@@ -166,18 +172,23 @@ async fn a_session_that_the_server_ends_fails_the_backup() {
     assert!(bench(&server, &["-i", "-s", "10", "-q"]).status().unwrap().success());
     world.start().await;
     for kind in ["client backend", "walsender"] {
-        let operation = world.start_backup().await;
-        world.comes_to(&operation.id, "upload").await;
+        let (id, held) = held_in_upload(&world, &server).await;
+        let before = world.backups().await.len();
         server.sql(&format!(
             "select pg_terminate_backend(pid) from pg_stat_activity \
              where application_name = 'palinurus' and backend_type = '{kind}'"
         ));
-        let ended = world.ended(&operation.id).await;
+        if kind == "client backend" {
+            // It has ended before the rest of the WAL can come.
+            wait("the backup's session has ended", || (server.sql(OPEN) == "0").then_some(())).await;
+        }
+        drop(held);
+        let ended = world.ended(&id).await;
         let failure = ended.failure.clone().unwrap();
         assert!(failure.kind == "conflict" && failure.message.contains("broke"), "{kind}: {failure:?}");
-        assert_eq!(server.sessions(), "0");
+        wait("nothing stays open", || (server.sessions() == "0").then_some(())).await;
+        assert_eq!(world.backups().await.len(), before);
     }
-    assert!(world.backups().await.is_empty());
     world.backup().await;
     world.nothing_left_behind("n1").await;
     world.stop().await;
@@ -227,7 +238,7 @@ async fn what_cannot_be_is_refused_with_a_hint() {
         format!("local all backup scram-sha-256\nlocal replication backup scram-sha-256\n{trust}"),
     )
     .unwrap();
-    server.sql("select pg_reload_conf()");
+    server.reload().await;
     let password = world.path("password");
     fs::write(&password, "wrong\n").unwrap();
     fs::set_permissions(&password, PermissionsExt::from_mode(0o600)).unwrap();
@@ -339,11 +350,11 @@ async fn a_standby_spares_the_primary() {
     wait("nothing stays open in the standby", || (second.sessions() == "0").then_some(())).await;
 
     // Promoted under the backup, it has no whole one; nor is it a standby any more.
+    let (id, held) = held_in_upload(&world, &second).await;
     let before = world.backups().await.len();
-    let operation = world.start_backup().await;
-    world.comes_to(&operation.id, "upload").await;
-    second.sql("select pg_promote()");
-    let ended = world.ended(&operation.id).await;
+    assert_eq!(second.sql("select pg_promote()"), "t");
+    drop(held);
+    let ended = world.ended(&id).await;
     assert_eq!(ended.state(), OperationState::Failed);
     assert_eq!(world.backups().await.len(), before);
 
@@ -357,7 +368,7 @@ async fn a_standby_spares_the_primary() {
         nodes: vec!["n1=n2".into()],
         ..Default::default()
     };
-    let operation = world.client().await.apply_restore(request).await.unwrap().into_inner();
+    let operation = world.apply_restore(request).await;
     let ended = world.ended(&operation.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{:?}", ended.failure);
     assert!(fs::read_to_string(first.data.join("backup_label")).unwrap().contains("BACKUP FROM: standby"));

@@ -4,7 +4,7 @@ use std::fs;
 
 use palinurus_proto::v1::{OperationState, log_target::Target};
 use palinurus_tests::World;
-use palinurus_tests::archive::{backup, bring_back, end_of, logs, prepared, quiet, stored, world};
+use palinurus_tests::archive::{backup, bring_back, end_of, held_in_upload, logs, prepared, quiet, stored};
 use palinurus_tests::commits::{Moment, commits, present, until};
 use palinurus_tests::load::{BALANCES, Load, ROWS, fill, written};
 use palinurus_tests::postgres::{Paused, Postgres};
@@ -62,26 +62,16 @@ async fn standing(world: &World, server: &Postgres, at: At) -> (String, Paused) 
             world.comes_to(&id, "snapshot").await;
             (id, held)
         }
-        At::Upload => {
-            let id = world.start_backup().await.id;
-            let sender = "backend_type = 'walsender' and pid in \
-                 (select pid from pg_stat_replication, pg_replication_slots where pid = active_pid and temporary and state = 'streaming')";
-            wait("the WAL of the backup flows", || {
-                (server.sql(&format!("select count(*) from pg_stat_activity where {sender}")) == "1")
-                    .then_some(())
-            })
-            .await;
-            // Whatever is read and sent meanwhile: without the rest of the WAL it is no backup.
-            let held = server.pause(sender);
-            world.comes_to(&id, "upload").await;
-            (id, held)
-        }
+        At::Upload => held_in_upload(world, server).await,
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_dies_in_whichever_phase_the_log_has_no_gap_and_backups_go_on() {
-    let (mut world, mut server) = world(&[KEEP]).await;
+    let (mut world, mut server) = prepared(&[KEEP]).await;
+    // For the server that answers nobody: the backup waits for it until it is looked at.
+    world.engine.push_str("connect_timeout = \"100s\"\n");
+    world.start().await;
     fill(&server);
     server.sql(BALLAST);
     let lineage = stored(&world, &server).await;
@@ -90,8 +80,8 @@ async fn whoever_dies_in_whichever_phase_the_log_has_no_gap_and_backups_go_on() 
     for at in [At::Inspect, At::Snapshot, At::Upload] {
         for victim in [Victim::Server, Victim::Agent, Victim::Coordinator] {
             quiet(&world).await;
-            let before = world.backups().await.len();
             let (id, held) = standing(&world, &server, at).await;
+            let before = world.backups().await.len();
             match victim {
                 Victim::Server => {
                     server.kill().await;
@@ -124,7 +114,7 @@ async fn whoever_dies_in_whichever_phase_the_log_has_no_gap_and_backups_go_on() 
         }
     }
     written(&server, 50).await;
-    load.kill();
+    load.stop(&server).await;
     assert_eq!(stored(&world, &server).await, lineage);
     end_of(&world, &lineage).await;
     assert!(logs(&world).await.writer.unwrap().gaps.is_empty());
@@ -156,8 +146,8 @@ async fn whoever_dies_while_it_is_committed_the_backup_is_there_in_the_end() {
     backup(&world).await;
     for victim in [Victim::Server, Victim::Agent, Victim::Coordinator] {
         quiet(&world).await;
-        let before = world.backups().await.len();
         let (id, held) = standing(&world, &server, At::Upload).await;
+        let before = world.backups().await.len();
         // The record is not taken, and asked for again.
         proxy.set(Faults::refusing("PUT /lab/killed/ledger/", "503 Slow Down", "SlowDown"));
         drop(held);

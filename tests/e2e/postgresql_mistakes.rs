@@ -92,7 +92,7 @@ async fn a_backup_that_cannot_be() {
     let trust = fs::read_to_string(&hba).unwrap();
     let scram = "local all backup scram-sha-256\nlocal replication backup scram-sha-256\n";
     fs::write(&hba, format!("{scram}{trust}")).unwrap();
-    server.sql("select pg_reload_conf()");
+    server.reload().await;
     let (plain, password) = (world.engine.clone(), world.path("password"));
     restart_agent(&mut world, &format!("{plain}user = \"backup\"\n")).await;
     refused(&world, &server, ("denied", "asks for a password", "engine.password_file")).await;
@@ -133,7 +133,7 @@ async fn refused_restore(world: &World, said: Said) {
         delta: true,
         ..Default::default()
     };
-    let operation = world.client().await.apply_restore(request).await.unwrap().into_inner();
+    let operation = world.apply_restore(request).await;
     let ended = world.ended(&operation.id).await;
     assert_eq!(ended.state(), OperationState::Failed, "{said:?}");
     is_said(&ended.failure.unwrap(), said);
@@ -145,7 +145,10 @@ async fn a_restore_over_what_must_not_be_lost() {
     let (mut world, mut server) = world(&["autovacuum=off", "checkpoint_timeout=1h"]).await;
     world.backup().await;
     server.sql("checkpoint");
+    // It writes now and then by itself what standbys want to know.
+    let held = server.pause("backend_type = 'background writer'");
     refused_restore(&world, ("conflict", "a server runs in", "stop it")).await;
+    drop(held);
     server.stop().await;
 
     // An upgrade has put a newer version's cluster there.

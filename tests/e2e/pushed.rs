@@ -144,14 +144,8 @@ async fn an_agent_that_dies_while_files_are_handed_over_loses_none() {
         world.start_agent("n1");
         world.joined().await;
     }
-    load.kill();
+    load.stop(&server).await;
     let count = server.sql("select count(*) from pgbench_history");
-    wait("the load's last transactions end", || {
-        (server.sql("select count(*) from pg_stat_activity where application_name = 'pgbench'") == "0")
-            .then_some(())
-    })
-    .await;
-    let count = count.max(server.sql("select count(*) from pgbench_history"));
     assert_eq!(handed(&world, &server).await, lineage);
     end_of(&world, &lineage).await;
     let logs = logs(&world).await;

@@ -69,8 +69,12 @@ async fn a_backup_begins_by_itself_and_restores() {
     })
     .await;
     assert!(backup.started_ms >= due, "{} before {due}", backup.started_ms);
-    let shown = world.run(&["service", "show", &name]).await.expect(0).json();
-    assert_eq!(shown["standing"]["health"], "protected", "{shown}");
+    // It is listed from its commit on, when its operation has not ended yet.
+    wait_async("the service is protected", async || {
+        let shown = world.run(&["service", "show", &name]).await.expect(0).json();
+        (shown["standing"]["health"] == "protected").then_some(())
+    })
+    .await;
     let listed = world.run(&["operation", "list", "--service", &name]).await.expect(0).json();
     let id = listed["operations"][0]["id"].as_str().unwrap().to_owned();
     let operation = world.run(&["operation", "show", &id]).await.expect(0).json();

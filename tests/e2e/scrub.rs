@@ -10,7 +10,7 @@ use palinurus_tests::seeded::Random;
 use palinurus_tests::world::wait_async;
 use palinurus_tests::{World, oddities};
 
-use crate::metrics::scrape;
+use crate::metrics::sample;
 use crate::quarantine::{fill, flip, of_kind, restored_equals};
 
 /// Of `scrub = "100%"`: a part is this much, and the first one comes at once.
@@ -99,9 +99,11 @@ async fn damage_is_found_told_kept_back_and_healed() {
     assert_eq!(marked, backups);
     let service = world.run(&["service", "show"]).await.expect(0).json();
     assert_eq!(service["backups"]["spoiled"], backups.len(), "{service}");
-    let metrics = scrape(&world.path("coordinator")).await;
-    assert_eq!(metrics["palinurus_backups_spoiled{service=\"s\"}"], backups.len() as f64);
-    assert_eq!(metrics["palinurus_operations{service=\"s\",kind=\"verify\",state=\"failed\"}"], 1.0);
+    let state = world.path("coordinator");
+    let spoiled = async || sample(&state, "palinurus_backups_spoiled{service=\"s\"}").await;
+    assert_eq!(spoiled().await, backups.len() as f64);
+    let failed = "palinurus_operations{service=\"s\",kind=\"verify\",state=\"failed\"}";
+    assert_eq!(sample(&state, failed).await, 1.0);
 
     // What is damaged is kept back, and nothing else is.
     let newest = backups.last().unwrap().clone();
@@ -130,7 +132,6 @@ async fn damage_is_found_told_kept_back_and_healed() {
     assert_eq!((&repaired["spoiled"], &repaired["chunks_lost"]), (&0.into(), &0.into()), "{repaired}");
     restored_equals(&world, &newest, &node, 0).await;
     world.run(&["repository", "check", "--read-data"]).await.expect(0);
-    let metrics = scrape(&world.path("coordinator")).await;
-    assert_eq!(metrics["palinurus_backups_spoiled{service=\"s\"}"], 0.0);
+    assert_eq!(spoiled().await, 0.0);
     world.stop().await;
 }

@@ -40,9 +40,9 @@ pub(crate) async fn oldest(fleet: &Fleet) -> String {
 pub(crate) async fn settled(fleet: &mut Fleet) {
     let operator = fleet.operator.clone();
     fleet.led().await;
-    let leader = operator.leader().await;
     for name in COORDINATORS {
-        wait_async(&format!("{name} knows that {leader} leads"), async || {
+        wait_async(&format!("{name} knows who leads"), async || {
+            let leader = operator.leaders().await.pop()?;
             (operator.leader_by(name).await == leader).then_some(())
         })
         .await;

@@ -6,7 +6,7 @@ use palinurus_proto::v1::{self, OperationState, log_target::Target};
 
 use crate::World;
 use crate::commits::lsn;
-use crate::postgres::{Postgres, as_user};
+use crate::postgres::{Paused, Postgres, as_user};
 use crate::process::binary;
 use crate::world::{SERVICE, wait, wait_async};
 
@@ -102,30 +102,62 @@ async fn is_stored(world: &World, service: &str, end: u64, now: u32) -> Option<V
     stored.then(|| writer.lineage.to_vec())
 }
 
-/// Every new history has a backup begun by itself.
+/// Every new history has a backup begun by itself, at a time of its own: nothing runs, and that one has been made.
 pub async fn quiet(world: &World) {
     quiet_of(world, SERVICE).await;
 }
 
 pub async fn quiet_of(world: &World, service: &str) {
-    wait_async("nothing runs", async || {
+    wait_async("nothing runs, and a backup leads along what is written", async || {
+        let mut client = world.client().await;
+        let logs = client.show_logs(v1::ShowLogsRequest { service: service.into() }).await.ok()?.into_inner();
+        let written = logs.writer.filter(|writer| writer.streaming).map(|writer| writer.lineage);
+        let is_led_to = |lineage| logs.windows.iter().any(|window| window.chain.first() == Some(lineage));
+        if !written.as_ref().is_none_or(is_led_to) {
+            return None;
+        }
         let request = v1::ListOperationsRequest { service: service.into(), running: true };
-        let running = world.client().await.list_operations(request).await.ok()?.into_inner().operations;
+        let running = client.list_operations(request).await.ok()?.into_inner().operations;
         running.is_empty().then_some(())
     })
     .await;
 }
 
-/// A backup from which a recovery may begin.
+/// A backup from which a recovery may begin: the one that the log's history has asked for.
 pub async fn backup(world: &World) {
-    quiet(world).await;
-    if logs(world).await.windows.is_empty() {
-        world.backup().await;
-    }
-    wait_async("the backup leads along the log", async || {
+    wait_async("a backup leads along the log", async || {
         (!logs(world).await.windows.is_empty()).then_some(())
     })
     .await;
+    quiet(world).await;
+}
+
+/// The process of the server's that sends the WAL of a backup.
+const SENDER: &str = "select pid from pg_stat_replication, pg_replication_slots \
+     where pid = active_pid and temporary and state = 'streaming'";
+const STOPS: &str = "select count(*) from pg_stat_activity \
+     where application_name = 'palinurus' and backend_type = 'client backend' and query like '%pg_backup_stop%'";
+
+/// A backup in the middle of its upload, which cannot end: whatever is read and sent meanwhile, without the rest of its WAL,
+/// whose sender is held, it is no backup. One that was too fast is followed by another.
+pub async fn held_in_upload(world: &World, server: &Postgres) -> (String, Paused) {
+    wait_async("a backup is met in its upload", async || {
+        let id = world.start_backup().await.id;
+        let sender = wait_async("the WAL of the backup flows", async || match server.sql(SENDER).parse() {
+            Ok(pid) => Some(Some(pid)),
+            Err(_) => (world.operation(&id).await.phase == "done").then_some(None),
+        })
+        .await;
+        if let Some(pid) = sender {
+            let held = Paused::new(pid);
+            if server.sql(STOPS) == "0" && world.is_met_at(&id, "upload").await {
+                return Some((id, held));
+            }
+        }
+        world.ended(&id).await;
+        None
+    })
+    .await
 }
 
 /// The node is lost, and comes back at `target`.
@@ -157,7 +189,7 @@ async fn back(world: &World, server: &mut Postgres, node: &str, target: Target, 
         target: Some(v1::LogTarget { target: Some(target.clone()), lineage }),
         ..Default::default()
     };
-    let operation = world.client().await.apply_restore(request).await.unwrap().into_inner();
+    let operation = world.apply_restore(request).await;
     let ended = world.ended(&operation.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{target:?}: {:?}", ended.failure);
     recover(server, &["track_commit_timestamp=on"]).await;

@@ -27,9 +27,9 @@ const OPERATOR: &str = "op";
 /// Of the leader.
 pub const LEASE: Duration = Duration::from_secs(3);
 /// How long a node may be gone before its operation fails.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// And before a spare takes its place: longer than any fault but a loss.
-const FAILOVER_PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(35);
+/// And before a spare takes its place: longer than any fault but a loss, also where the machine stands still meanwhile.
+const FAILOVER_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub struct Fleet {
@@ -241,7 +241,7 @@ impl Fleet {
         let text = format!(
             "name = {name:?}\nlisten = \"{address}:{PORT}\"\nadvertise = \"{address}:{PORT}\"\nstate = {:?}\n\
              keys = [{:?}]\nheartbeat = \"500ms\"\npatience = \"{}s\"\ncancel_limit = \"10s\"\n\
-             freeze_limit = \"8s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n{}",
+             freeze_limit = \"20s\"\n\n[etcd]\nendpoints = {endpoints:?}\nlease = \"{}s\"\ntimeout = \"800ms\"\n{}",
             self.path(name),
             self.key(),
             PATIENCE.as_secs(),
@@ -277,11 +277,11 @@ impl Fleet {
         command
     }
 
-    /// kill -9, if it runs.
+    /// kill -9, if it runs; a freeze command of an agent's that came late would freeze for ever.
     pub fn kill(&mut self, name: &str) {
         let machine = self.machines.get_mut(name).unwrap();
         if let Some(process) = machine.process.take() {
-            process.kill();
+            process.kill_with_children();
         }
     }
 

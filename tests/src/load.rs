@@ -30,10 +30,23 @@ impl Load {
         Self(bench.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
+    /// Its server is dead.
     pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
+
+    /// Nothing that it asked for comes after this: a session whose client has gone still ends what it is at.
+    pub async fn stop(self, server: &Postgres) {
+        self.kill();
+        gone(server).await;
+    }
+}
+
+/// Every session of pgbench's.
+pub async fn gone(server: &Postgres) {
+    let there = "select count(*) from pg_stat_activity where application_name = 'pgbench'";
+    wait("the load's last transactions end", || (server.sql(there) == "0").then_some(())).await;
 }
 
 pub fn fill(server: &Postgres) {

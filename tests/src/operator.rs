@@ -1,4 +1,5 @@
 //! Who asks a cluster of coordinators for work: finds the one that leads, and asks again when it goes.
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -95,22 +96,30 @@ impl Operator {
         wait_async("somebody leads", async || self.leaders().await.pop()).await
     }
 
-    /// Starts one, or finds that an earlier call whose answer was lost had started one.
+    /// Starts one, or finds that an earlier call whose answer was lost had started one, which may be over by now.
     pub async fn start(
         &self,
-        what: &str,
+        kind: v1::OperationKind,
         mut call: impl AsyncFnMut(Client) -> Result<v1::Operation, Status>,
     ) -> Result<v1::Operation, Status> {
-        match self.ask(what, &mut call).await {
-            Err(status) if status.code() == Code::Aborted => self.running().await.pop().ok_or(status),
-            answered => answered,
+        let known: BTreeSet<String> = self.operations(false).await.into_iter().map(|each| each.id).collect();
+        let refused = match self.ask(kind.as_str_name(), &mut call).await {
+            Err(refused) => refused,
+            started => return started,
+        };
+        let new = self.operations(false).await.into_iter().filter(|each| !known.contains(&each.id));
+        match new.into_iter().rfind(|each| each.kind() == kind) {
+            Some(started) => Ok(started),
+            // Of another kind: nobody asked for it, and it keeps this one from being begun.
+            None if refused.code() == Code::Aborted => self.running().await.pop().ok_or(refused),
+            None => Err(refused),
         }
     }
 
     pub async fn start_backup(&self) -> v1::Operation {
         let request = v1::StartBackupRequest { service: SERVICE.into(), full: false };
         wait_async("a backup starts", async || {
-            let started = self.start("a backup starts", async |mut client| {
+            let started = self.start(v1::OperationKind::Backup, async |mut client| {
                 Ok(client.start_backup(request.clone()).await?.into_inner())
             });
             started.await.ok()
@@ -120,7 +129,7 @@ impl Operator {
 
     pub async fn start_delete(&self, backup: &str) -> Result<v1::Operation, Status> {
         let request = v1::DeleteBackupRequest { service: SERVICE.into(), backup: backup.into() };
-        self.start("a backup is deleted", async |mut client| {
+        self.start(v1::OperationKind::Delete, async |mut client| {
             Ok(client.delete_backup(request.clone()).await?.into_inner())
         })
         .await
@@ -140,15 +149,19 @@ impl Operator {
             delta,
             ..Default::default()
         };
-        self.start("a restore starts", async |mut client| {
+        self.start(v1::OperationKind::Restore, async |mut client| {
             Ok(client.apply_restore(request.clone()).await?.into_inner())
         })
         .await
     }
 
     pub async fn running(&self) -> Vec<v1::Operation> {
-        let request = v1::ListOperationsRequest { running: true, ..Default::default() };
-        self.ask("the running operations", async |mut client| {
+        self.operations(true).await
+    }
+
+    async fn operations(&self, running: bool) -> Vec<v1::Operation> {
+        let request = v1::ListOperationsRequest { running, ..Default::default() };
+        self.ask("the operations", async |mut client| {
             Ok(client.list_operations(request.clone()).await?.into_inner().operations)
         })
         .await

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::World;
-use crate::process::Process;
+use crate::process::{Process, children};
 use crate::world::wait;
 
 /// Who runs the server where the test is root's: PostgreSQL refuses root.
@@ -95,6 +95,14 @@ impl Postgres {
             fs::set_permissions(own, Permissions::from_mode(0o700)).unwrap();
         }
         Self { data: data.to_owned(), socket, log, server: None }
+    }
+
+    /// Reads its settings and who may log in again, and has done so when this returns.
+    pub async fn reload(&self) {
+        let loaded = || self.sql("select pg_conf_load_time()");
+        let before = loaded();
+        self.sql("select pg_reload_conf()");
+        wait("the server has read its settings", || (loaded() != before).then_some(())).await;
     }
 
     /// Into its configuration, behind what is there.
@@ -240,11 +248,6 @@ impl Drop for Paused {
 /// Of a process that may be gone.
 fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// Makes it the server's user's.

@@ -77,6 +77,16 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// kill -9 of it and of what it has started, as when its machine dies: nothing that it began goes on without it.
+    pub fn kill_with_children(self) {
+        self.pause();
+        let children = children(self.pid());
+        for child in children.into_iter().filter_map(|pid| Pid::from_raw(pid as i32)) {
+            let _ = kill_process(child, Signal::KILL);
+        }
+        self.kill();
+    }
+
     /// SIGSTOP: it stands still, and knows nothing of it.
     pub fn pause(&self) {
         kill_process(Pid::from_child(&self.child), Signal::STOP).unwrap();
@@ -118,6 +128,11 @@ impl Process {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
+}
+
+pub fn children(pid: u32) -> Vec<u32> {
+    let output = Command::new("ps").args(["-o", "pid=", "--ppid", &pid.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 impl Drop for Process {

@@ -11,9 +11,12 @@ use palinurus_proto::v1;
 use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_repository::{KeyFile, SystemEntropy};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status};
 
 use crate::certs::Certs;
+use crate::operator::Client;
 use crate::process::{Process, palinurus};
+use crate::store::free_ports;
 use crate::watchdog::Watchdog;
 
 pub const SERVICE: &str = "s";
@@ -164,9 +167,14 @@ impl World {
     pub async fn start_coordinator(&mut self) {
         let state = self.path("coordinator");
         fs::create_dir_all(&state).unwrap();
-        let _ = fs::remove_file(state.join("address"));
+        for old in ["address", "metrics-address"] {
+            let _ = fs::remove_file(state.join(old));
+        }
         // The same port after a restart: the agents know no other.
-        let listen = self.address.clone().unwrap_or_else(|| "127.0.0.1:0".into());
+        let listen = self.address.clone().unwrap_or_else(|| {
+            let [port] = free_ports();
+            format!("127.0.0.1:{port}")
+        });
         let config = self.path("coordinator.toml");
         let text = format!(
             "name = \"c\"\nlisten = {listen:?}\nstate = {state:?}\nkeys = {}\n\
@@ -263,6 +271,7 @@ impl World {
     pub fn start_agent(&mut self, node: &str) {
         let config = self.path(&format!("{node}.toml"));
         fs::write(&config, self.agent_config(node)).unwrap();
+        let _ = fs::remove_file(self.agent_state(node).join("metrics-address"));
         let mut command = palinurus();
         command.args(["agent", "--config"]).arg(&config).envs(&self.environment);
         let log = self.path(&format!("{node}.log"));
@@ -376,12 +385,16 @@ impl World {
 
     /// It stands at `phase`, or this fails.
     pub async fn comes_to(&self, id: &str, phase: &str) {
+        assert!(self.is_met_at(id, phase).await, "it was over too soon");
+    }
+
+    /// Whether it was seen to stand at `phase`, or was over before.
+    pub async fn is_met_at(&self, id: &str, phase: &str) -> bool {
         wait_async(&format!("the operation comes to {phase}"), async || {
             let now = self.operation(id).await.phase;
-            assert!(now != "done", "it was over too soon");
-            (now == phase).then_some(())
+            (now == phase || now == "done").then_some(now == phase)
         })
-        .await;
+        .await
     }
 
     pub async fn failovers(&self) -> Vec<v1::Operation> {
@@ -411,15 +424,32 @@ impl World {
 
     /// A restore of `node` from the latest backup.
     pub async fn start_restore(&self, node: &str, delta: bool) -> v1::Operation {
-        let request = v1::RestoreRequest {
+        self.apply_restore(v1::RestoreRequest {
             service: SERVICE.into(),
             backup: "latest".into(),
             nodes: vec![node.to_owned()],
             delta,
             target: None,
             ..Default::default()
-        };
-        self.client().await.apply_restore(request).await.unwrap().into_inner()
+        })
+        .await
+    }
+
+    pub async fn apply_restore(&self, request: v1::RestoreRequest) -> v1::Operation {
+        let apply = async |mut client: Client| client.apply_restore(request.clone()).await;
+        self.begun(apply).await
+    }
+
+    /// What is refused while an agent is not there. One that has stood still for longer than its beats comes back.
+    pub async fn begun(
+        &self,
+        mut start: impl AsyncFnMut(Client) -> Result<Response<v1::Operation>, Status>,
+    ) -> v1::Operation {
+        wait_async("the agents are there", async || match start(self.client().await).await {
+            Err(status) if status.message().contains("is not connected") => None,
+            started => Some(started.unwrap().into_inner()),
+        })
+        .await
     }
 
     /// A restore of these tables of the latest backup, on every node.
@@ -431,7 +461,7 @@ impl World {
             choice: Some(v1::Choice { tables: texts(tables), renames: texts(renames) }),
             ..Default::default()
         };
-        self.client().await.apply_restore(request).await.unwrap().into_inner()
+        self.apply_restore(request).await
     }
 
     /// Restores `node` from the latest backup, which has to end well.
@@ -444,6 +474,12 @@ impl World {
         let good = matches!(ended.state(), v1::OperationState::Succeeded | v1::OperationState::Warnings);
         assert!(good, "the restore ended as {:?}: {:?}", ended.state(), ended.failure);
         ended
+    }
+
+    /// An agent that has stood still for longer than its beats is gone for a moment.
+    pub async fn is_there(&self, node: &str) {
+        let there = async || self.node(node).await.connected.then_some(());
+        wait_async(&format!("{node} is connected"), there).await;
     }
 
     /// And of one that was filled: until then it may still be taken for empty.

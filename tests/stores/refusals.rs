@@ -1,7 +1,7 @@
 //! What operators get wrong, and what they are told.
 use bytes::Bytes;
 use palinurus_repository::{Error, ErrorKind, Storage, storage};
-use palinurus_tests::store::{BUCKET, Faults, Proxy, Server};
+use palinurus_tests::store::{BUCKET, Faults, Proxy, Server, free_ports};
 
 fn told(error: &Error, kind: ErrorKind, what: &str, hint: &str) {
     assert_eq!(error.kind(), kind, "{error:?}");
@@ -50,10 +50,11 @@ async fn a_wrong_place_or_key() {
     told(&tls, ErrorKind::Invalid, "does not speak TLS", "plain http");
 }
 
-/// A listener that is gone again: its port refuses.
+/// A port of ours: it refuses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_listens() {
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let [port] = free_ports();
+    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[default]\naws_access_key_id=a\naws_secret_access_key=b\n").unwrap();
     let began = tokio::time::Instant::now();

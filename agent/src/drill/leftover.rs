@@ -71,7 +71,7 @@ mod tests {
         let program = dir.path().join("postgres");
         fs::copy("/bin/sleep", &program).unwrap();
         let start =
-            |at: &Path| std::process::Command::new(&program).arg("60").current_dir(at).spawn().unwrap();
+            |at: &Path| std::process::Command::new(&program).arg("600").current_dir(at).spawn().unwrap();
         let data = dir.path().join("data");
         fs::create_dir(&data).unwrap();
         let (mut inside, mut outside) = (start(&data), start(other.path()));

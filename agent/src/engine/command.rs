@@ -79,8 +79,11 @@ fn failed(program: &str, status: ExitStatus, tail: &[u8]) -> Error {
 mod tests {
     use palinurus_repository::group::SAID_MAX;
     use rustix::process::{Pid, Signal};
+    use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
+
+    const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
     async fn sh(script: &str, timeout: Duration, cancel: &CancellationToken) -> Result<()> {
         let argv = ["sh", "-c", script].map(str::to_owned);
@@ -110,24 +113,52 @@ mod tests {
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
             .unwrap();
-        // The grandchild holds the FIFO open for writing; our reader sees its end when it is dead.
+        // The grandchild holds the FIFO open for writing: there is nothing to read while it lives, and an end without it.
         let script = format!("sleep 600 >{} & sleep 600", fifo.display());
-        for cancelled in [false, true] {
-            let cancel = CancellationToken::new();
-            let reader = tokio::task::spawn_blocking({
-                let (fifo, cancel) = (fifo.clone(), cancel.clone());
-                move || {
-                    let mut file = std::fs::File::open(fifo).unwrap();
-                    if cancelled {
-                        cancel.cancel();
-                    }
-                    std::io::copy(&mut file, &mut std::io::sink()).unwrap()
+        let mut reader = std::fs::File::options().read(true).custom_flags(NONBLOCK).open(&fifo).unwrap();
+        let mut lives = || match std::io::Read::read(&mut reader, &mut [0]) {
+            Ok(read) => read > 0,
+            Err(e) => e.kind() == std::io::ErrorKind::WouldBlock,
+        };
+
+        let cancel = CancellationToken::new();
+        let cancelling = async {
+            while !lives() {
+                tokio::task::yield_now().await;
+            }
+            cancel.cancel();
+        };
+        let (ended, ()) = tokio::join!(sh(&script, LONG, &cancel), cancelling);
+        let error = ended.unwrap_err();
+        assert!(error.what().contains("cancelled"), "{error:?}");
+        while lives() {
+            tokio::task::yield_now().await;
+        }
+
+        // Until its time is up when all of it runs, however slowly that starts.
+        let never = CancellationToken::new();
+        let mut time = Duration::from_millis(300);
+        loop {
+            let mut lived = false;
+            let looking = async {
+                loop {
+                    lived |= lives();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-            });
-            let timeout = if cancelled { LONG } else { Duration::from_millis(300) };
-            let error = sh(&script, timeout, &cancel).await.unwrap_err();
-            assert!(error.what().contains(if cancelled { "cancelled" } else { "300ms" }), "{error:?}");
-            reader.await.unwrap();
+            };
+            let error = tokio::select! {
+                ended = sh(&script, time, &never) => ended.unwrap_err(),
+                () = looking => unreachable!(),
+            };
+            let said = humantime::format_duration(time).to_string();
+            assert!(error.what().contains(&said), "{error:?}");
+            while lives() {
+                tokio::task::yield_now().await;
+            }
+            if lived {
+                break;
+            }
+            time *= 4;
         }
     }
 

@@ -151,7 +151,7 @@ impl World {
         let mut append = Append::new(&self.host, &history, &self.status, held, order).await?;
         let (_orders, mut ordered) = watch::channel(None);
         let running = append.run(&script, &mut ordered);
-        let end = tokio::time::timeout(Duration::from_secs(60), running).await.expect("it ends")?;
+        let end = tokio::time::timeout(Duration::from_secs(120), running).await.expect("it ends")?;
         Ok((end, script))
     }
 

@@ -3,16 +3,18 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use palinurus_proto::v1::BackupNode;
 use palinurus_repository::entropy::SeededEntropy;
 use palinurus_repository::manifest::ManifestReader;
 use palinurus_repository::manifest::entry::{Entry, Kind, Meta, Piece};
 use palinurus_repository::pack::FrameReader;
-use palinurus_repository::storage::{MemoryStorage, list_all};
-use palinurus_repository::{ErrorKind, RepositoryId, RootKey, Timestamp};
+use palinurus_repository::storage::{MemoryStorage, Object, list_all};
+use palinurus_repository::{ErrorKind, RepositoryId, Result, RootKey, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -387,13 +389,52 @@ async fn what_a_lost_node_had_claimed_is_taken_over_and_shared() {
     assert_eq!(stored, 20 << 20, "all that there is, once");
 }
 
+/// A store that takes so many objects, and of those after them no end is heard.
+#[derive(Debug)]
+struct Few {
+    storage: Arc<MemoryStorage>,
+    left: AtomicUsize,
+}
+
+#[async_trait]
+impl Storage for Few {
+    async fn get(&self, key: &str, range: Option<std::ops::Range<u64>>) -> Result<Bytes> {
+        self.storage.get(key, range).await
+    }
+
+    async fn size(&self, key: &str) -> Result<u64> {
+        self.storage.size(key).await
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<()> {
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.storage.put_new(key, body).await
+    }
+
+    async fn put(&self, key: &str, body: Bytes) -> Result<()> {
+        self.storage.put(key, body).await
+    }
+
+    async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<Object>> {
+        self.storage.list(prefix, after, limit).await
+    }
+
+    async fn delete(&self, keys: &[String]) -> Result<()> {
+        self.storage.delete(keys).await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_upload_repeats_nothing_that_is_durable() {
     let world = World::new(4).await;
     fs::write(world.data("n1").join("noise"), random(8, 140 << 20)).unwrap();
     let context = world.context("n1", 1, None, classes);
+    // It takes two packs: however late it is cancelled, it is in the middle.
+    let few = Arc::new(Few { storage: world.storage.clone(), left: 2.into() });
     let cancel = CancellationToken::new();
-    let running = tokio::spawn(upload(context.clone(), cancel.clone()));
+    let running = tokio::spawn(upload(Context { storage: few, ..context.clone() }, cancel.clone()));
     while world.packs(1).await < 2 {
         tokio::task::yield_now().await;
     }
@@ -470,6 +511,7 @@ async fn who_is_cancelled_does_not_wait_for_the_store() {
     let upload = tokio::spawn(upload(context, cancel.clone()));
     let _asked = listener.accept().await.unwrap();
     cancel.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(5), upload).await.expect("it ends at once");
+    // Long before the store's own limits.
+    let ended = tokio::time::timeout(Duration::from_secs(12), upload).await.expect("it ends at once");
     assert_eq!(ended.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
 }

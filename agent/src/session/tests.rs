@@ -36,6 +36,8 @@ impl Agent {
         config.session.retry_max = Duration::from_millis(20);
         config.session.retry_refused = Duration::from_millis(30);
         config.session.progress = Duration::from_millis(20);
+        // A test that stands still has not gone.
+        config.session.connect_timeout = Duration::from_secs(120);
         change(&mut config);
         let (host, puppet) = puppet::host(dir.path(), config);
         let (journal, found) = Journal::open(&host.state.journal()).unwrap();

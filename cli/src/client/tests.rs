@@ -7,8 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
+/// No machine stands still for so long. Who is cut off has it pass.
+const TTL: Duration = Duration::from_secs(600);
+
 /// Two coordinators over one state; the first leads.
 struct Two {
+    store: Arc<MemoryStore>,
     addresses: [String; 2],
     links: [Link; 2],
     cancel: CancellationToken,
@@ -31,16 +35,23 @@ impl Two {
                 keys: vec![key.clone().into()],
                 ..Config::default()
             };
-            let election = Arc::new(MemoryElection::new(&store, name, Duration::from_secs(5)));
+            let election = Arc::new(MemoryElection::new(&store, name, TTL));
             links.push(election.link());
             let world = World { election: Some(election), ..World::default() };
             let server = Server::start_in(world, config, cancel.clone()).await.unwrap();
             addresses.push(format!("http://{}", server.local_addr()));
             running.push(server);
-            // Until it leads.
-            dial(&addresses[0]).await.unwrap().list_services(v1::ListServicesRequest {}).await.unwrap();
+            // Until the first leads, and the second knows.
+            let mut client = dial(&addresses[0]).await.unwrap();
+            let refused = from_status(client.start_backup(unknown()).await.unwrap_err());
+            assert_eq!(refused.kind(), ErrorKind::NotFound, "{refused:?}");
+            let last = addresses.last().unwrap();
+            while leader(&mut dial(last).await.unwrap()).await != "c1" {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         Self {
+            store,
             addresses: addresses.try_into().unwrap(),
             links: links.try_into().unwrap_or_else(|_| panic!("two")),
             cancel,
@@ -85,6 +96,7 @@ async fn it_waits_for_an_election_and_goes_on_with_whoever_wins() {
     let mut client = dial(&two.addresses.join(",")).await.unwrap();
     assert_eq!(leader(&mut client).await, "c1");
     two.links[0].cut();
+    two.store.pass(TTL * 2);
     // While nobody leads, and after: it was not begun, so it is asked again. First the old leader may still answer.
     loop {
         let refused = from_status(client.start_backup(unknown()).await.unwrap_err());

@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::agent::{AgentMsg, Permit};
 use super::{Reply, reply};
 use crate::operation::record;
-use crate::operation::{Action, Limits, OWN, Patch, Places, Seen, Step, View, Work, decide, task};
+use crate::operation::{Action, Limits, OWN, Patch, Places, Seen, Step, View, Work, decide, finished, task};
 use crate::shared::Shared;
 use crate::state::Versioned;
 use crate::vault::Vault;
@@ -136,7 +136,7 @@ impl Actor for OperationActor {
             OperationMsg::Own { work, ended, requests } => run.own_ended(&me, work, ended, requests).await?,
             OperationMsg::OwnProgress { work, progress } => {
                 record::own_progress(&mut run.record.value, work, progress);
-                run.shared.board.publish(&run.record.value);
+                run.show();
                 return Ok(());
             }
             OperationMsg::Cancel(to) => run.cancel(to).await?,
@@ -162,6 +162,11 @@ impl Running {
         loop {
             if !self.settle().await? {
                 self.wake_after(me, STORE_AGAIN_AFTER);
+                return Ok(());
+            }
+            // By a write that was not answered: how it ended stands.
+            if finished(self.record.value.state()) {
+                me.stop(None);
                 return Ok(());
             }
             let now = self.shared.now();

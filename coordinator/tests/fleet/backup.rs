@@ -142,6 +142,9 @@ async fn a_node_that_stays_away_fails_the_backup_and_is_released_when_it_comes_b
     let mut operator = world.apply(&["n1", "n2"]).await;
     let one = world.peer("n1", &[("a", vec![1])]);
     let two = world.peer("n2", &[("a", vec![1])]);
+    // Who is not there when it begins is lost after the patience.
+    one.connected().await;
+    two.connected().await;
     two.hold("upload");
     let started = operator.start_backup().await.unwrap();
     operator

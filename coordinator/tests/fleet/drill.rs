@@ -119,7 +119,7 @@ async fn a_takeover_goes_on_with_a_drill() {
     peer.hold("drill");
     let begun = start(&mut operator, &[]).await;
     operator.until(&begun.id, |operation| task(operation, "n1", "drill").is_some()).await;
-    cluster.link(old).cut();
+    cluster.cut_off(old).await;
     let (_, mut operator) = cluster.leader_but(old).await;
     peer.let_go();
     let ended = cluster.finished(&begun.id).await;

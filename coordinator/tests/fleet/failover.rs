@@ -34,6 +34,7 @@ async fn backed_up(world: &World, settings: &[(&str, &str)], spares: &[&str]) ->
     assert_eq!(backup.state(), OperationState::Succeeded, "{backup:#?}");
     assert_eq!(backup.nodes, ["n1", "n2"], "spares have nothing to back up");
     two.cut().await;
+    operator.misses("n2").await;
     (operator, one, two)
 }
 
@@ -195,7 +196,7 @@ async fn an_agent_with_data_takes_its_seat_and_nothing_is_restored() {
     moved.cut().await;
     // Nobody was shut out.
     old.join();
-    old.connected().await;
+    operator.node_is("n2", |node| node.connected && node.instance == "instance-of-n2").await;
     assert_eq!((moved.restored(), spare.restored()), (None, None));
 }
 
@@ -240,14 +241,7 @@ async fn who_comes_back_in_time_keeps_the_place() {
     let plan = operator.0.plan_failover(request("n2", "")).await.unwrap().into_inner();
     assert!(plan.refusals.is_empty(), "{plan:#?}");
     old.join();
-    old.connected().await;
-    loop {
-        let nodes = operator.nodes().await;
-        if nodes.iter().any(|node| node.name == "n2" && node.connected) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    operator.node_is("n2", |node| node.connected).await;
     let error = from_status(operator.0.apply_failover(request("n2", "s1")).await.unwrap_err());
     assert!(error.what().contains("n2 is connected"), "{error:?}");
     assert_eq!(spare.restored(), None);
@@ -261,14 +255,9 @@ async fn what_was_emptied_is_restored_only_by_hand() {
     let (mut operator, _one, two) = backed_up(&world, &AUTOMATIC, &[]).await;
     two.set_empty(true);
     two.join();
-    two.connected().await;
-    let plan = loop {
-        let plan = operator.0.plan_failover(request("n2", "")).await.unwrap().into_inner();
-        if plan.refusals.is_empty() {
-            break plan;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
+    operator.node_is("n2", |node| node.connected).await;
+    let plan = operator.0.plan_failover(request("n2", "")).await.unwrap().into_inner();
+    assert_eq!(plan.refusals, Vec::<String>::new());
     assert!(plan.automatic.contains("only palinurus failover apply"), "{}", plan.automatic);
     assert!(operator.failovers().await.is_empty());
     let started = operator.0.apply_failover(request("n2", "")).await.unwrap().into_inner();

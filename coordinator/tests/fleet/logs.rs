@@ -118,7 +118,7 @@ impl Operator {
 
     /// Once there are so many backups, all operations ended.
     async fn until_backups(&mut self, count: usize) -> Vec<v1::Backup> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         loop {
             let running = v1::ListOperationsRequest { service: SERVICE.to_owned(), running: true };
             let running = self.0.list_operations(running).await.unwrap().into_inner().operations;
@@ -345,10 +345,10 @@ async fn who_loses_its_place_loses_its_grant_before_anything_is_restored() {
     let repository = world.repository().await;
     let epoch = repository.read(|state| state.leader().0).await;
     repository.raise_floor(epoch, At { lineage: old.lineage.id, position: 4_600 }).await.unwrap();
-    two.cut().await;
     let spare = world.peer_with("s1", &[], |config| config.data_empty = true);
-    spare.connected().await;
     spare.hold("restore");
+    spare.connected().await;
+    two.cut().await;
     let begun = operator.failover(0).await;
     let revoked = old.next().await;
     assert!(matches!(revoked.message, Some(log_reply::Message::Revoked(_))), "{revoked:?}");
@@ -414,7 +414,7 @@ async fn a_floor_rises_when_the_policy_says_so_and_not_under_a_recovery() {
     assert_eq!(retention().await, (vec![restore.id.clone()], 4_096, 30_000));
     peer.recovers(&restore.id);
     // Where the newest backup begins that is old enough.
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
         let (holds, floor, to) = retention().await;
         if floor == 16_384 {

@@ -25,6 +25,10 @@ async fn three(partial: &str) -> Three {
     let one = peer("n1", "one", vec![100]);
     let two = peer("n2", "deux", vec![200]);
     let three = peer("n3", "base", (300..340).collect());
+    // Who is not there when a backup begins is lost after the patience.
+    for peer in [&one, &two, &three] {
+        peer.connected().await;
+    }
     Three { world, operator, one, two, three }
 }
 
@@ -125,7 +129,8 @@ async fn allowed_the_others_take_over_and_the_backup_says_for_ever_that_it_is_pa
     let running = world.operator.until(&started.id, |_| true).await;
     assert_eq!(running.finished_ms, 0, "released while the others go on");
 
-    // And whoever leads next knows all that.
+    // And whoever leads next knows all that. It waits for the two as long as they need to find it.
+    world.world.apply_with(&["n1", "n2", "n3"], &[("patience", "10m"), ("partial", "allow")]).await;
     world.world.restart().await;
     let mut operator = world.world.operator().await;
     world.one.let_go();
@@ -239,14 +244,8 @@ async fn a_backup_of_nobody_is_none() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upload_that_failed_for_the_store_is_tried_again() {
     let mut world = three("allow").await;
-    world.two.fail("upload");
-    let started = world.operator.start_backup().await.unwrap();
-    let failed = |operation: &v1::Operation| {
-        task(operation, "n2", "upload").is_some_and(|task| task.state() == TaskState::TaskFailed)
-    };
-    world.operator.until(&started.id, failed).await;
-    world.two.mend();
-    let ended = world.operator.finished(&started.id).await;
+    world.two.fail_once("upload");
+    let ended = world.operator.backup().await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
     let attempts: Vec<(u32, TaskState)> = ended
         .tasks

@@ -64,6 +64,7 @@ struct Kept {
     running: BTreeMap<(String, String), (u32, CancellationToken)>,
     ended: BTreeMap<(String, String), v1::TaskReport>,
     fails: BTreeSet<&'static str>,
+    fails_once: BTreeSet<&'static str>,
     /// What its drills find.
     finds: BTreeSet<String>,
     /// How often each task began.
@@ -121,6 +122,11 @@ impl Peer {
 
     pub(crate) fn fail(&self, name: &'static str) {
         self.inner.kept().fails.insert(name);
+    }
+
+    /// The next one of that name, and none after it.
+    pub(crate) fn fail_once(&self, name: &'static str) {
+        self.inner.kept().fails_once.insert(name);
     }
 
     pub(crate) fn find(&self, what: &str) {
@@ -423,7 +429,11 @@ impl Inner {
             let work = async {
                 let mut held = inner.held.subscribe();
                 held.wait_for(|held| !held.contains(name.as_str())).await.unwrap();
-                if inner.kept().fails.contains(name.as_str()) {
+                let fails = {
+                    let mut kept = inner.kept();
+                    kept.fails_once.remove(name.as_str()) || kept.fails.contains(name.as_str())
+                };
+                if fails {
                     return Err(Error::unavailable("disk on fire").with_hint("put it out"));
                 }
                 // What is stored is known, so beginning again after a lost connection repeats nothing.

@@ -39,7 +39,9 @@ async fn looked<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), looking).await.unwrap_or_else(|_| panic!("in vain: {what}"))
+    tokio::time::timeout(Duration::from_secs(120), looking)
+        .await
+        .unwrap_or_else(|_| panic!("in vain: {what}"))
 }
 
 /// Once its power is as wanted.

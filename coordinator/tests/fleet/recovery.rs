@@ -3,6 +3,8 @@ use palinurus_proto::v1::{self, OperationState, TaskState};
 
 use crate::world::{World, task};
 
+const TASKS: [&str; 7] = ["inspect", "freeze", "snapshot", "thaw", "upload", "manifest", "release"];
+
 async fn goes_on_from(phase: &'static str) {
     let mut world = World::new().await;
     let mut operator = world.apply(&["n1", "n2"]).await;
@@ -67,21 +69,30 @@ async fn stopped_after_every_change_it_still_ends() {
     let mut world = World::new().await;
     let mut operator = world.apply(&["n1", "n2"]).await;
     let (one, two) = (world.peer("n1", &[("a", vec![1, 2])]), world.peer("n2", &[("a", vec![2, 3])]));
+    for task in TASKS {
+        one.hold(task);
+        two.hold(task);
+    }
     let started = operator.start_backup().await.unwrap();
     let mut seen = started.clone();
     let mut stops = 0;
+    // One more between two stops, however long it takes to look.
+    let mut next = TASKS.iter().flat_map(|task| [(&one, *task), (&two, *task)]);
     while seen.finished_ms == 0 {
         world.restart().await;
         stops += 1;
+        if let Some((peer, task)) = next.next() {
+            peer.let_go_of(task);
+        }
         let known = ended(&seen);
         let changed = |now: &v1::Operation| now.finished_ms > 0 || ended(now) > known;
         seen = world.operator().await.until(&started.id, changed).await;
     }
-    assert!(stops >= 6, "only {stops} stops");
+    assert!(stops >= 2 * TASKS.len(), "only {stops} stops");
     assert_eq!(seen.state(), OperationState::Succeeded, "{seen:#?}");
     for peer in [&one, &two] {
         peer.released(&started.id).await;
-        for task in ["inspect", "freeze", "snapshot", "thaw", "upload", "manifest", "release"] {
+        for task in TASKS {
             assert_eq!(peer.began(task), 1, "{task}");
         }
     }

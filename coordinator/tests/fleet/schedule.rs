@@ -19,6 +19,21 @@ fn after(moment: Timestamp) -> Timestamp {
     Schedule::read(SERVICE, &settings).unwrap().unwrap().after(moment).unwrap()
 }
 
+/// In the middle of a day: what is asked for now and a moment later is of one day, also at a quarter to three.
+async fn at_noon() -> World {
+    let mut world = noon();
+    world.start().await;
+    world
+}
+
+/// The same without a coordinator.
+fn noon() -> World {
+    let world = World::folders(|_| {});
+    go_to(&world, after(world.ahead.now()), Duration::ZERO);
+    world.ahead.by(HOUR * 9);
+    world
+}
+
 /// The clocks go to that long before the time.
 fn go_to(world: &World, time: Timestamp, before: Duration) {
     world.ahead.by(Duration::from_millis(time.0 - before.as_millis() as u64 - world.ahead.now().0));
@@ -49,7 +64,7 @@ fn run_of(operation: &v1::Operation) -> v1::ScheduledRun {
 
 /// A service with that schedule, and the time of its first backup a day or so later.
 async fn scheduled() -> (World, Peer, Timestamp) {
-    let world = World::new().await;
+    let world = at_noon().await;
     let mut operator = world.apply_with(&["n1"], &DAILY).await;
     let peer = world.peer("n1", &[("a", vec![1])]);
     let first = after(world.ahead.now());
@@ -146,7 +161,7 @@ async fn one_that_was_asked_for_does_for_the_time_that_comes_while_it_runs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_takes_over_makes_what_is_due_and_nothing_twice() {
-    let cluster = Cluster::new(2).await;
+    let cluster = Cluster::within(noon(), 2).await;
     let (old, mut operator) = cluster.leader().await;
     let settings = [("schedule", "daily"), ("backup_hour", "3")];
     operator.apply(cluster.world.service_with(&["n1"], &[], &settings)).await.unwrap();
@@ -156,13 +171,13 @@ async fn who_takes_over_makes_what_is_due_and_nothing_twice() {
     // Who leads follows a clock that is set but slowly: only the next leader sees that it is late.
     go_to(&cluster.world, first, Duration::ZERO);
     cluster.world.ahead.by(HOUR);
-    cluster.link(old).cut();
+    cluster.cut_off(old).await;
     let (new, mut operator) = cluster.leader_but(old).await;
     let [run] = &begun(&mut operator, 1).await[..] else { panic!("one") };
     operator.until(&run.id, |operation| task(operation, "n1", "upload").is_some()).await;
     cluster.link(old).mend();
     cluster.sees(old, |seen| seen.leader == cluster.name(new)).await;
-    cluster.link(new).cut();
+    cluster.cut_off(new).await;
     let (_, mut operator) = cluster.leader_but(new).await;
     peer.let_go();
     let ended = cluster.finished(&run.id).await;
@@ -174,7 +189,7 @@ async fn who_takes_over_makes_what_is_due_and_nothing_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_stands_for_its_settings_and_asks_before_backups_go() {
-    let world = World::new().await;
+    let world = at_noon().await;
     let mut operator = world.operator().await;
     let with = |plan: &str, settings: &[(&str, &str)]| v1::Service {
         plan: plan.to_owned(),
@@ -212,7 +227,7 @@ async fn a_plan_stands_for_its_settings_and_asks_before_backups_go() {
 /// A coordinator that has lost its state is told of the service anew.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_asks_also_where_the_repository_was_another_coordinator_s() {
-    let mut world = World::new().await;
+    let mut world = at_noon().await;
     let mut operator = world.apply(&["n1"]).await;
     let peer = world.peer("n1", &[("a", vec![1])]);
     operator.backup().await;

@@ -72,7 +72,7 @@ async fn a_takeover_goes_on_with_the_part_that_is_read() {
     let reads = |operation: &v1::Operation| task(operation, "n1", "verify").is_some();
     let before = operator.until(&scrub.id, reads).await;
 
-    cluster.link(old).cut();
+    cluster.cut_off(old).await;
     let (_, mut operator) = cluster.leader_but(old).await;
     peer.let_go();
     let ended = cluster.finished(&before.id).await;

@@ -31,6 +31,8 @@ async fn it_answers_reads_like_the_leader() {
     peer.let_go();
     let ended = last(watched).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
+    // Stored, and so told here, is what the leader has still to take note of.
+    operator.finished(&started.id).await;
 
     let services = standby.0.list_services(v1::ListServicesRequest {}).await.unwrap().into_inner().services;
     let service = v1::GetServiceRequest { service: SERVICE.to_owned() };
@@ -71,7 +73,7 @@ async fn last(mut watched: tonic::Streaming<v1::Operation>) -> v1::Operation {
             last = Some(operation);
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), watching).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(120), watching).await.unwrap();
     last.unwrap()
 }
 

@@ -53,7 +53,7 @@ async fn taken_over_in(phase: &'static str) {
     let before = fleet.stands_in(phase).await;
     let Fleet { cluster, old, .. } = &fleet;
     let (old, left) = (*old, cluster.cluster_at(*old).await);
-    cluster.link(old).cut();
+    cluster.cut_off(old).await;
     let (new, mut operator) = cluster.leader_but(old).await;
     fleet.two.let_go();
     let ended = fleet.cluster.finished(&before.id).await;
@@ -111,6 +111,12 @@ async fn taken_over_after_writes_that_were_not_answered() {
     let started = fleet.stands_in("upload").await;
     fleet.cluster.link(fleet.old).cut_answers();
     fleet.two.let_go();
+    // The other one sees what the old leader wrote of this.
+    let done = |operation: &v1::Operation| {
+        task(operation, "n2", "upload").is_some_and(|task| task.state() == TaskState::TaskDone)
+    };
+    fleet.cluster.operator(1 - fleet.old).await.until(&started.id, done).await;
+    fleet.cluster.lease_passes(fleet.old).await;
     fleet.cluster.leader_but(fleet.old).await;
     let ended = fleet.cluster.finished(&started.id).await;
     assert_eq!(ended.state(), OperationState::Succeeded, "{ended:#?}");
@@ -124,7 +130,7 @@ async fn taken_over_after_writes_that_were_not_answered() {
 /// It gives its lease back: nobody waits for that to pass.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_stopped_hands_over_at_once() {
-    let mut cluster = Cluster::with(2, std::time::Duration::from_secs(600)).await;
+    let mut cluster = Cluster::new(2).await;
     let (old, mut operator) = cluster.leader().await;
     operator.apply(cluster.world.service(&["n1"])).await.unwrap();
     let peer = cluster.world.peer("n1", &[("a", vec![1])]);
@@ -144,7 +150,7 @@ async fn a_cancelled_operation_stays_cancelled() {
     let started = fleet.stands_in("upload").await;
     let id = v1::GetOperationRequest { id: started.id.clone() };
     fleet.operator.0.cancel_operation(id).await.unwrap();
-    fleet.cluster.link(fleet.old).cut();
+    fleet.cluster.cut_off(fleet.old).await;
     fleet.cluster.leader_but(fleet.old).await;
     fleet.two.let_go();
     let ended = fleet.cluster.finished(&started.id).await;
@@ -162,7 +168,7 @@ async fn a_leader_that_slept_can_neither_write_nor_commit() {
     let mut fleet = fleet().await;
     let started = fleet.stands_in("manifest").await;
     let (old, before) = (fleet.old, fleet.cluster.cluster_at(fleet.old).await);
-    fleet.cluster.link(old).doze();
+    fleet.cluster.doze(old);
     let new = 1 - old;
     let led = fleet.cluster.sees(new, |seen| seen.leader == fleet.cluster.name(new)).await;
     assert!(led.epoch > before.epoch);
@@ -192,17 +198,11 @@ async fn the_state_is_away_for_everybody() {
     let started = fleet.stands_in("upload").await;
     let links = [fleet.cluster.link(0), fleet.cluster.link(1)];
     links.iter().for_each(palinurus_coordinator::state::Link::cut);
+    fleet.cluster.lease_passes(fleet.old).await;
     for member in [0, 1] {
         fleet.cluster.sees(member, |seen| seen.leader.is_empty()).await;
     }
-    // What was cut off may still be about to notice: then it answers as nobody's leader.
-    let old = fleet.old;
-    let refused = loop {
-        match fleet.cluster.operator(old).await.start_backup().await {
-            Err(e) if e.kind() == ErrorKind::Conflict => tokio::time::sleep(crate::cluster::TTL / 20).await,
-            other => break other.unwrap_err(),
-        }
-    };
+    let refused = fleet.cluster.operator(fleet.old).await.start_backup().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
     // An agent keeps what it has and goes on as far as it can alone.
     fleet.two.let_go();

@@ -68,7 +68,8 @@ impl World {
             listen: "127.0.0.1:0".to_owned(),
             state: directory.path().join("coordinator"),
             keys: vec![key.into()],
-            heartbeat: Duration::from_secs(1),
+            // A machine that stands still for a while makes nobody silent: sessions end when a test ends them.
+            heartbeat: Duration::from_secs(60),
             ..Config::default()
         };
         change(&mut config);
@@ -248,7 +249,7 @@ impl Operator {
 
     /// The failover of this number, from the first on, once it has begun.
     pub(crate) async fn failover(&mut self, number: usize) -> v1::Operation {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         loop {
             if let Some(found) = self.failovers().await.into_iter().nth(number) {
                 return found;
@@ -261,6 +262,20 @@ impl Operator {
     pub(crate) async fn backups(&mut self) -> Vec<v1::Backup> {
         let request = v1::ListBackupsRequest { service: SERVICE.to_owned() };
         self.0.list_backups(request).await.unwrap().into_inner().backups
+    }
+
+    /// Until the coordinator has noticed that the node's agent is gone.
+    pub(crate) async fn misses(&mut self, node: &str) {
+        self.node_is(node, |node| !node.connected).await;
+    }
+
+    pub(crate) async fn node_is(&mut self, name: &str, wanted: impl Fn(&v1::Node) -> bool) {
+        let looking = async {
+            while !self.nodes().await.iter().any(|node| node.name == name && wanted(node)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), looking).await.unwrap();
     }
 
     pub(crate) async fn nodes(&mut self) -> Vec<v1::Node> {

@@ -1,11 +1,12 @@
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 
 use super::*;
 use crate::entropy::SystemEntropy;
 use crate::error::ErrorKind;
 
 const LONG: Duration = Duration::from_secs(60);
+const NONBLOCK: i32 = rustix::fs::OFlags::NONBLOCK.bits() as i32;
 
 fn sh(script: &str, timeout: Duration) -> KeySource {
     KeySource::command(["sh", "-c", script].map(str::to_owned).to_vec(), timeout)
@@ -76,16 +77,34 @@ async fn is_killed_with_all_it_started_when_its_time_is_up() {
     let fifo = directory.path().join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
         .unwrap();
-    // The grandchild holds the FIFO open for writing; our reader sees its end when it is dead.
-    let reader = tokio::task::spawn_blocking({
-        let fifo = fifo.clone();
-        move || std::io::copy(&mut fs::File::open(fifo).unwrap(), &mut std::io::sink()).unwrap()
-    });
-    // One that hangs, and one that is done while what it started keeps its output open.
+    // The grandchild holds the FIFO open for writing: there is nothing to read while it lives, and an end without it.
+    let mut reader = fs::File::options().read(true).custom_flags(NONBLOCK).open(&fifo).unwrap();
+    let mut lives = || match std::io::Read::read(&mut reader, &mut [0]) {
+        Ok(read) => read > 0,
+        Err(e) => e.kind() == std::io::ErrorKind::WouldBlock,
+    };
+    // One that hangs, and one that is done while what it started keeps its output open. Its time is up when all of it
+    // runs, however slowly that starts.
     let script = format!("sleep 600 >{} & sleep 600", fifo.display());
-    let error = refused(sh(&script, Duration::from_millis(500))).await;
-    assert!(error.kind() == ErrorKind::Unavailable && error.what().contains("500ms"), "{error:?}");
-    reader.await.unwrap();
+    let (mut lived, mut time) = (false, Duration::from_millis(500));
+    while !lived {
+        let looking = async {
+            loop {
+                lived |= lives();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let error = tokio::select! {
+            error = refused(sh(&script, time)) => error,
+            () = looking => unreachable!(),
+        };
+        let said = humantime::format_duration(time).to_string();
+        assert!(error.kind() == ErrorKind::Unavailable && error.what().contains(&said), "{error:?}");
+        while lives() {
+            tokio::task::yield_now().await;
+        }
+        time *= 4;
+    }
     // Nor does it wait, or keep anything, for one that never stops printing.
     let error = refused(sh("exec yes", Duration::from_millis(500))).await;
     assert!(error.what().contains("500ms"), "{error:?}");

@@ -251,6 +251,24 @@ impl ClickHouse {
         PathBuf::from(self.sql(sql))
     }
 
+    /// Of each partition of a replicated table one part is left, the same on all replicas: nothing is merged any more.
+    pub async fn merged(replicas: &[&Self], table: &str) {
+        let of = format!("FROM system.parts WHERE active AND database = 'd' AND table = '{table}'");
+        let alone = |server: &Self| server.sql(format!("SELECT count() = uniqExact(partition) {of}")) == "1";
+        let parts = |server: &Self| server.sql(format!("SELECT name {of} ORDER BY name"));
+        wait("all that is to be merged is merged", || {
+            for server in replicas.iter().filter(|server| !alone(server)) {
+                server.sql(format!("OPTIMIZE TABLE d.{table} FINAL"));
+            }
+            for server in replicas {
+                server.sql(format!("SYSTEM SYNC REPLICA d.{table}"));
+            }
+            let first = parts(replicas[0]);
+            replicas.iter().all(|server| alone(server) && parts(server) == first).then_some(())
+        })
+        .await;
+    }
+
     /// What is frozen here, by anybody.
     pub fn frozen(&self) -> Vec<String> {
         let names = fs::read_dir(self.data.join("shadow")).into_iter().flatten();

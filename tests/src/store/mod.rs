@@ -1,9 +1,11 @@
 //! Object stores as real servers on loopback, in a directory that goes when the test ends. `tests/run` installs them in
 //! `target/tools`; a test without its server fails and says so.
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use palinurus_repository::ErrorKind;
@@ -25,7 +27,7 @@ pub use proxy::{Faults, Proxy};
 pub use tls::Ca;
 
 /// How long a server may take to begin.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 pub const BUCKET: &str = "lab";
 
 /// A running store. Killed when dropped.
@@ -172,17 +174,24 @@ fn command(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// Ports nobody has now. Not of those that the kernel gives out: a client's connection could take one before its server.
-pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+/// Ports that are this process's until it ends, also while nobody listens there: a test beside it gets others. Not of those
+/// that the kernel gives out: a client's connection could take one before its server, or between two of them.
+pub fn free_ports<const N: usize>() -> [u16; N] {
     const FIRST: u32 = 10_000;
     const PORTS: u32 = 22_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    static OURS: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let user = rustix::process::geteuid().as_raw();
+    let locks = std::env::temp_dir().join(format!("palinurus-ports-of-{user}"));
+    std::fs::create_dir_all(&locks).unwrap();
     [(); N].map(|()| {
         loop {
             let next =
                 std::process::id().wrapping_mul(131).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
             let port = u16::try_from(FIRST + next % PORTS).unwrap();
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            let lock = File::options().create(true).append(true).open(locks.join(port.to_string())).unwrap();
+            if lock.try_lock().is_ok() && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                OURS.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
                 return port;
             }
         }

@@ -15,7 +15,17 @@ struct World {
 }
 
 impl World {
+    /// Between being found free and being listened on, a port may become somebody else's.
     async fn start() -> Self {
+        for _ in 0..3 {
+            if let Some(world) = Self::try_start().await {
+                return world;
+            }
+        }
+        panic!("ClickHouse ends as soon as it has started");
+    }
+
+    async fn try_start() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         for name in ["data", "tmp", "files", "schemas", "spool", "state"] {
@@ -49,13 +59,16 @@ impl World {
             .stderr(Stdio::null())
             .spawn()
             .expect("no /usr/sbin/clickhouse-server: apt-get install clickhouse-server, or run tests/run");
-        let world = Self { server, dir, port };
+        let mut world = Self { server, dir, port };
         let client = Client::new(world.config());
-        for _ in 0..600 {
+        for _ in 0..2400 {
+            if world.server.try_wait().unwrap().is_some() {
+                return None;
+            }
             if client.run("SELECT 1").await.is_ok() {
                 client.run("CREATE TABLE t (a UInt64) ENGINE = MergeTree ORDER BY a").await.unwrap();
                 client.run("INSERT INTO t SELECT number FROM numbers(1000)").await.unwrap();
-                return world;
+                return Some(world);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -86,7 +86,7 @@ impl Running {
             }
         } else if progress {
             self.record.value = next;
-            self.shared.board.publish(&self.record.value);
+            self.show();
         }
         for report in reports.iter().filter(|report| ended(report.state())) {
             self.send(node, acknowledge(report));

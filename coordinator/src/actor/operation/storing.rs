@@ -4,9 +4,17 @@ use palinurus_repository::ErrorKind;
 use ractor::ActorProcessingErr;
 
 use super::Running;
+use crate::operation::finished;
 use crate::state::{Expect, Versioned};
 
 impl Running {
+    /// Its end is shown by the service, when the next one may begin: who is told of it does not meet it any more.
+    pub(super) fn show(&self) {
+        if !finished(self.record.value.state()) {
+            self.shared.board.publish(&self.record.value);
+        }
+    }
+
     /// Looks whether a write that was not answered has landed: then that is the record to go on from. False when that
     /// cannot be told now.
     pub(super) async fn settle(&mut self) -> Result<bool, ActorProcessingErr> {
@@ -20,7 +28,7 @@ impl Running {
                 if stored.revision > self.record.revision {
                     self.record = stored;
                     self.doubt = false;
-                    self.shared.board.publish(&self.record.value);
+                    self.show();
                 }
                 Ok(true)
             }
@@ -35,7 +43,7 @@ impl Running {
             Ok(revision) => {
                 self.doubt = false;
                 self.record = Versioned { value: next, revision };
-                self.shared.board.publish(&self.record.value);
+                self.show();
                 Ok(true)
             }
             Err(e) if e.kind() == ErrorKind::Unavailable => {

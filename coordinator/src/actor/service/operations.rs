@@ -216,6 +216,7 @@ impl Service {
             return; // the next leader goes on from the record
         }
         if finished(operation.value.state()) {
+            self.shared.board.publish(&operation.value);
             self.retire(operation).await;
             self.clean_later(me);
             let _ = me.cast(ServiceMsg::Resume);

@@ -3,14 +3,18 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
 use palinurus_repository::{Entropy, SystemEntropy};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(120);
+const TICK: Duration = Duration::from_millis(20);
 
 pub(crate) struct Etcd {
     pub(crate) directory: tempfile::TempDir,
@@ -193,6 +197,35 @@ fn members(count: usize, scheme: &str) -> Vec<Member> {
 
 fn host(url: &str) -> &str {
     url.split_once("://").unwrap().1.rsplit_once(':').unwrap().0
+}
+
+/// How long this process stood still since it began to look, as on a machine that has too much to do. No claim of how soon
+/// something happens can count that.
+pub(crate) struct Standstill {
+    late_ms: Arc<AtomicU64>,
+    _looking: AbortOnDropHandle<()>,
+}
+
+impl Standstill {
+    pub(crate) fn watch() -> Self {
+        let late_ms = Arc::new(AtomicU64::new(0));
+        let sum = late_ms.clone();
+        let looking = async move {
+            loop {
+                let from = Instant::now();
+                tokio::time::sleep(TICK).await;
+                let late = from.elapsed().saturating_sub(TICK * 2);
+                sum.fetch_add(late.as_millis() as u64, Ordering::Relaxed);
+            }
+        };
+        Self { late_ms, _looking: AbortOnDropHandle::new(tokio::spawn(looking)) }
+    }
+
+    /// Until now, the last of it included.
+    pub(crate) async fn total(&self) -> Duration {
+        tokio::time::sleep(TICK * 4).await;
+        Duration::from_millis(self.late_ms.load(Ordering::Relaxed))
+    }
 }
 
 /// Polls what a test waits for, against a deadline.

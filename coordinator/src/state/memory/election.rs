@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palinurus_repository::{Epoch, Result};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -62,7 +62,7 @@ impl Election for MemoryElection {
             link.awake().await;
             link.whole().await;
             written.borrow_and_update();
-            let began = Instant::now();
+            let began = store.now();
             if let Some(epoch) = store.take(&self.name, address, self.ttl) {
                 return Ok(self.lease(epoch, began));
             }
@@ -70,7 +70,7 @@ impl Election for MemoryElection {
             tokio::select! {
                 biased;
                 _ = written.changed() => {}
-                () = sleep_until(until) => {}
+                () = store.until(until) => {}
             }
         }
     }
@@ -102,7 +102,7 @@ async fn follow_leader(access: Access, leader: watch::Sender<Option<Leader>>) {
             biased;
             _ = written.changed() => {}
             _ = reach.changed() => {}
-            () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+            () = access.store.until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
         }
     }
 }
@@ -112,9 +112,9 @@ async fn keep(access: Access, epoch: Epoch, ttl: Duration, began: Instant, over:
     let Access { store, link } = access;
     let usable = ttl - ttl / MARGIN;
     let mut until = began + usable;
-    while Instant::now() < until {
+    while store.now() < until {
         // Counted from before the call: the store's own count cannot have begun earlier.
-        let sent = Instant::now();
+        let sent = store.now();
         match link.call("renew the lease", || store.renew(epoch, ttl)) {
             Ok(true) => until = sent + usable,
             Ok(false) => break,
@@ -122,7 +122,7 @@ async fn keep(access: Access, epoch: Epoch, ttl: Duration, began: Instant, over:
         }
         tokio::select! {
             biased;
-            () = sleep_until(until) => {}
+            () = store.until(until) => {}
             () = sleep(ttl / RENEWALS) => {}
         }
         link.awake().await;

@@ -16,6 +16,8 @@ pub struct MemoryStore {
     inside: Mutex<Inside>,
     /// The revision; carries no data.
     pub(super) written: watch::Sender<u64>,
+    /// What leases' time is ahead of the clock.
+    ahead: watch::Sender<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -37,27 +39,54 @@ impl MemoryStore {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// So much of every lease is over at once, for the store and for whoever holds it: a test need not wait for it, and
+    /// leases may last for longer than a machine stands still.
+    pub fn pass(&self, time: Duration) {
+        self.ahead.send_modify(|ahead| *ahead += time);
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        Instant::now() + *self.ahead.borrow()
+    }
+
+    /// Until that moment has come.
+    pub(super) async fn until(&self, moment: Instant) {
+        let mut ahead = self.ahead.subscribe();
+        loop {
+            let left = moment.saturating_duration_since(Instant::now() + *ahead.borrow_and_update());
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(left) => return,
+                _ = ahead.changed() => {}
+            }
+        }
+    }
+
     /// As the store sees it: whose lease has passed does not lead, whatever it believes.
     pub(super) fn holder(&self) -> Option<Holder> {
-        self.inside().holder.clone().filter(|holder| holder.until > Instant::now())
+        self.led(&self.inside()).cloned()
+    }
+
+    fn led<'a>(&self, inside: &'a Inside) -> Option<&'a Holder> {
+        inside.holder.as_ref().filter(|holder| holder.until > self.now())
     }
 
     /// None while another holds the lease.
     pub(super) fn take(&self, name: &str, address: &str, ttl: Duration) -> Option<Epoch> {
-        if self.holder().is_some() {
+        let mut inside = self.inside();
+        if self.led(&inside).is_some() {
             return None;
         }
-        let mut inside = self.inside();
         let epoch = Epoch(self.count(&mut inside));
         let leader = Leader { name: name.to_owned(), address: address.to_owned(), epoch };
-        inside.holder = Some(Holder { leader, until: Instant::now() + ttl });
+        inside.holder = Some(Holder { leader, until: self.now() + ttl });
         Some(epoch)
     }
 
     /// False when it is lost.
     pub(super) fn renew(&self, epoch: Epoch, ttl: Duration) -> bool {
-        let now = Instant::now();
         let mut inside = self.inside();
+        let now = self.now();
         let held = inside.holder.as_mut().filter(|holder| holder.leader.epoch == epoch && holder.until > now);
         held.map(|holder| holder.until = now + ttl).is_some()
     }
@@ -88,10 +117,10 @@ impl MemoryStore {
 
     /// Writes the value, or deletes the record.
     pub(super) fn write(&self, epoch: Epoch, key: &str, value: Option<Bytes>, expect: Expect) -> Result<u64> {
-        if self.holder().is_none_or(|holder| holder.leader.epoch != epoch) {
+        let mut inside = self.inside();
+        if self.led(&inside).is_none_or(|holder| holder.leader.epoch != epoch) {
             return Err(Error::fenced(format!("write the record {key}: epoch {epoch} leads no longer")));
         }
-        let mut inside = self.inside();
         let found = inside.records.get(key).map(|record| record.revision);
         let holds = match expect {
             Expect::Any => true,

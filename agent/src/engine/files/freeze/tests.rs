@@ -92,7 +92,9 @@ async fn until(world: &World, state: &State) {
 async fn the_dead_mans_timer_thaws_and_the_snapshot_learns_it() {
     let world = World::new();
     let freezer = world.freezer();
-    freeze(&freezer, "op1", Duration::from_millis(200)).await.unwrap();
+    freeze(&freezer, "op1", LONG).await.unwrap();
+    // Asked for again: the command, which has no more time than the dead man, is not run for that.
+    freeze(&freezer, "op1", Duration::from_millis(20)).await.unwrap();
     let early = early(TIME_UP);
     until(&world, &early).await;
     let error = freezer.check("op1").await.unwrap_err();

@@ -18,9 +18,9 @@ async fn the_next_one_leads_at_once_when_one_resigns_and_everybody_knows() {
     let etcd = Etcd::start().await;
     let config = config(&etcd, LONG);
     let (one, two) = (election(&config, "c1").await, election(&config, "c2").await);
-    let first = within(LONG, "it leads", one.campaign("a:1")).await.unwrap();
+    let first = within(WAIT, "it leads", one.campaign("a:1")).await.unwrap();
     let mut known = two.leader();
-    let seen = within(LONG, "it is known", known.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
+    let seen = within(WAIT, "it is known", known.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
     assert_eq!((&*seen.name, &*seen.address, seen.epoch), ("c1", "a:1", first.state.epoch()));
 
     let standing = async { (two.campaign("b:2").await.unwrap(), Instant::now()) };
@@ -32,13 +32,13 @@ async fn the_next_one_leads_at_once_when_one_resigns_and_everybody_knows() {
         (old, Instant::now())
     };
     let ((second, led), (old, resigned)) = tokio::join!(standing, resigning);
-    assert!(led - resigned < LEASE / 2, "{:?}", led - resigned);
+    assert!(led - resigned < SOON, "{:?}", led - resigned);
     assert!(second.state.epoch() > old.epoch());
     fenced(&*old).await;
     second.state.put("x", bytes::Bytes::new(), Expect::Absent).await.unwrap();
     let mut known = one.leader();
     let newer = |leader: &Option<crate::state::Leader>| leader.as_ref().is_some_and(|l| l.name == "c2");
-    within(LONG, "it is known", known.wait_for(newer)).await.unwrap();
+    within(WAIT, "it is known", known.wait_for(newer)).await.unwrap();
 }
 
 /// A process that is gone resigns nothing.
@@ -49,12 +49,12 @@ async fn a_leader_that_is_gone_is_replaced_when_its_lease_ends() {
     let (one, two) = (election(&config, "c1").await, election(&config, "c2").await);
     let first = lead(&one).await;
     let over = first.over.clone();
-    let gone = Instant::now();
+    let (standstill, gone) = (Standstill::watch(), Instant::now());
     drop(first);
-    within(LEASE, "nobody renews it any more", over.cancelled()).await;
+    within(WAIT, "nobody renews it any more", over.cancelled()).await;
     drop(lead(&two).await);
     let took = gone.elapsed();
-    assert!(took < LEASE + Duration::from_secs(2), "{took:?}");
+    assert!(took < LEASE + Duration::from_secs(4) + standstill.total().await, "{took:?}");
     println!("takeover after {took:?}, lease {LEASE:?}");
 }
 
@@ -64,9 +64,9 @@ async fn without_its_key_it_leads_no_longer() {
     let election = election(&config(&etcd, LONG), "c1").await;
     let lease = lead(&election).await;
     let mut known = election.leader();
-    within(LONG, "it is known", known.wait_for(Option::is_some)).await.unwrap();
+    within(WAIT, "it is known", known.wait_for(Option::is_some)).await.unwrap();
     etcd.client().await.delete("palinurus/leader", None).await.unwrap();
-    within(LEASE, "it is over", lease.over.cancelled()).await;
+    within(WAIT, "it is over", lease.over.cancelled()).await;
     fenced(&*lease.state).await;
 }
 
@@ -92,7 +92,7 @@ async fn without_its_lease_it_leads_no_longer() {
     let all = admin.leases().await.unwrap();
     assert_eq!(all.leases().len(), 1);
     admin.lease_client().revoke(all.leases()[0].id()).await.unwrap();
-    within(LONG, "it is over", lease.over.cancelled()).await;
+    within(WAIT, "it is over", lease.over.cancelled()).await;
     fenced(&*lease.state).await;
 }
 
@@ -100,10 +100,16 @@ async fn without_its_lease_it_leads_no_longer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_leads_for_longer_than_a_lease() {
     let etcd = Etcd::start().await;
-    let election = election(&config(&etcd, LEASE), "c1").await;
+    let config = EtcdConfig { lease: LEASE * 3, ..config(&etcd, LEASE) };
+    let election = election(&config, "c1").await;
     let lease = lead(&election).await;
-    assert!(tokio::time::timeout(LEASE * 2, lease.over.cancelled()).await.is_err());
-    lease.state.put("x", bytes::Bytes::new(), Expect::Absent).await.unwrap();
+    let standstill = Standstill::watch();
+    let over = tokio::time::timeout(LEASE * 4, lease.over.cancelled()).await.is_ok();
+    // Who could not renew it must not lead for longer.
+    if standstill.total().await < LEASE / 2 {
+        assert!(!over);
+        lease.state.put("x", bytes::Bytes::new(), Expect::Absent).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,13 +118,14 @@ async fn it_is_over_before_its_time_when_etcd_is_frozen() {
     let election = election(&config(&etcd, LEASE), "c1").await;
     let lease = lead(&election).await;
     etcd.pause(0).await;
-    let frozen = Instant::now();
-    within(LEASE, "it is over", lease.over.cancelled()).await;
-    assert!(frozen.elapsed() < LEASE, "{:?}", frozen.elapsed());
+    let (standstill, frozen) = (Standstill::watch(), Instant::now());
+    within(WAIT, "it is over", lease.over.cancelled()).await;
+    let took = frozen.elapsed();
+    assert!(took < LEASE + standstill.total().await, "{took:?}");
     fenced(&*lease.state).await;
     lease.resign.resign().await;
     let mut known = election.leader();
-    within(LONG * 2, "it is forgotten", known.wait_for(Option::is_none)).await.unwrap();
+    within(WAIT, "it is forgotten", known.wait_for(Option::is_none)).await.unwrap();
     etcd.resume(0);
     let second = lead(&election).await;
     second.state.put("x", bytes::Bytes::new(), Expect::Any).await.unwrap();
@@ -146,7 +153,7 @@ async fn either_clock_ends_it() {
     let election = election_by(&config, "c1", Arc::new(clock.clone())).await;
     let lease = lead(&election).await;
     clock.advance(LONG * 3 / 5);
-    assert!(tokio::time::timeout(LONG / 3, lease.over.cancelled()).await.is_err(), "renewed meanwhile");
+    assert!(tokio::time::timeout(LEASE, lease.over.cancelled()).await.is_err(), "less than is left of it");
     // More than was left of it at any moment.
     clock.advance(LONG);
     fenced(&*lease.state).await;
@@ -154,7 +161,7 @@ async fn either_clock_ends_it() {
     lease.resign.resign().await;
     let lease = lead(&election).await;
     clock.advance(LONG);
-    within(Duration::from_secs(1), "it is over without anybody asking", lease.over.cancelled()).await;
+    within(WAIT, "it is over without anybody asking", lease.over.cancelled()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -173,7 +180,7 @@ async fn of_many_one_leads() {
         let won = won.unwrap();
         assert!(won.state.epoch() > last);
         last = won.state.epoch();
-        let second = tokio::time::timeout(LONG / 16, futures::future::select_all(&mut others)).await;
+        let second = tokio::time::timeout(IMPATIENT, futures::future::select_all(&mut others)).await;
         assert!(second.is_err(), "two lead");
         won.resign.resign().await;
         drop(others);

@@ -7,7 +7,7 @@ use super::*;
 use crate::state::{Change, Expect};
 
 async fn next(followed: &mut BoxStream<'static, Change>) -> Change {
-    within(Duration::from_secs(20), "a change", followed.next()).await.unwrap()
+    within(WAIT, "a change", followed.next()).await.unwrap()
 }
 
 fn keys(change: &Change) -> Vec<&str> {
@@ -82,7 +82,7 @@ async fn away_is_said_once_and_everything_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_member_takes_over_a_follower() {
     let mut etcd = Etcd::with(3, Setup::default()).await;
-    let election = election(&patient(&etcd), "c1").await;
+    let election = election(&config(&etcd, LONG), "c1").await;
     let mut followed = election.reader().follow("f/");
     assert_eq!(keys(&next(&mut followed).await), Vec::<&str>::new());
     let lease = lead(&election).await;

@@ -34,7 +34,7 @@ fn said(error: &Error, kind: ErrorKind, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prefix_belongs_to_one_cluster() {
     let etcd = Etcd::start().await;
-    let ours = config(&etcd, LEASE);
+    let ours = config(&etcd, LONG);
     let first = election(&ours, "c1").await;
     let lease = lead(&first).await;
     lease.state.put("x", Bytes::new(), Expect::Absent).await.unwrap();
@@ -79,7 +79,7 @@ async fn too_large_and_full_are_told_apart() {
             }
         }
     };
-    let error = within(LONG, "it is full", full).await;
+    let error = within(WAIT, "it is full", full).await;
     said(&error, ErrorKind::Unavailable, &["etcd is full", "alarm disarm"]);
     assert!(lease.state.get("x").await.unwrap().is_some(), "reading goes on");
 }
@@ -89,6 +89,7 @@ async fn without_a_quorum_it_says_so() {
     let mut etcd = Etcd::with(3, Setup::default()).await;
     let mut config = config(&etcd, LONG);
     config.endpoints.rotate_left(1);
+    config.timeout = IMPATIENT * 2;
     let election = election(&config, "c1").await;
     let lease = lead(&election).await;
     etcd.kill(0);
@@ -102,7 +103,7 @@ async fn without_a_quorum_it_says_so() {
             }
         }
     };
-    said(&within(LONG, "it says so", told).await, ErrorKind::Unavailable, &["no quorum"]);
+    said(&within(WAIT, "it says so", told).await, ErrorKind::Unavailable, &["no quorum"]);
 }
 
 const PASSWORD: &str = "swordfish";
@@ -131,12 +132,7 @@ async fn with_users(arguments: &'static [&'static str]) -> (Etcd, EtcdConfig) {
     admin.auth_enable().await.unwrap();
     let password_file = etcd.directory.path().join("password");
     std::fs::write(&password_file, format!("{PASSWORD}\n")).unwrap();
-    let config = EtcdConfig {
-        user: "palinurus".to_owned(),
-        password_file,
-        timeout: Duration::from_secs(2),
-        ..config(&etcd, LONG)
-    };
+    let config = EtcdConfig { user: "palinurus".to_owned(), password_file, ..config(&etcd, LONG) };
     (etcd, config)
 }
 
@@ -178,7 +174,7 @@ async fn tokens_that_run_out_are_replaced() {
     for round in 0..3 {
         // Until a token taken now has run out; those taken before have too.
         raw.refresh_token().await.unwrap();
-        within(LONG, "the token has run out", async {
+        within(WAIT, "the token has run out", async {
             while raw.get("palinurus/x", None).await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -197,7 +193,7 @@ async fn tokens_that_run_out_are_replaced() {
             }
         }
     };
-    within(LONG, "all is followed", all).await;
+    within(WAIT, "all is followed", all).await;
     assert!(!lease.over.is_cancelled());
 }
 
@@ -273,6 +269,7 @@ async fn certificates_are_checked_on_both_sides() {
     suite::run(lead(&election).await.state).await;
 
     std::fs::write(file("other.pem"), Authority::new().0.pem()).unwrap();
+    let good = EtcdConfig { timeout: IMPATIENT * 3, ..good };
     let stranger = EtcdConfig { ca: file("other.pem"), ..good.clone() };
     unavailable(&stranger, &["UnknownIssuer", "`ca`"]).await;
     let nobody = EtcdConfig { certificate: PathBuf::new(), key: PathBuf::new(), ..good.clone() };
@@ -292,6 +289,7 @@ async fn an_etcd_without_tls_is_told_from_one_that_is_away() {
     let encrypted = EtcdConfig {
         endpoints: plain.endpoints.iter().map(|endpoint| endpoint.replace("http", "https")).collect(),
         ca: etcd.directory.path().join("ca.pem"),
+        timeout: IMPATIENT * 3,
         ..plain
     };
     unavailable(&encrypted, &["begins with http://"]).await;

@@ -6,6 +6,13 @@ use tokio::time::Instant;
 use super::*;
 use crate::state::Expect;
 
+/// Long enough to look while a try is under way and others are left, and short enough to wait for one to be given up.
+const TRY: Duration = Duration::from_secs(4);
+
+fn late(etcd: &Etcd) -> EtcdConfig {
+    EtcdConfig { timeout: TRY, ..config(etcd, LONG) }
+}
+
 fn value(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
@@ -14,7 +21,7 @@ fn value(text: &'static str) -> Bytes {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lands_late_is_found() {
     let etcd = Etcd::start().await;
-    let election = election(&config(&etcd, LONG), "c1").await;
+    let election = election(&late(&etcd), "c1").await;
     let lease = lead(&election).await;
     let state = lease.state.clone();
     let first = state.put("x", value("one"), Expect::Absent).await.unwrap();
@@ -31,7 +38,7 @@ async fn what_lands_late_is_found() {
         tokio::spawn(async move { state.delete("y", Expect::At(first + 1)).await })
     };
     // The first try is given up on, the next is under way.
-    until("a try is late", || sent.elapsed() > Duration::from_millis(700)).await;
+    until("a try is late", || sent.elapsed() > TRY + TRY / 8).await;
     assert!(!writing.is_finished() && !deleting.is_finished());
     etcd.resume(0);
     let second = writing.await.unwrap().unwrap();
@@ -44,7 +51,7 @@ async fn what_lands_late_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_answered_in_time_is_unknown_and_not_failed() {
     let etcd = Etcd::start().await;
-    let election = election(&config(&etcd, LONG), "c1").await;
+    let election = election(&EtcdConfig { timeout: TRY / 2, ..config(&etcd, LONG) }, "c1").await;
     let lease = lead(&election).await;
     let first = lease.state.put("x", value("one"), Expect::Absent).await.unwrap();
     lease.state.put("any", value("one"), Expect::Any).await.unwrap();
@@ -73,7 +80,7 @@ async fn what_is_not_answered_in_time_is_unknown_and_not_failed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_first_is_told_from_history() {
     let etcd = Etcd::start().await;
-    let election = election(&config(&etcd, LONG), "c1").await;
+    let election = election(&late(&etcd), "c1").await;
     let state = lead(&election).await;
     let first = state.state.put("x", value("one"), Expect::Absent).await.unwrap();
     etcd.pause(0).await;
@@ -82,7 +89,7 @@ async fn who_was_first_is_told_from_history() {
         let state = state.state.clone();
         tokio::spawn(async move { (text, state.put("x", value(text), Expect::At(first)).await) })
     });
-    until("a try is late", || sent.elapsed() > Duration::from_millis(700)).await;
+    until("a try is late", || sent.elapsed() > TRY + TRY / 8).await;
     etcd.resume(0);
     let mut won = Vec::new();
     for writer in writers {
