@@ -18,11 +18,14 @@ use crate::warning::{Warning, Warnings};
 
 pub(crate) mod judge;
 mod largest;
+mod remote;
 mod tree;
 pub(crate) mod wire;
 
 pub use judge::Judge;
 use largest::Largest;
+pub(crate) use remote::Readable;
+pub use remote::{ReadAt, Remote};
 pub use tree::Tree;
 pub(crate) use tree::{link_name, open_root, resolve_beneath};
 

@@ -291,7 +291,7 @@ async fn a_restore_that_is_stopped_goes_on_and_no_row_comes_twice() {
 
 /// Two replicas and the ZooKeeper where they meet.
 pub(crate) async fn replicas(version: Version) -> (World, Vec<ClickHouse>, ZooKeeper) {
-    let Cluster { world, servers, keeper } = Cluster::start(version, &[("n1", "s1"), ("n2", "s1")]).await;
+    let Cluster { world, servers, keeper, .. } = Cluster::start(version, &[("n1", "s1"), ("n2", "s1")]).await;
     (world, servers.into_values().collect(), keeper)
 }
 

@@ -1,7 +1,9 @@
 //! ClickHouse's disks, and its tables that have no parts.
 use palinurus_proto::v1::OperationState;
+use palinurus_repository::storage::{list_all, open};
 use palinurus_tests::World;
 use palinurus_tests::clickhouse::{ClickHouse, Version};
+use palinurus_tests::store::Server;
 use palinurus_tests::world::files_below;
 
 use crate::clickhouse::{replicas, restored_afresh, restored_together, world};
@@ -111,7 +113,8 @@ async fn tables_on_several_disks_come_back_to_them_or_to_the_first() {
 async fn objects_are_copied_once_and_stay_the_servers_own() {
     let (mut world, mut server) = world(Version::New).await;
     server.stop().await;
-    server.configure(&disks(&world));
+    let without = "<enable_system_unfreeze>false</enable_system_unfreeze>";
+    server.configure(&format!("{}{without}", disks(&world)));
     server.start().await;
     server.sql("CREATE DATABASE d");
     for (table, settings) in [("cooled", "storage_policy = 'cooled'"), ("cold", "disk = 'objects'")] {
@@ -133,6 +136,13 @@ async fn objects_are_copied_once_and_stay_the_servers_own() {
     let there = objects();
     assert_ne!(there.len(), 0);
     world.start().await;
+    let operation = world.start_backup().await;
+    let failure = world.ended(&operation.id).await.failure.unwrap();
+    assert!(failure.hint.contains("enable_system_unfreeze"), "{failure:?}");
+    assert_eq!((frozen(&world), objects()), (Vec::new(), there.clone()));
+    server.stop().await;
+    server.configure(&disks(&world));
+    server.start().await;
     for _ in 0..2 {
         world.backup().await;
         assert_eq!((frozen(&world), objects()), (Vec::new(), there.clone()));
@@ -150,6 +160,101 @@ async fn objects_are_copied_once_and_stay_the_servers_own() {
     server.sql("ALTER TABLE d.cooled MOVE PARTITION ID '0' TO VOLUME 'cold'");
     assert_eq!(seen(&server), before);
     world.backup().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_in_a_store_are_read_there_and_nothing_else_is_done_to_them() {
+    let store = Server::weed_with_identities(&[("reader", &["Read"])]).await;
+    let url = store.url("ch/disk");
+    let (endpoint, _) = url.split_once("endpoint=").unwrap().1.split_once('&').unwrap();
+    let disk = |more: &str| {
+        format!(
+            "<type>object_storage</type><object_storage_type>s3</object_storage_type><metadata_type>local</metadata_type>\
+             <endpoint>{endpoint}/lab/ch/disk/{more}</endpoint><access_key_id>labkey</access_key_id>\
+             <secret_access_key>labsecret</secret_access_key>"
+        )
+    };
+    let (mut world, mut server) = world(Version::New).await;
+    let settings = format!(
+        "<storage_configuration><disks><far>{}</far><under>{}</under>\
+         <before><type>cache</type><disk>under</disk><path>before/</path><max_size>100Mi</max_size></before></disks>\
+         <policies><cooled><volumes><hot><disk>default</disk></hot><cold><disk>far</disk></cold></volumes></cooled>\
+         <cached><volumes><one><disk>before</disk></one></volumes></cached></policies></storage_configuration>",
+        disk(""),
+        disk("under/"),
+    );
+    server.stop().await;
+    server.configure(&settings);
+    server.start().await;
+    server.sql("CREATE DATABASE d");
+    let tables = [
+        ("cooled", "storage_policy = 'cooled'"),
+        ("cold", "disk = 'far', min_bytes_for_wide_part = 0"),
+        ("cached", "storage_policy = 'cached'"),
+    ];
+    for (table, settings) in tables {
+        server.sql(format!(
+            "CREATE TABLE d.{table} (a UInt64, s UInt64) ENGINE = MergeTree PARTITION BY a % 2 ORDER BY a \
+             SETTINGS {settings}"
+        ));
+        server.sql(format!("INSERT INTO d.{table} SELECT number, rand64() FROM numbers(20000)"));
+    }
+    server.sql("ALTER TABLE d.cooled MOVE PARTITION ID '1' TO VOLUME 'cold'");
+    // More than is asked of the store at a time.
+    server.sql("CREATE TABLE d.large (s String) ENGINE = MergeTree ORDER BY tuple() SETTINGS disk = 'far'");
+    server.sql("INSERT INTO d.large SELECT randomString(1000000) FROM numbers(20)");
+    let seen = |server: &ClickHouse| {
+        let sums = tables.map(|(table, _)| format!("SELECT count(), sum(cityHash64(a, s)) FROM d.{table}"));
+        let large = "SELECT count(), sum(cityHash64(s)) FROM d.large".to_owned();
+        sums.into_iter().chain([large]).map(|sql| server.sql(sql)).collect::<Vec<_>>()
+    };
+    let frozen = |world: &World| {
+        let shadows = ["data", "data/disks/far", "data/disks/under"];
+        shadows
+            .iter()
+            .flat_map(|disk| files_below(&world.path("n1").join(disk).join("shadow")))
+            .filter(|path| !path.ends_with("increment.txt"))
+            .collect::<Vec<_>>()
+    };
+    let before = seen(&server);
+    let owner = open(&store.url("ch")).unwrap();
+    let there = list_all(&*owner, "").await.unwrap();
+    assert!(there.iter().map(|object| object.size).sum::<u64>() > 20_000_000);
+    world.start().await;
+    let operation = world.start_backup().await;
+    let failure = world.ended(&operation.id).await.failure.unwrap();
+    assert!(failure.message.contains("may lie on disk"), "{failure:?}");
+    assert!(failure.hint.contains("engine.objects."), "{failure:?}");
+
+    // Of one who may do no more.
+    let reader = store.path("reader");
+    std::fs::write(&reader, "[default]\naws_access_key_id = reader\naws_secret_access_key = hunter2\n")
+        .unwrap();
+    let lines = [("far", ""), ("under", "/under")].map(|(disk, more)| {
+        let url = format!("s3://lab/ch/disk{more}?endpoint={endpoint}&credentials={}", reader.display());
+        format!("objects.{disk}.url = {url:?}\n")
+    });
+    world.engine = lines.concat();
+    world.stop_agent("n1").await;
+    world.start_agent("n1");
+    world.joined().await;
+    for _ in 0..2 {
+        world.backup().await;
+        assert_eq!(frozen(&world), Vec::<std::path::PathBuf>::new());
+        assert_eq!(list_all(&*owner, "").await.unwrap(), there);
+    }
+    let mut read: Vec<u64> = world.backups().await.iter().map(|backup| backup.nodes[0].bytes_read).collect();
+    read.sort_unstable();
+    assert!(read[0] < 100_000 && read[1] > 20_000_000, "{read:?}: of what is known no byte is read");
+
+    // A freeze takes none of them from the server, which removes them with their tables.
+    server.sql("DROP DATABASE d SYNC");
+    assert_eq!(list_all(&*owner, "").await.unwrap(), Vec::new());
+    restored_afresh(&world, &mut server).await;
+    assert_eq!(seen(&server), before);
+    server.sql("ALTER TABLE d.cooled MOVE PARTITION ID '0' TO VOLUME 'cold'");
+    assert_eq!(seen(&server), before);
     world.stop().await;
 }
 

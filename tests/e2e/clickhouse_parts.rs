@@ -1,7 +1,6 @@
 //! Many small parts: what is frozen, uploaded and given back grows with what is new, and not with what is there.
 //!
-//! `TEST_PARTS=3000 cargo nextest run -p palinurus-tests --test e2e thousands_of_parts --no-capture` measures; no operation
-//! may take longer than two minutes.
+//! `TEST_PARTS=10000 TEST_MINUTES=20 cargo nextest run -p palinurus-tests --test e2e thousands_of_parts --no-capture` measures.
 use std::time::Duration;
 
 use palinurus_proto::v1;

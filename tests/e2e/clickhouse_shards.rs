@@ -210,3 +210,34 @@ async fn a_table_made_between_two_nodes_freezes_has_all_of_them_made_again() {
     }
     world.stop().await;
 }
+
+const QUEUE: &str = "/clickhouse/task_queue/ddl";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_for_all_nodes_that_one_of_them_has_not_run_is_seen() {
+    let mut cluster = Cluster::start(Version::Old, &[("n1", "s1"), ("n2", "s1")]).await;
+    cluster.distributes_statements(QUEUE).await;
+    let first = &cluster.servers["n1"];
+    first.sql("CREATE DATABASE d ON CLUSTER `all`");
+    first.sql("CREATE TABLE d.t ON CLUSTER `all` (a UInt64) ENGINE = MergeTree ORDER BY a");
+    assert_eq!(cluster.servers["n2"].sql("SELECT count() FROM d.t"), "0");
+    cluster.world.start().await;
+    cluster.world.backup().await;
+
+    // As it is before the second one comes to it.
+    let below = |path: &str| format!("SELECT name FROM system.zookeeper WHERE path = '{path}' ORDER BY name");
+    let statement = first.sql(below(QUEUE)).lines().last().unwrap().to_owned();
+    let finished = format!("{QUEUE}/{statement}/finished");
+    let port = cluster.servers["n2"].tcp_port().to_string();
+    let nodes = first.sql(below(&finished));
+    let second = nodes.lines().find(|node| node.ends_with(&port)).unwrap();
+    let second = format!("{finished}/{second}");
+    cluster.keeper.delete(&second);
+    let operation = cluster.world.start_backup().await;
+    let failure = cluster.world.ended(&operation.id).await.failure.unwrap();
+    assert!(failure.message.contains(&format!("ON CLUSTER statement {statement}")), "{failure:?}");
+    assert!(failure.message.contains("n2") || failure.node == "n2", "{failure:?}");
+    cluster.keeper.create(&[(&second, "0")]);
+    cluster.world.backup().await;
+    cluster.world.stop().await;
+}

@@ -25,6 +25,14 @@ pub const FORK: &str = "fork";
 const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
+/// What is measured may be given more minutes, by `TEST_MINUTES`.
+fn deadline() -> Duration {
+    std::env::var("TEST_MINUTES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .map_or(DEADLINE, |minutes: u64| Duration::from_secs(60 * minutes))
+}
+
 #[derive(Debug)]
 pub struct World {
     nodes: Vec<String>,
@@ -554,12 +562,12 @@ impl Ran {
 
 /// But not for ever.
 fn patient(endpoint: Endpoint) -> Endpoint {
-    endpoint.connect_timeout(DEADLINE).timeout(DEADLINE)
+    endpoint.connect_timeout(DEADLINE).timeout(deadline())
 }
 
 pub async fn run(command: std::process::Command) -> Ran {
     let output = tokio::process::Command::from(command).kill_on_drop(true).output();
-    let output = tokio::time::timeout(DEADLINE, output).await.expect("the command ends in time").unwrap();
+    let output = tokio::time::timeout(deadline(), output).await.expect("the command ends in time").unwrap();
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -595,6 +603,6 @@ pub async fn wait_async<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             tokio::time::sleep(POLL).await;
         }
     };
-    let waited = tokio::time::timeout(DEADLINE, seen).await;
-    waited.unwrap_or_else(|_| panic!("waited {DEADLINE:?} in vain: {what}"))
+    let waited = tokio::time::timeout(deadline(), seen).await;
+    waited.unwrap_or_else(|_| panic!("waited {:?} in vain: {what}", deadline()))
 }

@@ -1,8 +1,6 @@
 //! Reads of the data directory: no faster than the limit allows, and without filling the page cache with what the
 //! database does not want there.
-use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +9,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::read::Fault;
 use super::stop::Stop;
 use crate::pace::Pacer;
+use crate::source::ReadAt;
 
 /// `RWF_DONTCACHE`, since Linux 6.14: what was not in the page cache is not there afterwards, what was there stays.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
@@ -29,7 +28,7 @@ impl Disk {
     }
 
     /// Reads until `buffer` is full or the file ends.
-    pub(crate) fn fill(&self, file: &File, buffer: &mut [u8], at: u64) -> Result<usize, Fault> {
+    pub(crate) fn fill(&self, file: &impl ReadAt, buffer: &mut [u8], at: u64) -> Result<usize, Fault> {
         self.pacer.hold(|pace| &pace.read, buffer.len() as u64, || self.stop.check())?;
         let mut filled = 0;
         while filled < buffer.len() {
@@ -43,11 +42,10 @@ impl Disk {
         Ok(filled)
     }
 
-    fn read(&self, file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        if !self.spares_cache.load(Ordering::Relaxed) {
-            return file.read_at(buffer, at);
-        }
-        match preadv2(file, &mut [IoSliceMut::new(buffer)], at, DONTCACHE) {
+    fn read(&self, file: &impl ReadAt, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let here = file.here().filter(|_| self.spares_cache.load(Ordering::Relaxed));
+        let Some(here) = here else { return file.read_at(buffer, at) };
+        match preadv2(here, &mut [IoSliceMut::new(buffer)], at, DONTCACHE) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.spares_cache.store(false, Ordering::Relaxed);
                 file.read_at(buffer, at)

@@ -12,6 +12,7 @@ use rustix::fs::SeekFrom;
 
 use super::draft::{DraftPiece, Ref};
 use super::frames::{Frames, Places};
+use crate::source::Readable;
 
 /// A piece of a file whose chunk may not have its place yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(crate) struct Reading {
 pub(crate) fn read_range(
     frames: &mut Frames,
     places: &Rc<RefCell<Places>>,
-    file: &File,
+    file: &Readable,
     range: Range<u64>,
     cut: Cut,
     sparse: bool,
@@ -71,7 +72,10 @@ pub(crate) fn read_range(
     let mut reading = Reading::default();
     let mut at = range.start;
     while at < range.end {
-        let data = if sparse { next_data(file, at, range.end)? } else { at..range.end };
+        let data = match file {
+            Readable::Here(file) if sparse => next_data(file, at, range.end)?,
+            _ => at..range.end,
+        };
         if data.start > at {
             reading.slots.push(Slot::Hole(data.start - at));
         }
@@ -93,7 +97,7 @@ pub(crate) fn read_range(
 fn read_data(
     frames: &mut Frames,
     places: &Rc<RefCell<Places>>,
-    file: &File,
+    file: &Readable,
     data: Range<u64>,
     cut: Cut,
     reading: &mut Reading,

@@ -67,7 +67,7 @@ fn attempt(
         while at < size {
             let end = (at + unit_len(page)).min(size);
             let (reading, map) =
-                read_unit(frames, &places, &opened.file, at..end, page, None, &mut |_, _| Ok(()))?;
+                read_unit(frames, &places, opened.file.file()?, at..end, page, None, &mut |_, _| Ok(()))?;
             short |= reading.short;
             slots.extend(reading.slots);
             maps.push(map);

@@ -1,5 +1,4 @@
 //! The pieces that work is cut into, and what comes back of them.
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +12,7 @@ use palinurus_repository::pack::ChunkAt;
 
 use super::draft::{Draft, DraftPiece, Ref};
 use super::read::Cut;
-use crate::source::{Class, SourceEntry, SourceKind, Tree};
+use crate::source::{Class, Readable, SourceEntry, SourceKind, Tree};
 
 /// What one worker takes of a large file at a time: one huge file keeps all cores as busy as many files do.
 pub(crate) const RANGE: u64 = 64 << 20;
@@ -59,7 +58,7 @@ pub(crate) struct Shared {
 
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) file: File,
+    pub(crate) file: Readable,
     pub(crate) before: Stat,
 }
 
@@ -92,8 +91,8 @@ impl Shared {
 
 impl Opened {
     pub(crate) fn open(tree: &Tree, entry: &SourceEntry) -> io::Result<Self> {
-        let file = tree.open_file(entry)?;
-        let before = Stat::of(&file)?;
+        let file = tree.read(entry)?;
+        let before = Stat::of(&file, entry, file_of(entry).map_or(0, |(size, _)| size))?;
         Ok(Self { file, before })
     }
 
@@ -103,7 +102,7 @@ impl Opened {
 
     /// Whether the bytes read may be of several versions of the file.
     pub(crate) fn changed(&self, entry: &SourceEntry, size: u64, class: Class) -> io::Result<bool> {
-        let after = Stat::of(&self.file)?;
+        let after = Stat::of(&self.file, entry, self.before.size)?;
         Ok(match class {
             Class::Immutable | Class::Mutable | Class::Opaque => {
                 let meta = &entry.meta;
@@ -128,7 +127,17 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    pub(crate) fn of(file: &File) -> io::Result<Self> {
+    /// What lies elsewhere is as it was listed.
+    fn of(file: &Readable, entry: &SourceEntry, listed: u64) -> io::Result<Self> {
+        let Readable::Here(file) = file else {
+            return Ok(Self {
+                size: listed,
+                blocks: listed.div_ceil(512),
+                inode: entry.meta.inode,
+                device: entry.meta.device,
+                mtime: (entry.meta.mtime_seconds, i64::from(entry.meta.mtime_nanos)),
+            });
+        };
         let meta = file.metadata()?;
         Ok(Self {
             size: meta.len(),

@@ -87,8 +87,15 @@ impl Worker {
                             note(done, file.order, &file.entry.path, notes)
                         };
                         let base = base.as_ref();
-                        let (reading, map) =
-                            read_unit(frames, places, &opened.file, range, page_size, base, &mut look)?;
+                        let (reading, map) = read_unit(
+                            frames,
+                            places,
+                            opened.file.file()?,
+                            range,
+                            page_size,
+                            base,
+                            &mut look,
+                        )?;
                         Ok((reading, Some(map)))
                     };
                     self.part(&file, part, read)?;
@@ -116,6 +123,7 @@ impl Worker {
     /// One frame of small files.
     fn small(&mut self, files: Vec<(u64, SourceEntry)>) -> Result<()> {
         let places = Rc::new(RefCell::new(Places::default()));
+        self.tree.ahead(files.iter().map(|(_, entry)| entry));
         let mut buffer = self.frames.buffer();
         let mut filled = 0;
         let mut lengths = Vec::with_capacity(files.len());

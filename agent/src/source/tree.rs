@@ -10,7 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::judge::why_unread;
-use super::{Judge, SourceEntry, SourceKind};
+use super::{Judge, Readable, Remote, SourceEntry, SourceKind};
 
 /// The data directory and, where the engine made one, the snapshot's directory of hard links.
 #[derive(Debug)]
@@ -21,18 +21,19 @@ pub struct Tree {
     /// Directories elsewhere whose contents are listed below these paths.
     joined: Vec<(Vec<u8>, OwnedFd)>,
     judge: Option<Arc<dyn Judge>>,
+    remote: Option<Arc<dyn Remote>>,
 }
 
 impl Tree {
     /// `snapshot` may be absent: then no entry may say that it lies there.
     pub fn open(root: &Path, snapshot: Option<&Path>) -> Result<Self> {
         let (root, snapshot) = (Some(open_dir(root)?), snapshot.map(open_dir).transpose()?);
-        Ok(Self { root, snapshot, joined: Vec::new(), judge: None })
+        Ok(Self { root, snapshot, joined: Vec::new(), judge: None, remote: None })
     }
 
     /// Whose files may not be read any more: what that means is the judge's to say.
     pub fn closed() -> Self {
-        Self { root: None, snapshot: None, joined: Vec::new(), judge: None }
+        Self { root: None, snapshot: None, joined: Vec::new(), judge: None, remote: None }
     }
 
     /// What is listed below `path` lies in `directory`.
@@ -46,20 +47,44 @@ impl Tree {
         self
     }
 
-    /// See [`Judge::bytes`].
+    /// What `remote` knows is read by it.
+    pub fn with_remote(mut self, remote: Arc<dyn Remote>) -> Self {
+        self.remote = Some(remote);
+        self
+    }
+
+    /// See [`Judge::bytes`]. What lies elsewhere is not judged.
     pub(crate) fn judge(
         &self,
         entry: &SourceEntry,
-        file: &File,
+        file: &Readable,
         offset: u64,
         bytes: &mut [u8],
     ) -> Result<Vec<String>> {
-        self.judge.as_ref().map_or(Ok(Vec::new()), |judge| judge.bytes(entry, file, offset, bytes))
+        match (&self.judge, file) {
+            (Some(judge), Readable::Here(file)) => judge.bytes(entry, file, offset, bytes),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// See [`Judge::unread`].
     pub(crate) fn unread(&self, entry: &SourceEntry, error: &io::Error) -> Result<Option<String>> {
         self.judge.as_ref().map_or_else(|| Ok(Some(why_unread(error))), |judge| judge.unread(entry, error))
+    }
+
+    /// See [`Remote::ahead`].
+    pub(crate) fn ahead<'a>(&self, mut entries: impl Iterator<Item = &'a SourceEntry>) {
+        if let Some(remote) = &self.remote {
+            remote.ahead(&mut entries);
+        }
+    }
+
+    /// [`open_file`](Self::open_file), also of what lies elsewhere.
+    pub(crate) fn read(&self, entry: &SourceEntry) -> io::Result<Readable> {
+        match self.remote.as_ref().map(|remote| remote.open(entry)).transpose()?.flatten() {
+            Some(remote) => Ok(Readable::Remote(remote)),
+            None => self.open_file(entry).map(Readable::Here),
+        }
     }
 
     /// For reading. The file behind the name may be another one by now, or have another size: compare `fstat`

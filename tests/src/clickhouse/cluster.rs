@@ -13,6 +13,8 @@ pub struct Cluster {
     pub world: World,
     pub servers: BTreeMap<&'static str, ClickHouse>,
     pub keeper: ZooKeeper,
+    /// Of each server.
+    settings: String,
 }
 
 impl Cluster {
@@ -41,11 +43,22 @@ impl Cluster {
                 format!("<shard><internal_replication>true</internal_replication>{replicas}</shard>")
             })
             .collect();
+        let settings = format!("<remote_servers><{NAME}>{shards}</{NAME}></remote_servers>");
         for server in servers.values_mut() {
-            server.configure(&format!("<remote_servers><{NAME}>{shards}</{NAME}></remote_servers>"));
+            server.configure(&settings);
             server.start().await;
         }
-        Self { world, servers, keeper }
+        Self { world, servers, keeper, settings }
+    }
+
+    /// Statements `ON CLUSTER` reach every server from now on.
+    pub async fn distributes_statements(&mut self, queue: &str) {
+        let settings = format!("{}<distributed_ddl><path>{queue}</path></distributed_ddl>", self.settings);
+        for server in self.servers.values_mut() {
+            server.stop().await;
+            server.configure(&settings);
+            server.start().await;
+        }
     }
 
     /// On every server.

@@ -92,10 +92,14 @@ impl ClickHouse {
         let (data, home, port, cluster) =
             (self.data.display(), self.home.display(), self.port, &self.cluster);
         let [tcp, between] = self.others;
+        let unfreeze = match more.contains("<enable_system_unfreeze>") {
+            true => "",
+            false => "<enable_system_unfreeze>true</enable_system_unfreeze>",
+        };
         let config = match self.version {
             Version::New => format!(
                 "<clickhouse><logger><level>warning</level><log>{home}/server.log</log></logger>\
-                 <enable_system_unfreeze>true</enable_system_unfreeze>{cluster}{more}</clickhouse>"
+                 {unfreeze}{cluster}{more}</clickhouse>"
             ),
             Version::Old => format!(
                 "<yandex><logger><level>warning</level><console>1</console></logger>\
@@ -141,8 +145,12 @@ impl ClickHouse {
 
     /// Lines for the agent's [engine] table.
     pub fn engine(&self) -> String {
+        let tcp = match self.version {
+            Version::Old => format!("tcp_port = {}\n", self.tcp_port()),
+            Version::New => String::new(),
+        };
         format!(
-            "port = {}\npassword_file = {:?}\nserver = {:?}\nquery_timeout = \"60s\"\nreplica_timeout = \"60s\"\n",
+            "{tcp}port = {}\npassword_file = {:?}\nserver = {:?}\nquery_timeout = \"60s\"\nreplica_timeout = \"60s\"\n",
             self.port,
             self.password_file(),
             self.program()
@@ -187,6 +195,10 @@ impl ClickHouse {
 
     pub fn kill(&mut self) {
         self.server.take().expect("it runs").kill();
+    }
+
+    pub fn tcp_port(&self) -> u16 {
+        self.others[0]
     }
 
     pub fn try_sql(&self, sql: impl AsRef<[u8]>) -> Result<String, String> {

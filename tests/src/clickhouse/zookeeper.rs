@@ -13,8 +13,9 @@ use crate::world::wait;
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 /// For each answer.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The kind of a request.
+/// Kinds of requests.
 const CREATE: i32 = 1;
+const DELETE: i32 = 2;
 
 #[derive(Debug)]
 pub struct ZooKeeper {
@@ -75,11 +76,27 @@ impl ZooKeeper {
                 &[0; 4],
             ];
             let answer = exchange(&mut stream, &request.concat()).unwrap();
-            // Behind the number and the transaction.
-            let failed = i32::from_be_bytes(answer[12..16].try_into().unwrap());
-            assert_eq!(failed, 0, "ZooKeeper does not make {path}");
+            assert_eq!(refusal(&answer), 0, "ZooKeeper does not make {path}");
         }
     }
+
+    pub fn delete(&self, path: &str) {
+        let mut stream = session(self.port).unwrap();
+        // Of any version.
+        let request = [
+            &1i32.to_be_bytes()[..],
+            &DELETE.to_be_bytes(),
+            &framed(path.as_bytes()),
+            &(-1i32).to_be_bytes(),
+        ];
+        let answer = exchange(&mut stream, &request.concat()).unwrap();
+        assert_eq!(refusal(&answer), 0, "ZooKeeper does not delete {path}");
+    }
+}
+
+/// Behind the number and the transaction.
+fn refusal(answer: &[u8]) -> i32 {
+    i32::from_be_bytes(answer[12..16].try_into().unwrap())
 }
 
 fn framed(bytes: &[u8]) -> Vec<u8> {

@@ -1,4 +1,5 @@
 //! The `[engine]` table of the clickhouse engine.
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub struct Config {
     pub host: String,
     #[serde(default = "port")]
     pub port: u16,
+    /// The server's own, where several servers share the machine: which of a cluster's nodes it is.
+    #[serde(default)]
+    pub tcp_port: Option<u16>,
     #[serde(default = "user")]
     pub user: String,
     /// Its first line. Without one the user has no password.
@@ -30,6 +34,9 @@ pub struct Config {
     /// Where users, roles and the like are kept in ZooKeeper. Where the server says so itself it need not be given.
     #[serde(default)]
     pub access_zookeeper_path: Option<String>,
+    /// The `path` of the server's `distributed_ddl`: where ZooKeeper has statements `ON CLUSTER`.
+    #[serde(default = "ddl_zookeeper_path")]
+    pub ddl_zookeeper_path: String,
     /// For one statement: a freeze, or a part attached.
     #[serde(default = "query_timeout", with = "human")]
     pub query_timeout: Duration,
@@ -39,6 +46,16 @@ pub struct Config {
     /// How long a replica may take to have what its peers have: before a freeze, and after a restore.
     #[serde(default = "replica_timeout", with = "human")]
     pub replica_timeout: Duration,
+    /// Where the objects of a disk lie that the server has in a store, by the disk's name.
+    #[serde(default)]
+    pub objects: BTreeMap<String, Objects>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objects {
+    /// As of a repository: no secret is in it.
+    pub url: String,
 }
 
 fn host() -> String {
@@ -51,6 +68,10 @@ fn port() -> u16 {
 
 fn user() -> String {
     "default".into()
+}
+
+fn ddl_zookeeper_path() -> String {
+    "/clickhouse/task_queue/ddl".into()
 }
 
 fn query_timeout() -> Duration {

@@ -5,32 +5,41 @@ use palinurus_repository::{Error, Result};
 
 use super::client::Answer;
 use super::facts::{Disk, Facts, Place, Policy, Table, Volume};
-use super::server::{SEPARATOR, Server, path, several};
+use super::server::{SEPARATOR, Server, path, several, string};
 use super::text::Text;
 
 impl Server<'_> {
     pub(super) async fn disks(&self) -> Answer<Vec<Disk>> {
         if !self.has("disks.path") {
             let path = self.config.root.clone();
-            return Ok(vec![Disk { name: "default".into(), path, local: true, objects: false }]);
+            return Ok(vec![Disk { name: "default".into(), path, local: true, ..Disk::default() }]);
         }
         // The files of an encrypted one are nobody's to read, and of use only to a server with its key.
         let encrypted = if self.has("disks.is_encrypted") { "is_encrypted" } else { "0" };
         let objects = match self.has("disks.object_storage_type") {
-            true => "lower(object_storage_type) = 'local' AND lower(metadata_type) = 'local'",
-            false => "0",
+            true => "lower(metadata_type) = 'local', concat('objects ', lower(object_storage_type))",
+            false => "0, ''",
         };
         let sql = format!(
-            "SELECT name, path, if({encrypted}, '', multiIf(lower(type) = 'local', 'local', {objects}, 'objects', '')) \
+            "SELECT name, path, if({encrypted}, '', multiIf(lower(type) = 'local', 'local', {objects}, '')) \
              FROM system.disks ORDER BY name"
         );
-        let disk = |row: Vec<Text>| Disk {
-            name: row[0].clone(),
-            path: path(&row[1]),
-            local: row[2] == "local".into(),
-            objects: row[2] == "objects".into(),
+        let rows = self.client.rows(sql, 3).await?;
+        let disk = |row: &Vec<Text>| {
+            // A cache before a disk is a disk too, and has its directory.
+            let same = rows.iter().filter(|other| other[1] == row[1]).map(|other| string(&other[0]));
+            let store = same.clone().find(|name| self.config.objects.contains_key(name));
+            let is_stored = row[2] == "objects s3".into();
+            Disk {
+                name: row[0].clone(),
+                path: path(&row[1]),
+                local: row[2] == "local".into(),
+                objects: row[2] == "objects local".into() || is_stored && store.is_some(),
+                unnamed: is_stored && store.is_none(),
+                store: store.filter(|_| is_stored).unwrap_or_default(),
+            }
         };
-        let disks: Vec<Disk> = self.client.rows(sql, 3).await?.into_iter().map(disk).collect();
+        let disks: Vec<Disk> = rows.iter().map(disk).collect();
         if !disks.iter().any(|disk| disk.path == self.config.root.join("")) {
             let root = self.config.root.display();
             return Err(Error::conflict(format!("{root} is not the directory of the server that answers"))
@@ -67,10 +76,10 @@ pub(super) fn is_all_objects(table: &Table, facts: &Facts) -> bool {
     !table.places.is_empty() && table.places.iter().all(|place| facts.disks[place.disk].objects)
 }
 
-/// On the disk whose path is the longest that it lies below.
+/// On the disk whose path is the longest that it lies below: of several that have it, the first.
 pub(super) fn place(path: &Path, disks: &[Disk], table: &str) -> Result<Place> {
     let below = |disk: &Disk| path.starts_with(&disk.path);
-    let found = disks.iter().enumerate().filter(|(_, disk)| below(disk));
+    let found = disks.iter().enumerate().rev().filter(|(_, disk)| below(disk));
     let found = found.max_by_key(|(_, disk)| disk.path.components().count());
     let (number, disk) = found.ok_or_else(|| {
         Error::conflict(format!(
@@ -83,9 +92,13 @@ pub(super) fn place(path: &Path, disks: &[Disk], table: &str) -> Result<Place> {
             "table {table} may lie on disk {}, which cannot be read",
             disk.name
         ))
-        .with_hint(
-            "objects in a store and encrypted files are not backed up: move it to a local disk, or give it another storage policy",
-        ));
+        .with_hint(match disk.unnamed {
+            true => format!(
+                "say where its objects lie, in the agent's settings: engine.objects.{}.url = \"s3://bucket/prefix\", as the disk's endpoint in the server's configuration has it",
+                disk.name
+            ),
+            false => "only objects in S3, or in files of this machine, are backed up, and no encrypted ones: move it to another disk, or give it another storage policy".into(),
+        }));
     }
     let relative = path.strip_prefix(&disk.path).unwrap_or(path);
     let relative = relative.to_str().ok_or_else(|| Error::internal("a path of ClickHouse is no UTF-8"))?;

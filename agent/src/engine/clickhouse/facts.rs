@@ -38,15 +38,21 @@ pub(super) struct Facts {
     pub(super) frozen_to_ms: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Disk {
     pub(super) name: Text,
     pub(super) path: PathBuf,
     /// Its files are the server's as they are: neither objects elsewhere nor encrypted.
     pub(super) local: bool,
-    /// Its files are texts that name objects, which are files of this machine.
+    /// Its files are texts that name objects, which can be read.
     #[serde(default)]
     pub(super) objects: bool,
+    /// Which of the settings' stores has these objects. Empty: they are files of this machine.
+    #[serde(default)]
+    pub(super) store: String,
+    /// They lie in a store, and the settings name none.
+    #[serde(skip)]
+    pub(super) unnamed: bool,
 }
 
 /// Of storage: disks that a table may choose by this name.
@@ -262,7 +268,7 @@ pub(super) mod tests {
         let replicated = Table { engine: "ReplicatedMergeTree".into(), ..table("b") };
         let here = Facts {
             version: 1,
-            disks: vec![Disk { name: "default".into(), path: "/d".into(), local: true, objects: false }],
+            disks: vec![Disk { name: "default".into(), path: "/d".into(), local: true, ..Disk::default() }],
             macros: [("shard".into(), "s1".into())].into(),
             tables: vec![table("a"), Table { name: Text(vec![0xff]), ..table("x") }, replicated],
             ..Facts::default()
@@ -278,7 +284,7 @@ pub(super) mod tests {
     fn a_backup_cannot_name_places_outside() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(NAME);
-        let disk = Disk { name: "default".into(), path: "/d".into(), local: true, objects: false };
+        let disk = Disk { name: "default".into(), path: "/d".into(), local: true, ..Disk::default() };
         for (place, fits) in [("data/d/t", true), ("../t", false), ("/etc", false), ("a/../../b", false)] {
             let mut odd = table("t");
             odd.places[0].path = place.into();

@@ -34,6 +34,17 @@ pub(super) struct Record {
     /// The same of those of objects.
     #[serde(default)]
     pub(super) objects: Vec<(String, PathBuf)>,
+    /// Of those whose objects lie in a store.
+    #[serde(default)]
+    pub(super) stores: Vec<Stored>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Stored {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// As the settings name it.
+    pub(super) store: String,
 }
 
 const RECORD: &str = "freeze.json";
@@ -80,13 +91,31 @@ impl Freezes {
                 self.release(&other, client).await?;
             }
         }
-        let of = |kind: fn(&Disk) -> bool| {
-            let disks = facts.disks.iter().filter(|disk| kind(disk));
-            disks.map(|disk| (disk.name.file_name(), disk.path.clone())).collect()
+        let disks = |kind: fn(&Disk) -> bool| {
+            // Of several with the same directory it is the first's: see `disks::place`.
+            let is_first = |disk: &&Disk| {
+                facts
+                    .disks
+                    .iter()
+                    .find(|other| other.path == disk.path)
+                    .is_some_and(|first| first.name == disk.name)
+            };
+            facts.disks.iter().filter(move |disk| kind(disk)).filter(is_first)
         };
-        let record = Record { name, disks: of(|disk| disk.local), objects: of(|disk| disk.objects) };
+        let of = |disk: &Disk| (disk.name.file_name(), disk.path.clone());
+        let stored = |disk: &Disk| Stored {
+            name: disk.name.file_name(),
+            path: disk.path.clone(),
+            store: disk.store.clone(),
+        };
+        let record = Record {
+            name,
+            disks: disks(|disk| disk.local).map(of).collect(),
+            objects: disks(|disk| disk.objects && disk.store.is_empty()).map(of).collect(),
+            stores: disks(|disk| disk.objects && !disk.store.is_empty()).map(stored).collect(),
+        };
         // Only the server can let go of objects: one that has lost its record too.
-        let paths: Vec<PathBuf> = record.objects.iter().map(|(_, path)| path.clone()).collect();
+        let paths: Vec<PathBuf> = record.of_objects().cloned().collect();
         let prefix = self.prefix.clone();
         let lost = blocking(move || Ok(ours(&paths, &prefix)));
         for name in lost.await?.iter().filter_map(|path| path.file_name()?.to_str()) {
@@ -177,6 +206,11 @@ impl Record {
     pub(super) fn shadow(&self, disk: &Path) -> PathBuf {
         disk.join("shadow").join(&self.name)
     }
+
+    /// The disks where only the server can let go of what is frozen.
+    fn of_objects(&self) -> impl Iterator<Item = &PathBuf> {
+        self.objects.iter().map(|(_, path)| path).chain(self.stores.iter().map(|stored| &stored.path))
+    }
 }
 
 /// The server's own way first, where it has one and is let. On a local disk that is no more than removing the links,
@@ -187,10 +221,8 @@ async fn thaw(record: &Record, client: &Client) -> Result<()> {
             .with_hint("see system.processes; the freeze is removed when the agent is asked again")
     })?;
     let unfrozen = unfreeze(record, client).await;
-    let shadows = |disks: &[(String, PathBuf)]| -> Vec<PathBuf> {
-        disks.iter().map(|(_, disk)| record.shadow(disk)).collect()
-    };
-    let (links, named) = (shadows(&record.disks), shadows(&record.objects));
+    let links: Vec<PathBuf> = record.disks.iter().map(|(_, disk)| record.shadow(disk)).collect();
+    let named: Vec<PathBuf> = record.of_objects().map(|disk| record.shadow(disk)).collect();
     let holds = blocking(move || {
         links.iter().try_for_each(|shadow| durable::remove_dir(shadow))?;
         let (held, empty): (Vec<_>, Vec<_>) = named.iter().partition(|shadow| objects::holds_any(shadow));

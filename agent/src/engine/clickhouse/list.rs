@@ -5,6 +5,8 @@
 //! clickhouse.json  access/*.sql  named_collections/*.sql  rows/<n>.tsv
 //! disks/<disk>/store/<uuid>/<part>/*      as they lie below the freeze: only the freeze's name is left out
 //! ```
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use palinurus_repository::{Error, Result, Timestamp};
@@ -12,6 +14,7 @@ use palinurus_repository::{Error, Result, Timestamp};
 use super::facts::{Disk, Facts, Kept, NAME};
 use super::frozen::Record;
 use super::objects;
+use super::stored::Stores;
 use crate::durable;
 use crate::engine::SnapshotOrder;
 use crate::source::{Class, SourceEntry, SourceKind, SourceListReader, SourceListWriter, Totals};
@@ -31,21 +34,26 @@ const NO_PARTS: [&str; 5] = ["detached", "format_version.txt", "frozen_metadata.
 pub(super) fn gather(
     root: &Path,
     tree: &Path,
-    record: &Record,
+    (record, stores): (&Record, &Stores),
     facts: &mut Facts,
     warnings: &mut Warnings,
 ) -> Result<()> {
     for (name, disk) in &record.objects {
         objects::gather(&record.shadow(disk), &tree.join(DISKS).join(name))?;
     }
-    let frozen = |disk: &Disk| match disk.objects {
+    let frozen = |disk: &Disk| match disk.objects && disk.store.is_empty() {
         true => tree.join(DISKS).join(disk.name.file_name()),
         false => record.shadow(&disk.path),
     };
     let disks: Vec<PathBuf> = facts.disks.iter().map(frozen).collect();
     for table in facts.tables.iter_mut().filter(|table| table.kept == Kept::Parts) {
         for place in &table.places {
-            for (part, rows, bytes) in measured(&disks[place.disk].join(&place.path))? {
+            let directory = disks[place.disk].join(&place.path);
+            let measured = match facts.disks[place.disk].store.as_str() {
+                "" => measured(&directory),
+                store => stores.measured(store, &directory),
+            };
+            for (part, rows, bytes) in measured? {
                 table.parts += 1;
                 table.bytes += bytes;
                 match rows {
@@ -62,7 +70,8 @@ pub(super) fn gather(
             }
         }
     }
-    for (name, _) in &record.disks {
+    let stored = record.stores.iter().map(|stored| &stored.name);
+    for name in record.disks.iter().map(|(name, _)| name).chain(stored) {
         durable::create_dir(&tree.join(DISKS).join(name))?;
     }
     for kept in KEPT {
@@ -150,7 +159,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Writes the source list. Blocks.
 pub(super) fn list(
     tree: &Path,
-    record: &Record,
+    (record, stores): (&Record, &Stores),
     order: &SnapshotOrder,
     began: Timestamp,
     mut warnings: Warnings,
@@ -160,17 +169,22 @@ pub(super) fn list(
     let mut writer = SourceListWriter::create(&order.list, began)?;
     for entry in SourceListReader::open(&own)? {
         let entry = entry?;
-        let disk = record.disks.iter().position(|(name, _)| entry.path == disk_path(name));
+        let links = record.disks.iter().map(|(name, path)| (name, path, None));
+        let texts = record.stores.iter().map(|stored| (&stored.name, &stored.path, Some(&stored.store)));
+        let disk = links.chain(texts).enumerate().find(|(_, (name, ..))| entry.path == disk_path(name));
         writer.push(&entry)?;
-        let Some(number) = disk else { continue };
-        let (name, path) = &record.disks[number];
+        let Some((number, (name, path, store))) = disk else { continue };
         let shadow = record.shadow(path);
         if !shadow.exists() {
             continue;
         }
         let frozen = walk(&shadow, &format!("walk-disk-{number}"), order, began, &mut warnings)?;
         for entry in SourceListReader::open(&frozen)? {
-            let entry = entry?;
+            let mut entry = entry?;
+            if let Some(store) = store {
+                let text = shadow.join(OsStr::from_bytes(&entry.path));
+                entry = stores.entry(store, &text, entry)?;
+            }
             if entry.path != b"." {
                 writer.push(&below(&disk_path(name), entry))?;
             }

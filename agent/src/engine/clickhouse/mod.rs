@@ -34,6 +34,7 @@ mod list;
 mod living;
 mod load;
 mod objects;
+mod on_cluster;
 mod peers;
 mod place;
 mod proof;
@@ -44,6 +45,7 @@ mod schema;
 mod server;
 mod snapshot;
 mod statement;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -58,12 +60,14 @@ use load::Loader;
 use peers::Peers;
 use server::Server;
 use snapshot::{Held, Taker};
+use stored::Stores;
 
 #[derive(Debug)]
 pub struct ClickHouseEngine {
     config: Config,
     client: Client,
     freezes: Freezes,
+    stores: Stores,
     aside: Aside,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -78,6 +82,7 @@ pub(super) fn open(table: toml::Table, parts: Parts) -> Result<Arc<dyn Engine>> 
     }
     Ok(Arc::new(ClickHouseEngine {
         client: Client::new(config.clone()),
+        stores: Stores::open(&config, &parts.clock, &parts.entropy)?,
         freezes: Freezes::new(&parts.state, &parts.service, &parts.node),
         aside: Aside::new(&config.root),
         clock: parts.clock,
@@ -172,11 +177,12 @@ impl Engine for ClickHouseEngine {
         let Held { mut facts, record, taken, mut warnings } = taker.take().await?;
         let taken_to = Timestamp(facts.frozen_to_ms);
         let (root, tree) = (self.config.root.clone(), self.freezes.tree_of(operation)?);
+        let stores = self.stores.clone();
         let (totals, warnings) = blocking(move || {
-            list::gather(&root, &tree, &record, &mut facts, &mut warnings)?;
+            list::gather(&root, &tree, (&record, &stores), &mut facts, &mut warnings)?;
             list::warn(&facts, &mut warnings);
             list::write(&tree, &facts)?;
-            list::list(&tree, &record, &order, taken, warnings)
+            list::list(&tree, (&record, &stores), &order, taken, warnings)
         })
         .await?;
         Ok(Snapshot { totals, warnings, taken, taken_to })
@@ -186,7 +192,13 @@ impl Engine for ClickHouseEngine {
         let path = self.freezes.tree_of(operation)?.join(facts::NAME);
         let then = blocking(move || Facts::read(&path)).await?;
         let now = Server::look(&self.client, &self.config).await?.facts().await?;
-        Ok(then.agrees(&now).err().map(|what| format!("the schema changed: {what}")))
+        if let Err(what) = then.agrees(&now) {
+            return Ok(Some(format!("the schema changed: {what}")));
+        }
+        let behind = on_cluster::behind(&self.client, &self.config).await?;
+        Ok(behind.map(|statement| {
+            format!("other nodes have run the ON CLUSTER statement {statement} and this one has not")
+        }))
     }
 
     async fn thaw(&self, operation: &str) -> Result<()> {
@@ -196,11 +208,16 @@ impl Engine for ClickHouseEngine {
     fn tree(&self, operation: &str) -> Result<Tree> {
         let record = self.freezes.record(operation)?;
         let tree = Tree::open(&self.freezes.tree_of(operation)?, None)?;
-        record
+        let tree = record
             .disks
             .iter()
             .filter(|(_, disk)| record.shadow(disk).exists())
-            .try_fold(tree, |tree, (name, disk)| tree.join(&list::disk_path(name), &record.shadow(disk)))
+            .try_fold(tree, |tree, (name, disk)| tree.join(&list::disk_path(name), &record.shadow(disk)))?;
+        if record.stores.is_empty() {
+            return Ok(tree);
+        }
+        let reader = self.stores.reader(&record)?;
+        Ok(tree.with_remote(reader.clone()).judged_by(reader))
     }
 
     async fn release(&self, operation: &str) -> Result<()> {

@@ -1,5 +1,5 @@
-//! Disks whose files are objects elsewhere. Such a disk's directory has for each file a small text that names its objects
-//! (here `object_storage_type = local`, so that they are files of this machine):
+//! Disks whose files are objects elsewhere. Such a disk's directory has for each file a small text that names its objects:
+//! here those of `object_storage_type = local`, which are files of this machine; see [`stored`](super::stored) for others.
 //!
 //! ```text
 //! 5                            version: names are whole
@@ -33,36 +33,46 @@ pub(super) fn gather(frozen: &Path, to: &Path) -> Result<()> {
         if entry.file_type().map_err(failed)?.is_dir() {
             gather(&from, &to)?;
         } else {
-            let wrong = |why: &str| Error::corrupt(format!("{}: {why}", from.display()));
-            if entry.metadata().map_err(failed)?.len() > TEXT_MAX {
-                return Err(wrong("it is too large to be a list of objects"));
-            }
-            let text = fs::read_to_string(&from).map_err(failed)?;
-            let objects = objects(&text).ok_or_else(|| {
-                wrong("it is no list of objects that is understood").with_hint(
-                    "only version 5 of it is read, with whole names: move the table to a local disk",
-                )
-            })?;
-            make(&objects, &to)
+            let objects = read(&from)?.into_iter().map(|(bytes, name)| Some((bytes, file(&name)?)));
+            let objects: Option<Vec<_>> = objects.collect();
+            make(&objects.ok_or_else(|| not_understood(&from))?, &to)
                 .map_err(|e| Error::io(format!("read the objects of {}", from.display()), e))?;
         }
     }
     Ok(())
 }
 
-/// The bytes and the place of each.
-fn objects(text: &str) -> Option<Vec<(u64, PathBuf)>> {
+/// What a text names: the bytes and the name of each. Blocks.
+pub(super) fn read(path: &Path) -> Result<Vec<(u64, String)>> {
+    let failed = |e| Error::io(format!("read {}", path.display()), e);
+    if path.metadata().map_err(failed)?.len() > TEXT_MAX {
+        return Err(not_understood(path));
+    }
+    objects(&fs::read_to_string(path).map_err(failed)?).ok_or_else(|| not_understood(path))
+}
+
+fn not_understood(path: &Path) -> Error {
+    Error::corrupt(format!("{} is no list of objects that is understood", path.display()))
+        .with_hint("only version 5 of it is read, with whole names: move the table to a local disk")
+}
+
+/// Where an object lies that is a file.
+fn file(name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(name);
+    let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+    let fits = path.is_absolute() && path.components().all(is_plain) && !name.contains('\\');
+    fits.then_some(path)
+}
+
+fn objects(text: &str) -> Option<Vec<(u64, String)>> {
     let mut lines = text.lines();
     let (version, counts) = (lines.next()?, lines.next()?.split_once('\t')?);
     let (count, total): (usize, u64) = (counts.0.parse().ok()?, counts.1.parse().ok()?);
     let object = |line: &str| {
         let (bytes, name) = line.split_once('\t')?;
-        let path = PathBuf::from(name);
-        let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
-        let fits = path.is_absolute() && path.components().all(is_plain) && !name.contains('\\');
-        fits.then_some((bytes.parse().ok()?, path))
+        Some((bytes.parse().ok()?, name.to_owned()))
     };
-    let objects: Vec<(u64, PathBuf)> = lines.by_ref().take(count).map(object).collect::<Option<_>>()?;
+    let objects: Vec<(u64, String)> = lines.by_ref().take(count).map(object).collect::<Option<_>>()?;
     let sum = objects.iter().try_fold(0u64, |sum, (bytes, _)| sum.checked_add(*bytes))?;
     // Behind the two counts may lie what is no object.
     let inline = lines.nth(2).unwrap_or_default();

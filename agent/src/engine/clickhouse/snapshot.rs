@@ -10,7 +10,7 @@ use super::config::Config;
 use super::facts::{Facts, Kept};
 use super::frozen::{Freezes, Record};
 use super::server::Server;
-use super::{replica, rows};
+use super::{on_cluster, replica, rows};
 use crate::warning::Warnings;
 
 /// How often a schema may change under a freeze.
@@ -63,6 +63,7 @@ impl Taker<'_> {
 
     /// What changed, if something did.
     async fn attempt(&self) -> Result<Result<Held, String>> {
+        on_cluster::settle(self.client, self.config).await?;
         let server = Server::look(self.client, self.config).await?;
         let mut facts = server.facts().await?;
         let record = self.freezes.begin(self.operation, &facts, self.client).await?;

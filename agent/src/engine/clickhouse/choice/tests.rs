@@ -137,7 +137,7 @@ fn no_view_is_given_the_same_rows_again() {
 fn no_more_is_fetched_than_is_needed() {
     let mut found = made(&["d.t"], &[], &facts(vec![]), &[]).unwrap();
     let (name, path) = ("fast ssd".into(), "/f".into());
-    found.disks.push(super::super::facts::Disk { name, path, local: true, objects: false });
+    found.disks.push(super::super::facts::Disk { name, path, local: true, ..Default::default() });
     found.tables[0].places[0].path = "data/d/a[b".into();
     found.tables.push(Table { kept: Kept::Rows, number: 7, ..table("log") });
     found.tables.push(Table { kept: Kept::Schema, ..table("v") });
