@@ -113,12 +113,20 @@ pub async fn quiet_of(world: &World, service: &str) {
         let logs = client.show_logs(v1::ShowLogsRequest { service: service.into() }).await.ok()?.into_inner();
         let written = logs.writer.filter(|writer| writer.streaming).map(|writer| writer.lineage);
         let is_led_to = |lineage| logs.windows.iter().any(|window| window.chain.first() == Some(lineage));
-        if !written.as_ref().is_none_or(is_led_to) {
+        let led = written.as_ref().is_none_or(is_led_to);
+        let request = v1::ListOperationsRequest { service: service.into(), running: false };
+        let all = client.list_operations(request).await.ok()?.into_inner().operations;
+        if all.iter().any(|it| matches!(it.state(), OperationState::Running | OperationState::Cancelling)) {
             return None;
         }
-        let request = v1::ListOperationsRequest { service: service.into(), running: true };
-        let running = client.list_operations(request).await.ok()?.into_inner().operations;
-        running.is_empty().then_some(())
+        let backups = all.iter().filter(|operation| operation.kind() == v1::OperationKind::Backup);
+        let last = backups.max_by_key(|operation| operation.created_ms);
+        if !led && last.is_some_and(|last| last.state() == OperationState::Failed) {
+            // The next one by itself comes minutes later. Refused where it comes now.
+            let request = v1::StartBackupRequest { service: service.into(), full: false };
+            let _ = client.start_backup(request).await;
+        }
+        led.then_some(())
     })
     .await;
 }
