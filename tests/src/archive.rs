@@ -102,7 +102,8 @@ async fn is_stored(world: &World, service: &str, end: u64, now: u32) -> Option<V
     stored.then(|| writer.lineage.to_vec())
 }
 
-/// Every new history has a backup begun by itself, at a time of its own: nothing runs, and that one has been made.
+/// Every new history has a backup begun by itself, at a time of its own: nothing runs, and that one has been made, or
+/// has failed.
 pub async fn quiet(world: &World) {
     quiet_of(world, SERVICE).await;
 }
@@ -121,12 +122,9 @@ pub async fn quiet_of(world: &World, service: &str) {
         }
         let backups = all.iter().filter(|operation| operation.kind() == v1::OperationKind::Backup);
         let last = backups.max_by_key(|operation| operation.created_ms);
-        if !led && last.is_some_and(|last| last.state() == OperationState::Failed) {
-            // The next one by itself comes minutes later. Refused where it comes now.
-            let request = v1::StartBackupRequest { service: service.into(), full: false };
-            let _ = client.start_backup(request).await;
-        }
-        led.then_some(())
+        // After one that failed, as of a node that is away, the next comes a minute later at the earliest.
+        let failed = last.is_some_and(|last| last.state() == OperationState::Failed);
+        (led || failed).then_some(())
     })
     .await;
 }
