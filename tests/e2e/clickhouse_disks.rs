@@ -249,7 +249,8 @@ async fn objects_in_a_store_are_read_there_and_nothing_else_is_done_to_them() {
     }
     let mut read: Vec<u64> = world.backups().await.iter().map(|backup| backup.nodes[0].bytes_read).collect();
     read.sort_unstable();
-    assert!(read[0] < 100_000 && read[1] > 20_000_000, "{read:?}: of what is known no byte is read");
+    // A part of the first disk that is as young as the first backup may be read twice; none of the store's is.
+    assert!(read[0] < 1_000_000 && read[1] > 20_000_000, "{read:?}: of what is known no byte is read");
 
     // A freeze takes none of them from the server, which removes them with their tables.
     server.sql("DROP DATABASE d SYNC");
