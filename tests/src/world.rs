@@ -315,16 +315,18 @@ impl World {
                 for agent in self.agents.values_mut() {
                     agent.check();
                 }
-                let nodes = client.list_nodes(v1::ListNodesRequest::default()).await.ok()?.into_inner().nodes;
+                let request = v1::ListNodesRequest { service: self.service_of(&node).into() };
+                let nodes = client.list_nodes(request).await.ok()?.into_inner().nodes;
                 nodes.iter().any(|known| known.name == node && known.connected).then_some(())
             })
             .await;
         }
     }
 
+    /// Other services may have a node of that name.
     pub async fn node(&self, name: &str) -> v1::Node {
-        let reply =
-            self.client().await.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+        let request = v1::ListNodesRequest { service: self.service_of(name).into() };
+        let reply = self.client().await.list_nodes(request).await.unwrap().into_inner();
         reply.nodes.into_iter().find(|node| node.name == name).expect("a node of the service")
     }
 
