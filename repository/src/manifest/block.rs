@@ -88,6 +88,8 @@ pub(super) struct Builder {
     owners: HashMap<(u32, u32, u32, u64), u32>,
     xattrs: HashMap<Xattrs, u32>,
     frames: HashMap<FrameAt, i64>,
+    /// Small files come one after the other out of one frame: most need not be looked up.
+    last_frame: Option<(FrameAt, i64)>,
     packs: HashMap<PackId, i64>,
     writers: HashMap<(TransactionId, WriterId), u32>,
     counters: HashMap<u32, i64>,
@@ -239,9 +241,17 @@ impl Builder {
     }
 
     fn frame(&mut self, at: &FrameAt) -> i64 {
-        if let Some(number) = self.frames.get(at) {
+        if let Some((last, number)) = &self.last_frame
+            && last == at
+        {
             return *number;
         }
+        let number = self.frames.get(at).copied().unwrap_or_else(|| self.new_frame(at));
+        self.last_frame = Some((*at, number));
+        number
+    }
+
+    fn new_frame(&mut self, at: &FrameAt) -> i64 {
         let pack = self.pack(at.pack);
         let (ordinal, offset) = self.expect.next_in(pack);
         let c = &mut self.columns;
