@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use palinurus_repository::manifest::entry::Meta;
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chownat, fchmod, fchown,
-    fgetxattr, flistxattr, fremovexattr, fsetxattr, futimens, lsetxattr, utimensat,
+    fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, futimens, lsetxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -16,6 +16,8 @@ use super::report::Report;
 pub(super) struct Attributes {
     /// Only root may give files away; others restore what they own, silently, as rsync does.
     privileged: bool,
+    /// Who owns what is made.
+    own: (u32, u32),
 }
 
 /// Whether something may carry attributes that the backup did not give it.
@@ -27,7 +29,8 @@ pub(super) enum Origin {
 
 impl Attributes {
     pub(super) fn new() -> Self {
-        Self { privileged: rustix::process::geteuid().is_root() }
+        let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+        Self { privileged: user.is_root(), own: (user.as_raw(), group.as_raw()) }
     }
 
     pub(super) fn is_privileged(self) -> bool {
@@ -36,7 +39,7 @@ impl Attributes {
 
     /// A file or directory, by its open descriptor.
     pub(super) fn give(self, fd: BorrowedFd<'_>, path: &[u8], meta: &Meta, origin: Origin, report: &Report) {
-        if self.privileged {
+        if self.privileged && !self.has_owner(fd, meta) {
             let owner = (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)));
             missed(report, "owner", path, fchown(fd, owner.0, owner.1));
         }
@@ -45,6 +48,12 @@ impl Attributes {
         }
         missed(report, "mode", path, fchmod(fd, Mode::from_raw_mode(meta.mode)));
         missed(report, "mtime", path, futimens(fd, &times(meta)));
+    }
+
+    /// A look costs less than a change that changes nothing, and only what may be our own is looked at.
+    fn has_owner(self, fd: BorrowedFd<'_>, meta: &Meta) -> bool {
+        (meta.uid, meta.gid) == self.own
+            && fstat(fd).is_ok_and(|found| (found.st_uid, found.st_gid) == (meta.uid, meta.gid))
     }
 
     /// A symlink, by its directory and name.
