@@ -10,7 +10,7 @@ use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::draft::{DraftReader, DraftWriter};
+use super::draft::{DraftWriter, Drafts};
 use super::run::run;
 use super::spool::{DRAFT_HEAD, DRAFT_TAIL, Uploaded};
 use super::upload::threads;
@@ -49,7 +49,7 @@ pub(crate) async fn append(context: Context, cancel: CancellationToken) -> Resul
 /// Writes the entries of both, in order, to one draft.
 fn merge(spool: &Path, ours: &[String], added: &[String], to: &str) -> Result<()> {
     let mut writer = DraftWriter::create(spool.join(to))?;
-    let (mut ours, mut added) = (Entries::open(spool, ours)?, Entries::open(spool, added)?);
+    let (mut ours, mut added) = (Drafts::open(spool, ours)?, Drafts::open(spool, added)?);
     let (mut our, mut more) = (ours.next()?, added.next()?);
     loop {
         let order = match (&our, &more) {
@@ -68,27 +68,4 @@ fn merge(spool: &Path, ours: &[String], added: &[String], to: &str) -> Result<()
         }
     }
     writer.finish()
-}
-
-/// The entries of several drafts, one after the other.
-struct Entries(std::vec::IntoIter<DraftReader>, Option<DraftReader>);
-
-impl Entries {
-    fn open(spool: &Path, drafts: &[String]) -> Result<Self> {
-        let readers: Vec<DraftReader> =
-            drafts.iter().map(|draft| DraftReader::open(&spool.join(draft))).collect::<Result<_>>()?;
-        let mut readers = readers.into_iter();
-        let first = readers.next();
-        Ok(Self(readers, first))
-    }
-
-    fn next(&mut self) -> Result<Option<super::draft::Draft>> {
-        while let Some(reader) = &mut self.1 {
-            match reader.read()? {
-                Some(draft) => return Ok(Some(draft)),
-                None => self.1 = self.0.next(),
-            }
-        }
-        Ok(None)
-    }
 }

@@ -1,5 +1,5 @@
 //! Brings what the workers did into order again and writes the draft.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use palinurus_repository::{Error, Keys, Result};
 use super::draft::{Draft, DraftContent, DraftWriter};
 use super::feed::Written;
 use super::spool;
-use super::unit::{Done, Order, Outcome, Part};
+use super::unit::{Batch, Done, Order, Outcome, Part};
 use crate::progress::Counters;
 use crate::source::SourceKind;
 use crate::warning::Warnings;
@@ -35,9 +35,39 @@ pub(crate) struct Collector {
     pub(crate) head: DraftWriter,
     pub(crate) head_begins: Order,
     pub(crate) next: Order,
-    pub(crate) ready: BTreeMap<Order, Option<Draft>>,
+    ready: Ready,
     pub(crate) parts: HashMap<Order, Vec<Option<Part>>>,
     pub(crate) collected: Collected,
+}
+
+/// What is done of the entries from the next one on, by their distance from it: a draft, or that there is none. The feeder's
+/// window bounds it.
+#[derive(Debug, Default)]
+struct Ready(VecDeque<Option<Option<Draft>>>);
+
+impl Ready {
+    /// Whether this is the first word on that entry.
+    fn put(&mut self, next: Order, order: Order, draft: Option<Draft>) -> bool {
+        if self.holds(next, order) {
+            return false;
+        }
+        let at = (order - next) as usize;
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(draft);
+        true
+    }
+
+    fn holds(&self, next: Order, order: Order) -> bool {
+        order.checked_sub(next).is_none_or(|at| self.0.get(at as usize).is_some_and(Option::is_some))
+    }
+
+    fn pop(&mut self) -> Option<Option<Draft>> {
+        let draft = self.0.front_mut()?.take()?;
+        self.0.pop_front();
+        Some(draft)
+    }
 }
 
 impl Collector {
@@ -56,34 +86,20 @@ impl Collector {
             head: DraftWriter::create(drafts.join(spool::DRAFT_HEAD))?,
             head_begins,
             next: 0,
-            ready: BTreeMap::new(),
+            ready: Ready::default(),
             parts: HashMap::new(),
             collected: Collected::default(),
         })
     }
 
-    pub(crate) fn run(mut self, done: &Receiver<Done>) -> Result<Collected> {
-        for Done { order, outcome } in done {
-            match outcome {
-                Outcome::Whole(draft) => {
-                    self.ready.insert(order, Some(draft));
-                }
-                Outcome::Dropped { path, why } => {
-                    // Several parts of one file may say so; one warning is enough.
-                    self.parts.remove(&order);
-                    if order >= self.next
-                        && self.ready.insert(order, None).is_none()
-                        && let Some(why) = why
-                    {
-                        self.collected.warnings.push(&path, why);
-                    }
-                }
-                Outcome::Noted { path, what } => self.collected.warnings.push(&path, what),
-                Outcome::Part(part) => self.part(order, part)?,
+    pub(crate) fn run(mut self, done: &Receiver<Batch>) -> Result<Collected> {
+        for batch in done {
+            for Done { order, outcome } in batch {
+                self.take(order, outcome)?;
             }
             self.write_ready()?;
         }
-        if !self.ready.is_empty() || !self.parts.is_empty() {
+        if !self.ready.0.is_empty() || !self.parts.is_empty() {
             return Err(Error::internal("the draft has gaps"));
         }
         if let Some(tail) = self.tail.take() {
@@ -93,9 +109,29 @@ impl Collector {
         Ok(self.collected)
     }
 
+    fn take(&mut self, order: Order, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Whole(draft) => {
+                self.ready.put(self.next, order, Some(draft));
+            }
+            Outcome::Dropped { path, why } => {
+                // Several parts of one file may say so; one warning is enough.
+                self.parts.remove(&order);
+                if self.ready.put(self.next, order, None)
+                    && let Some(why) = why
+                {
+                    self.collected.warnings.push(&path, why);
+                }
+            }
+            Outcome::Noted { path, what } => self.collected.warnings.push(&path, what),
+            Outcome::Part(part) => self.part(order, part)?,
+        }
+        Ok(())
+    }
+
     fn part(&mut self, order: Order, part: Part) -> Result<()> {
         // A part of a file that was dropped comes too late.
-        if order < self.next || self.ready.contains_key(&order) {
+        if self.ready.holds(self.next, order) {
             return Ok(());
         }
         let count = part.file.parts as usize;
@@ -106,7 +142,7 @@ impl Collector {
         if parts.iter().all(Option::is_some) {
             let parts = self.parts.remove(&order).into_iter().flatten().flatten().collect();
             let draft = self.join(parts)?;
-            self.ready.insert(order, Some(draft));
+            self.ready.put(self.next, order, Some(draft));
         }
         Ok(())
     }
@@ -129,7 +165,7 @@ impl Collector {
 
     fn write_ready(&mut self) -> Result<()> {
         let before = self.next;
-        while let Some(draft) = self.ready.remove(&self.next) {
+        while let Some(draft) = self.ready.pop() {
             if self.next == self.head_begins
                 && let Some(tail) = self.tail.take()
             {

@@ -9,6 +9,7 @@ use palinurus_repository::pack::ChunkAt;
 use palinurus_repository::{ChunkId, Error, FileId, Result};
 use prost::Message;
 
+use super::ahead::{Weight, named};
 use crate::source::{SourceEntry, SourceKind};
 
 /// A chunk that has a place, or that somebody else of this transaction has claimed.
@@ -193,6 +194,39 @@ impl DraftReader {
         self.scratch.resize(len, 0);
         self.file.read_exact(&mut self.scratch).map_err(|e| failed(&self.path, e))?;
         decode(&self.scratch).map(Some)
+    }
+}
+
+/// The entries of several drafts, one after the other.
+#[derive(Debug)]
+pub(crate) struct Drafts(std::vec::IntoIter<DraftReader>, Option<DraftReader>);
+
+impl Drafts {
+    pub(crate) fn open(spool: &Path, drafts: &[String]) -> Result<Self> {
+        let readers: Vec<DraftReader> =
+            drafts.iter().map(|draft| DraftReader::open(&spool.join(draft))).collect::<Result<_>>()?;
+        let mut readers = readers.into_iter();
+        let first = readers.next();
+        Ok(Self(readers, first))
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<Draft>> {
+        while let Some(reader) = &mut self.1 {
+            match reader.read()? {
+                Some(draft) => return Ok(Some(draft)),
+                None => self.1 = self.0.next(),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Weight for Entry {
+    fn weight(&self) -> usize {
+        let places = |content: &Content| {
+            content.pieces.len() + content.pages.as_ref().map_or(0, |pages| pages.maps.len())
+        };
+        named(&self.path, &self.meta) + self.content().map_or(0, places) * size_of::<Piece>()
     }
 }
 

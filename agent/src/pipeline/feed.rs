@@ -15,14 +15,16 @@ use super::base::{Base, if_readable};
 use super::draft::{Draft, DraftContent};
 use super::pages::{cut_pieces, unit_len};
 use super::stop::{Stop, stopped};
-use super::unit::{BasePart, Done, Order, Outcome, RANGE, Shared, Unit, file_of};
+use super::unit::{BasePart, Batch, Done, Order, Outcome, RANGE, Shared, Unit, file_of};
 use crate::progress::Counters;
 use crate::source::{Class, SourceEntry, SourceListReader};
 
 /// How far the list may be ahead of the draft. Bounds what waits to be written in order.
-const WINDOW: u64 = 16_384;
+pub(super) const WINDOW: u64 = 16_384;
 /// Files in one frame, and entries that may pass while it fills.
 const GROUP: usize = 1024;
+/// Entries that need no reading, handed on together.
+const WHOLE: usize = 256;
 
 /// How far the draft is.
 #[derive(Debug, Default)]
@@ -37,6 +39,10 @@ impl Written {
         self.moved.notify_all();
     }
 
+    fn may_go(&self, order: Order) -> bool {
+        order < *self.orders.lock().unwrap_or_else(PoisonError::into_inner) + WINDOW
+    }
+
     fn wait_for(&self, order: Order, stop: &Stop) -> Result<()> {
         let mut written = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         while order >= *written + WINDOW {
@@ -44,7 +50,7 @@ impl Written {
             let waited = self.moved.wait_timeout(written, Duration::from_millis(100));
             written = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        stop.check()
+        Ok(())
     }
 }
 
@@ -52,7 +58,8 @@ pub(crate) struct Feeder {
     pub(crate) list: SourceListReader,
     pub(crate) base: Option<Base>,
     pub(crate) units: SyncSender<Unit>,
-    pub(crate) done: SyncSender<Done>,
+    pub(crate) done: SyncSender<Batch>,
+    pub(crate) whole: Batch,
     pub(crate) written: Arc<Written>,
     pub(crate) stop: Arc<Stop>,
     pub(crate) progress: Arc<Counters>,
@@ -86,11 +93,17 @@ impl Feeder {
                 if !self.group.files.is_empty() && order - self.group.first >= GROUP as u64 {
                     self.send_group()?;
                 }
-                self.written.wait_for(order, &self.stop)?;
+                if !self.written.may_go(order) {
+                    // What is kept back here would be waited for.
+                    self.send_whole()?;
+                    self.written.wait_for(order, &self.stop)?;
+                }
+                self.stop.check()?;
                 self.entry(order, entry)?;
                 order += 1;
             }
         }
+        self.send_whole()?;
         self.send_group()
     }
 
@@ -193,7 +206,13 @@ impl Feeder {
         self.units.send(unit).map_err(|_| stopped())
     }
 
-    fn whole(&self, order: Order, draft: Draft) -> Result<()> {
-        self.done.send(Done { order, outcome: Outcome::Whole(draft) }).map_err(|_| stopped())
+    fn whole(&mut self, order: Order, draft: Draft) -> Result<()> {
+        self.whole.push(Done { order, outcome: Outcome::Whole(draft) });
+        if self.whole.len() >= WHOLE { self.send_whole() } else { Ok(()) }
+    }
+
+    fn send_whole(&mut self) -> Result<()> {
+        let whole = std::mem::take(&mut self.whole);
+        if whole.is_empty() { Ok(()) } else { self.done.send(whole).map_err(|_| stopped()) }
     }
 }

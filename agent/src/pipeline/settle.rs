@@ -15,9 +15,10 @@ use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::ahead::ahead;
 use super::base::if_readable;
 use super::claims::{ASK_MAX, How, Verdict};
-use super::draft::{Draft, DraftReader, DraftWriter};
+use super::draft::{Draft, DraftReader, DraftWriter, Drafts};
 use super::frames::Frames;
 use super::journal::PackJournal;
 use super::reread::{Reread, read_again};
@@ -186,15 +187,19 @@ fn write(
     let attempt = WriterId(context.entropy.array()?);
     let mut writer =
         ManifestWriter::new(&context.keys, context.transaction, &context.node, attempt, list.scan_started())?;
-    for draft in drafts {
-        let mut reader = DraftReader::open(&context.spool.join(draft))?;
-        while let Some(draft) = reader.read()? {
-            writer.push(&draft.into_entry()?)?;
-            while let Some(part) = writer.full_part() {
-                put(part)?;
+    let mut drafts = Drafts::open(&context.spool, drafts)?;
+    ahead(
+        move || drafts.next()?.map(Draft::into_entry).transpose(),
+        |next| {
+            while let Some(entry) = next()? {
+                writer.push(&entry)?;
+                while let Some(part) = writer.full_part() {
+                    put(part)?;
+                }
             }
-        }
-    }
+            Ok(())
+        },
+    )?;
     let mut told = ManifestWarnings::default();
     all.kept().iter().for_each(|warning| told.push(&warning.path, &warning.message));
     let finished = writer.finish(told)?;

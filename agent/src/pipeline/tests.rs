@@ -269,6 +269,20 @@ async fn a_mixed_tree_comes_back_and_unchanged_is_free() {
     assert_eq!(world.packs(4).await, 0);
 }
 
+/// The directory itself needs no reading: it is handed on with others like it, and all that follows waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_small_files_than_the_window_do_not_wait_for_each_other() {
+    let world = World::new(12).await;
+    let data = world.data("n1");
+    let files = super::feed::WINDOW + 1000;
+    for number in 0..files {
+        fs::write(data.join(format!("{number:05}")), b"x").unwrap();
+    }
+    let (first, summary) = world.backup(world.context("n1", 1, None, classes)).await;
+    assert_eq!((summary.files, summary.warnings), (files, 0));
+    assert_eq!(world.entries(&first).await.len() as u64, files + 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_pages_are_sent_together_and_rebased_in_time() {
     let world = World::new(2).await;

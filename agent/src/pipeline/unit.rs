@@ -1,7 +1,6 @@
 //! The pieces that work is cut into, and what comes back of them.
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -91,8 +90,9 @@ impl Shared {
 
 impl Opened {
     pub(crate) fn open(tree: &Tree, entry: &SourceEntry) -> io::Result<Self> {
-        let file = tree.read(entry)?;
-        let before = Stat::of(&file, entry, file_of(entry).map_or(0, |(size, _)| size))?;
+        let (file, stat) = tree.open_any(entry)?;
+        let listed = file_of(entry).map_or(0, |(size, _)| size);
+        let before = stat.as_ref().map_or_else(|| Stat::listed(entry, listed), Stat::from);
         Ok(Self { file, before })
     }
 
@@ -102,7 +102,10 @@ impl Opened {
 
     /// Whether the bytes read may be of several versions of the file.
     pub(crate) fn changed(&self, entry: &SourceEntry, size: u64, class: Class) -> io::Result<bool> {
-        let after = Stat::of(&self.file, entry, self.before.size)?;
+        let after = match &self.file {
+            Readable::Here(file) => Stat::from(&rustix::fs::fstat(file)?),
+            Readable::Remote(_) => Stat::listed(entry, self.before.size),
+        };
         Ok(match class {
             Class::Immutable | Class::Mutable | Class::Opaque => {
                 let meta = &entry.meta;
@@ -128,28 +131,30 @@ pub(crate) struct Stat {
 
 impl Stat {
     /// What lies elsewhere is as it was listed.
-    fn of(file: &Readable, entry: &SourceEntry, listed: u64) -> io::Result<Self> {
-        let Readable::Here(file) = file else {
-            return Ok(Self {
-                size: listed,
-                blocks: listed.div_ceil(512),
-                inode: entry.meta.inode,
-                device: entry.meta.device,
-                mtime: (entry.meta.mtime_seconds, i64::from(entry.meta.mtime_nanos)),
-            });
-        };
-        let meta = file.metadata()?;
-        Ok(Self {
-            size: meta.len(),
-            blocks: meta.blocks(),
-            inode: meta.ino(),
-            device: meta.dev(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-        })
+    fn listed(entry: &SourceEntry, size: u64) -> Self {
+        Self {
+            size,
+            blocks: size.div_ceil(512),
+            inode: entry.meta.inode,
+            device: entry.meta.device,
+            mtime: (entry.meta.mtime_seconds, i64::from(entry.meta.mtime_nanos)),
+        }
     }
 
     fn version(&self) -> (u64, i64, i64) {
         (self.size, self.mtime.0, self.mtime.1)
+    }
+}
+
+impl From<&rustix::fs::Stat> for Stat {
+    fn from(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
+            inode: stat.st_ino,
+            device: stat.st_dev,
+            mtime: (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+        }
     }
 }
 
@@ -169,6 +174,9 @@ pub(crate) fn file_of(entry: &SourceEntry) -> Option<(u64, Class)> {
         _ => None,
     }
 }
+
+/// Some at a time on their way to the collector: a hop between threads for each small file costs more than its bytes.
+pub(crate) type Batch = Vec<Done>;
 
 #[derive(Debug)]
 pub(crate) struct Done {

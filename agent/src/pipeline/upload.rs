@@ -11,6 +11,7 @@ use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::ahead::ahead;
 use super::base::{Base, if_readable, is_unchanged};
 use super::claims::How;
 use super::collect::{Collected, Collector};
@@ -66,8 +67,8 @@ fn compare_with_base(context: &Context, runtime: &tokio::runtime::Handle) -> Res
         return Ok(false);
     }
     let Some(mut base) = open_base(context, runtime, reference)? else { return Ok(false) };
-    let unchanged =
-        if_readable(is_unchanged(&mut base, || list.next_entry(), totals.entries))?.unwrap_or_default();
+    let compared = ahead(|| list.next_entry(), |next| is_unchanged(&mut base, next, totals.entries));
+    let unchanged = if_readable(compared)?.unwrap_or_default();
     if unchanged {
         progress.files_done.store(totals.files, Ordering::Relaxed);
         progress.bytes_done.store(totals.bytes, Ordering::Relaxed);
@@ -95,7 +96,7 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
     let written = Arc::new(Written::default());
     let (units, taken) = sync_channel(workers);
     let taken = Arc::new(Mutex::new(taken));
-    let (done, collected) = sync_channel(1024);
+    let (done, collected) = sync_channel(16);
     let base = match &context.base {
         Some(base) => open_base(context, &run.runtime, base)?,
         None => None,
@@ -110,6 +111,7 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
         progress: context.progress.clone(),
         empty_id: context.keys.file_id(0, []),
         group: Group::default(),
+        whole: Vec::new(),
     };
     let collector =
         Collector::new(context.keys.clone(), drafts, written, context.progress.clone(), entries - begin)?;

@@ -16,7 +16,7 @@ use super::frames::{Frames, Places};
 use super::pages::{BaseUnit, read_unit};
 use super::read::{Fault, Reading, Slot, chunk_ids, pieces, read_range};
 use super::stop::{Stop, stopped};
-use super::unit::{BasePart, Done, Opened, Outcome, Part, Shared, Unit, cut, file_of};
+use super::unit::{BasePart, Batch, Done, Opened, Outcome, Part, Shared, Unit, cut, file_of};
 use crate::progress::Counters;
 use crate::source::{Class, SourceEntry, Tree};
 
@@ -25,7 +25,7 @@ const UNSETTLED: usize = 64;
 
 pub(crate) struct Worker {
     pub(crate) units: Arc<Mutex<Receiver<Unit>>>,
-    pub(crate) done: SyncSender<Done>,
+    pub(crate) done: SyncSender<Batch>,
     pub(crate) frames: Frames,
     pub(crate) fetch: ChunkFetch,
     pub(crate) tree: Arc<Tree>,
@@ -219,10 +219,8 @@ impl Worker {
             let places = unit.places.borrow();
             match unit.what {
                 Read::Small(files) => {
-                    for file in files {
-                        let done = self.small_done(file, &places)?;
-                        self.send(done)?;
-                    }
+                    let done = files.into_iter().map(|file| self.small_done(file, &places));
+                    self.send(done.collect::<Result<_>>()?)?;
                 }
                 Read::Part { file, part, slots, map, torn } => {
                     let pieces = pieces(&slots, &places)?;
@@ -233,10 +231,8 @@ impl Worker {
                         Some(index) => (vec![places.ids[index]], places.refs[index]),
                     };
                     let order = file.order;
-                    self.send(Done {
-                        order,
-                        outcome: Outcome::Part(Part { file, part, pieces, ids, map, torn }),
-                    })?;
+                    let outcome = Outcome::Part(Part { file, part, pieces, ids, map, torn });
+                    self.send(vec![Done { order, outcome }])?;
                 }
             }
         }
@@ -245,12 +241,12 @@ impl Worker {
 
     fn small_done(&self, file: SmallFile, places: &Places) -> Result<Done> {
         let SmallFile { order, entry, chunk, len, torn } = file;
-        let slots: Vec<Slot> = chunk.map(|index| Slot::Chunk { index, start: 0, len }).into_iter().collect();
-        let id = self.frames.keys.file_id(u64::from(len), chunk_ids(&slots, places));
+        let slot = chunk.map(|index| Slot::Chunk { index, start: 0, len });
+        let id = self.frames.keys.file_id(u64::from(len), chunk.map(|index| places.ids[index]));
         let content = DraftContent {
             size: u64::from(len),
             id,
-            pieces: pieces(&slots, places)?,
+            pieces: pieces(slot.as_slice(), places)?,
             page_size: None,
             maps: Vec::new(),
         };
@@ -260,17 +256,18 @@ impl Worker {
 
     fn drop_file(&self, order: u64, entry: &SourceEntry, error: &io::Error) -> Result<()> {
         let why = self.tree.unread(entry, error)?;
-        self.send(Done { order, outcome: Outcome::Dropped { path: entry.path.clone(), why } })
+        self.send(vec![Done { order, outcome: Outcome::Dropped { path: entry.path.clone(), why } }])
     }
 
-    fn send(&self, done: Done) -> Result<()> {
+    fn send(&self, done: Batch) -> Result<()> {
         self.done.send(done).map_err(|_| stopped())
     }
 }
 
-fn note(done: &SyncSender<Done>, order: u64, path: &[u8], notes: Vec<String>) -> Result<()> {
-    notes.into_iter().try_for_each(|what| {
-        let outcome = Outcome::Noted { path: path.to_vec(), what };
-        done.send(Done { order, outcome }).map_err(|_| stopped())
-    })
+fn note(done: &SyncSender<Batch>, order: u64, path: &[u8], notes: Vec<String>) -> Result<()> {
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let noted = |what| Done { order, outcome: Outcome::Noted { path: path.to_vec(), what } };
+    done.send(notes.into_iter().map(noted).collect()).map_err(|_| stopped())
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use palinurus_repository::{Error, Result};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::judge::why_unread;
@@ -79,17 +79,26 @@ impl Tree {
         }
     }
 
-    /// [`open_file`](Self::open_file), also of what lies elsewhere.
-    pub(crate) fn read(&self, entry: &SourceEntry) -> io::Result<Readable> {
+    /// [`open_file`](Self::open_file), also of what lies elsewhere, with what the file was when it was opened.
+    pub(crate) fn open_any(&self, entry: &SourceEntry) -> io::Result<(Readable, Option<Stat>)> {
         match self.remote.as_ref().map(|remote| remote.open(entry)).transpose()?.flatten() {
-            Some(remote) => Ok(Readable::Remote(remote)),
-            None => self.open_file(entry).map(Readable::Here),
+            Some(remote) => Ok((Readable::Remote(remote), None)),
+            None => self.open_here(entry).map(|(file, stat)| (Readable::Here(file), Some(stat))),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn read(&self, entry: &SourceEntry) -> io::Result<Readable> {
+        self.open_any(entry).map(|(file, _)| file)
     }
 
     /// For reading. The file behind the name may be another one by now, or have another size: compare `fstat`
     /// with the entry.
     pub fn open_file(&self, entry: &SourceEntry) -> io::Result<File> {
+        self.open_here(entry).map(|(file, _)| file)
+    }
+
+    fn open_here(&self, entry: &SourceEntry) -> io::Result<(File, Stat)> {
         let SourceKind::File { snapshot, .. } = entry.kind else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         };
@@ -111,10 +120,11 @@ impl Tree {
             (true, None) => return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot was released")),
         };
         // O_NONBLOCK did no more than keep the open from waiting for a writer of a FIFO.
-        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no longer a regular file"));
         }
-        Ok(File::from(fd))
+        Ok((File::from(fd), stat))
     }
 }
 
