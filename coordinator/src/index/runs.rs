@@ -87,8 +87,10 @@ impl Open {
         (self.runs.len(), self.runs.first().map_or(0, |run| run.merges), filters)
     }
 
-    fn filter_for(&self, entries: usize, room: usize) -> Option<Filter> {
-        let taken: usize = self.runs.iter().filter_map(|run| run.filter.as_ref()).map(Filter::bytes).sum();
+    /// For a run beside the first `others`.
+    fn filter_beside(&self, others: usize, entries: usize, room: usize) -> Option<Filter> {
+        let taken: usize =
+            self.runs[..others].iter().filter_map(|run| run.filter.as_ref()).map(Filter::bytes).sum();
         (taken + Filter::bytes_for(entries) <= room).then(|| Filter::new(entries))
     }
 
@@ -265,7 +267,10 @@ impl Index {
         entries.sort_unstable_by_key(|(id, _)| *id);
         let mut write = database.begin_write()?;
         write.set_durability(Durability::None)?;
-        let filter = self.read().open.filter_for(entries.len(), self.filter_room());
+        let filter = {
+            let open = &self.read().open;
+            open.filter_beside(open.runs.len(), entries.len(), self.filter_room())
+        };
         let run = put_run(&write, 0, filter, entries.into_iter().map(Ok))?;
         {
             let mut packs = write.open_table(PACKS)?;
@@ -295,7 +300,7 @@ impl Index {
                 }
                 let entries: u64 = some.iter().map(|run| run.entries).sum();
                 let numbers: Vec<u64> = some.iter().map(|run| run.number).collect();
-                (numbers, some[0].merges + 1, open.filter_for(entries as usize, self.filter_room()))
+                (numbers, some[0].merges + 1, open.filter_beside(from, entries as usize, self.filter_room()))
             };
             let mut merge = Merge::new(&tables(&database.begin_read()?, &numbers)?)?;
             let mut write = database.begin_write()?;
