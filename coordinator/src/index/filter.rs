@@ -57,7 +57,7 @@ impl Filter {
     fn place(&self, id: &[u8; ChunkId::LEN]) -> (usize, u64) {
         let (words, _) = id.as_chunks::<8>();
         let hash = words.iter().fold(0, |hash, word| mix(hash ^ u64::from_le_bytes(*word)));
-        ((u128::from(hash) * self.blocks.len() as u128 >> 64) as usize, mix(hash))
+        (((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize, mix(hash))
     }
 }
 
