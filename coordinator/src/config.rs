@@ -15,6 +15,9 @@ pub use etcd::EtcdConfig;
 pub(crate) use notify::check_webhook_url;
 pub use notify::{EmailConfig, MailTls, NotifyConfig, WebhookConfig};
 
+const CONNECTIONS_MIN: usize = 64;
+const CONNECTIONS_MAX: usize = 1 << 20;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
@@ -49,6 +52,9 @@ pub struct Config {
     pub history: usize,
     /// Memory for the chunk indexes of all services together, in MiB; each has an even part while it works, 4 at least.
     pub index_cache_mib: usize,
+    /// All there may be at a time, of agents, operators and strangers: an agent's idle session takes 60 KiB. Who comes
+    /// when there is no room waits.
+    pub connections: usize,
     /// Every change that was asked for, by whom, and what came of it; empty: `audit.log` in `state`.
     pub audit: PathBuf,
     /// Operators' tokens; empty: nobody has one.
@@ -79,6 +85,7 @@ impl Default for Config {
             store_patience: Duration::from_secs(60),
             history: 1000,
             index_cache_mib: 512,
+            connections: 4096,
             audit: PathBuf::new(),
             tokens: PathBuf::new(),
             tls: TlsConfig::default(),
@@ -115,6 +122,12 @@ impl Config {
             if value.is_zero() {
                 return Err(Error::invalid(format!("{name} is zero")));
             }
+        }
+        // Below, agents and strangers under way could keep an operator out.
+        if !(CONNECTIONS_MIN..=CONNECTIONS_MAX).contains(&self.connections) {
+            return Err(Error::invalid(format!("connections is {}", self.connections)).with_hint(format!(
+                "say {CONNECTIONS_MIN} to {CONNECTIONS_MAX}: each may take 60 KiB and an open file"
+            )));
         }
         self.tls.check()?;
         if !self.tokens.as_os_str().is_empty() && !self.tls.in_use() {
@@ -234,6 +247,8 @@ mod tests {
             "nmae = \"c1\"",
             "patience = 60",
             "patience = \"0s\"",
+            "connections = 0",
+            "connections = 2000000",
             "keys = []",
             "keys = [{}]",
             "name = \"../x\"",

@@ -20,8 +20,6 @@ mod turn;
 use open::Open;
 use turn::Places;
 
-/// All there may be.
-const CONNECTIONS: usize = 4096;
 /// An agent keeps one; while it dials anew, some that are dead are not known to be.
 const OF_AN_AGENT: usize = 8;
 /// An operator has one a command.
@@ -37,15 +35,24 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When the system has no room for another connection.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 const QUEUE: usize = 16;
+/// Files that are no connections: the state, an index for each service, the log, connections to stores and to etcd.
+const OTHER_FILES: u64 = 1024;
 
-pub(crate) fn open(bound: TcpListener, tls: Option<Arc<TlsServer>>, cancel: CancellationToken) -> Incoming {
+/// `connections` are all there may be.
+pub(crate) fn open(
+    bound: TcpListener,
+    tls: Option<Arc<TlsServer>>,
+    connections: usize,
+    cancel: CancellationToken,
+) -> Incoming {
+    open_files(connections as u64 + OTHER_FILES);
     let (through, incoming) = mpsc::channel(QUEUE);
     let gate = Gate {
         tls,
-        connections: Arc::new(Semaphore::new(CONNECTIONS)),
+        connections: Arc::new(Semaphore::new(connections)),
         knocking: Places::new(KNOCKING),
         house: House {
-            holders: Places::new(CONNECTIONS),
+            holders: Places::new(connections),
             nobodies: Places::new(NOBODIES),
             open: Open::default(),
         },
@@ -59,6 +66,26 @@ pub(crate) fn open(bound: TcpListener, tls: Option<Arc<TlsServer>>, cancel: Canc
         }
     });
     ReceiverStream::new(incoming).map(Ok).boxed()
+}
+
+/// Most systems give a process 1024 until it asks for more.
+fn open_files(wanted: u64) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let most = limit.maximum.unwrap_or(wanted).min(wanted);
+    limit.current = Some(most);
+    let raised = setrlimit(Resource::Nofile, limit);
+    if raised.is_err() || most < wanted {
+        tracing::warn!(
+            wanted,
+            most,
+            hint = "raise the limit of open files (LimitNOFILE), or say fewer `connections`",
+            "not all connections that are allowed may find room"
+        );
+    }
 }
 
 #[derive(Debug)]

@@ -4,44 +4,68 @@
 //! It answers with places that were true once. Whether a place may still be used is the ledger's to say: entries of
 //! swept packs stay until [`Index::retain`] takes them out.
 //!
+//! What is committed lies in one tree. What the open transaction stores comes in no order, and a tree would be touched
+//! all over for each pack: it is collected in memory and written in sorted runs ([`runs`]), which the commit merges
+//! into the tree. Filters in memory answer most questions about what is nowhere.
+//!
 //! The file is open, and its cache takes memory, only while an operation works with it: a coordinator has as many of
 //! these as it has services, and most of them rest.
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use palinurus_repository::pack::{ChunkAt, Codec, FrameAt, PackId, PackSummary};
-use palinurus_repository::{ChunkId, Error, RepositoryId, Result, TransactionId, WriterId};
+use palinurus_repository::pack::{ChunkAt, PackId, PackSummary};
+use palinurus_repository::{ChunkId, Error, RepositoryId, Result, TransactionId};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
-const PLACE_LEN: usize = 53;
+mod file;
+mod filter;
+mod merge;
+mod place;
+mod runs;
+
+use filter::Filter;
+use place::{PLACE_LEN, parse, place};
+use runs::Open;
+
 type Id = &'static [u8; ChunkId::LEN];
 type Place = &'static [u8; PLACE_LEN];
+type Entry = ([u8; ChunkId::LEN], [u8; PLACE_LEN]);
 
 /// Of committed transactions.
 const CHUNKS: TableDefinition<'_, Id, Place> = TableDefinition::new("chunks");
-/// Of packs that the open transaction's nodes have stored.
-const OPEN: TableDefinition<'_, Id, Place> = TableDefinition::new("open");
-/// The packs that `OPEN` is made of.
-const PACKS: TableDefinition<'_, &str, ()> = TableDefinition::new("packs");
-/// Which transaction `OPEN` is about; which are in `CHUNKS` as a whole.
+/// Which transaction is open; which are in `CHUNKS` as a whole.
 const TRANSACTIONS: TableDefinition<'_, &[u8; TransactionId::LEN], bool> =
     TableDefinition::new("transactions");
-const REPOSITORY: TableDefinition<'_, (), &[u8; RepositoryId::LEN]> = TableDefinition::new("repository");
 
 /// Entries written in one redb transaction: what it holds in memory until it commits.
 const BATCH: usize = 100_000;
-/// Commits of the open transaction that may be lost together. Agents tell again, so losing them costs nothing.
-const UNSYNCED: u32 = 64;
+/// A filter is made once so many questions were asked in vain that one entry of the tree was read for each.
+const MISSES_WORTH: u64 = 8;
 
 pub(crate) struct Index {
     path: PathBuf,
     repository: RepositoryId,
     database: Mutex<Option<Arc<Database>>>,
-    /// In bytes, of the next time that it is opened.
+    /// In bytes, of all that it may take now.
     cache: Box<dyn Fn() -> usize + Send + Sync>,
-    unsynced: std::sync::atomic::AtomicU32,
+    /// Held by who changes what `Memory` says of the file; taken before `memory`.
+    writing: Mutex<()>,
+    memory: RwLock<Memory>,
+    /// Questions about what is not in `CHUNKS`, while it has no filter.
+    misses: AtomicU64,
+}
+
+/// Never behind the file: who looks holds it while he begins to read, and who commits changes both under it. No one
+/// asks for the database while he holds it.
+#[derive(Default)]
+struct Memory {
+    open: Open,
+    /// Of all that is in `CHUNKS`.
+    filter: Option<Filter>,
 }
 
 impl fmt::Debug for Index {
@@ -55,56 +79,6 @@ fn failed(error: impl Into<redb::Error>) -> Error {
     Error::unavailable("the chunk index").with_source(error.into())
 }
 
-fn open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Database> {
-    // redb may panic on a file that was changed behind its back.
-    let opened = std::panic::catch_unwind(|| try_open(path, repository, cache));
-    match opened {
-        Ok(Ok(Some(database))) => return Ok(database),
-        Ok(Err(redb::Error::DatabaseAlreadyOpen)) => {
-            return Err(Error::conflict(format!("{} is in use", path.display())));
-        }
-        Ok(Ok(None)) => {
-            tracing::warn!(path = %path.display(), "the chunk index is another repository's: made anew")
-        }
-        Ok(Err(e)) => {
-            tracing::warn!(path = %path.display(), error = %e, "the chunk index is damaged: made anew")
-        }
-        Err(_) => tracing::warn!(path = %path.display(), "the chunk index is damaged: made anew"),
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::io(format!("remove {}", path.display()), e));
-        }
-        _ => {}
-    }
-    match try_open(path, repository, cache) {
-        Ok(Some(database)) => Ok(database),
-        Ok(None) => Err(Error::internal("a new chunk index belongs to another repository")),
-        Err(e) => Err(failed(e)),
-    }
-}
-
-/// `None` when the file is another repository's.
-fn try_open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Option<Database>, redb::Error> {
-    let database = Database::builder().set_cache_size(cache).create(path)?;
-    let transaction = database.begin_write()?;
-    {
-        transaction.open_table(CHUNKS)?;
-        transaction.open_table(OPEN)?;
-        transaction.open_table(PACKS)?;
-        transaction.open_table(TRANSACTIONS)?;
-        let mut owner = transaction.open_table(REPOSITORY)?;
-        let found = owner.get(())?.map(|found| *found.value());
-        match found {
-            Some(found) if found != repository.0 => return Ok(None),
-            Some(_) => {}
-            None => drop(owner.insert((), &repository.0)?),
-        }
-    }
-    transaction.commit()?;
-    Ok(Some(database))
-}
-
 impl Index {
     /// Opens or makes the cache. A file that is damaged, or of another repository, is replaced by an empty one.
     /// Blocks, as all of this does.
@@ -113,30 +87,56 @@ impl Index {
         repository: RepositoryId,
         cache: impl Fn() -> usize + Send + Sync + 'static,
     ) -> Result<Self> {
-        let database = Mutex::default();
-        let index =
-            Self { path: path.to_owned(), repository, database, cache: Box::new(cache), unsynced: 0.into() };
+        let index = Self {
+            path: path.to_owned(),
+            repository,
+            database: Mutex::default(),
+            cache: Box::new(cache),
+            writing: Mutex::default(),
+            memory: RwLock::default(),
+            misses: AtomicU64::default(),
+        };
         index.database()?;
         Ok(index)
     }
 
     /// Gives its memory back until it is asked again.
     pub(crate) fn rest(&self) {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(e) = self.flush(1) {
+            tracing::warn!(error = e.chain(), "what was stored last is not in the chunk index yet");
+        }
+        let mut database = lock(&self.database);
         // Whoever still looks into it keeps it open, and redb would not open it beside.
         if database.as_ref().is_some_and(|database| Arc::strong_count(database) == 1) {
+            let mut memory = self.write();
+            memory.filter = None;
+            memory.open.close();
             *database = None;
         }
     }
 
     fn database(&self) -> Result<Arc<Database>> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut database = lock(&self.database);
         if let Some(database) = &*database {
             return Ok(database.clone());
         }
-        let opened = Arc::new(open(&self.path, self.repository, (self.cache)())?);
+        let opened = Arc::new(file::open(&self.path, self.repository, (self.cache)() / 2)?);
+        self.write().open.load(&opened).map_err(failed)?;
         *database = Some(opened.clone());
         Ok(opened)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Memory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Memory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In bytes: of the tree's filter, and of those of all runs together.
+    fn filter_room(&self) -> usize {
+        (self.cache)() / 8
     }
 
     /// The committed transactions that are in it as a whole.
@@ -158,104 +158,67 @@ impl Index {
 
     /// Takes in packs of a committed transaction; [`Self::fold_done`] says when these were all.
     pub(crate) fn fold(&self, packs: &[PackSummary]) -> Result<()> {
-        let mut entries: Vec<([u8; 32], [u8; PLACE_LEN])> = Vec::new();
+        let database = self.database()?;
+        let mut entries: Vec<Entry> = Vec::new();
+        let insert = |entries: &mut Vec<Entry>| {
+            // In the tree's own order, each page is touched once. Of one chunk's places, the last is as good as any.
+            entries.sort_unstable();
+            entries.dedup_by_key(|(id, _)| *id);
+            self.commit_entries(&database, entries).map_err(failed)?;
+            entries.clear();
+            Ok(())
+        };
         for pack in packs {
             entries.extend(pack.chunks().map(|(id, at)| (id.0, place(&at))));
             if entries.len() >= BATCH {
-                self.insert(CHUNKS, None, std::mem::take(&mut entries), Durability::None, || ())?;
+                insert(&mut entries)?;
             }
         }
-        self.insert(CHUNKS, None, entries, Durability::None, || ())
+        insert(&mut entries)
     }
 
+    /// Into `CHUNKS`; sorted, each id once.
+    fn commit_entries(&self, database: &Database, entries: &[Entry]) -> Result<(), redb::Error> {
+        let Some((first, _)) = entries.first() else { return Ok(()) };
+        let mut write = database.begin_write()?;
+        write.set_durability(Durability::None)?;
+        {
+            let mut table = write.open_table(CHUNKS)?;
+            let is_behind = table.last()?.is_none_or(|(last, _)| last.value() < first);
+            if is_behind {
+                append(&mut table, entries.iter().map(|entry| Ok(*entry)))?;
+            } else {
+                for (id, at) in entries {
+                    table.insert(id, at)?;
+                }
+            }
+        }
+        let mut memory = self.write();
+        if let Some(filter) = &mut memory.filter {
+            entries.iter().for_each(|(id, _)| filter.insert(id));
+        }
+        memory.filter.take_if(|filter| filter.is_overfull());
+        write.commit()?;
+        Ok(())
+    }
+
+    /// All of the transaction is in `CHUNKS`. What it had stored while it was open is not needed any more.
     pub(crate) fn fold_done(&self, transaction: TransactionId) -> Result<()> {
         let database = self.database()?;
+        let _one = lock(&self.writing);
+        let was_open = self.read().open.is_of(transaction);
         let write = || -> Result<_, redb::Error> {
             let write = database.begin_write()?;
             write.open_table(TRANSACTIONS)?.insert(&transaction.0, true)?;
+            if was_open {
+                runs::clear(&write)?;
+            }
+            let mut memory = self.write();
             write.commit()?;
+            if was_open {
+                memory.open = Open::default();
+            }
             Ok(())
-        };
-        write().map_err(failed)
-    }
-
-    /// Makes `OPEN` the table of this transaction: what another one left in it goes.
-    pub(crate) fn begin(&self, transaction: TransactionId) -> Result<()> {
-        let database = self.database()?;
-        let write = || -> Result<_, redb::Error> {
-            let write = database.begin_write()?;
-            {
-                let mut transactions = write.open_table(TRANSACTIONS)?;
-                let open = open_transactions(&transactions)?;
-                if open == [transaction.0] {
-                    return Ok(());
-                }
-                for id in open {
-                    transactions.remove(&id)?;
-                }
-                transactions.insert(&transaction.0, false)?;
-                write.delete_table(OPEN)?;
-                write.open_table(OPEN)?;
-                write.delete_table(PACKS)?;
-                write.open_table(PACKS)?;
-            }
-            write.commit()?;
-            Ok(())
-        };
-        write().map_err(failed)
-    }
-
-    /// A pack of the open transaction is durable. `gate` is passed right before it becomes visible.
-    pub(crate) fn stored<G>(&self, pack: &PackSummary, gate: impl FnOnce() -> G) -> Result<G> {
-        let entries = pack.chunks().map(|(id, at)| (id.0, place(&at))).collect();
-        let count = self.unsynced.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let durability =
-            if count % UNSYNCED == UNSYNCED - 1 { Durability::Immediate } else { Durability::None };
-        self.insert(OPEN, Some(pack.pack), entries, durability, gate)
-    }
-
-    /// Those of the open transaction's packs that it has not taken in.
-    pub(crate) fn lacks(&self, packs: Vec<PackId>) -> Result<Vec<PackId>> {
-        let database = self.database()?;
-        let look = || -> Result<_, redb::Error> {
-            let known = database.begin_read()?.open_table(PACKS)?;
-            let mut lacking = Vec::new();
-            for pack in packs {
-                if known.get(pack.key().as_str())?.is_none() {
-                    lacking.push(pack);
-                }
-            }
-            Ok(lacking)
-        };
-        look().map_err(failed)
-    }
-
-    fn insert<G>(
-        &self,
-        table: TableDefinition<'_, Id, Place>,
-        pack: Option<PackId>,
-        mut entries: Vec<([u8; 32], [u8; PLACE_LEN])>,
-        durability: Durability,
-        gate: impl FnOnce() -> G,
-    ) -> Result<G> {
-        // In the tree's own order, each page is touched once.
-        entries.sort_unstable();
-        let database = self.database()?;
-        let write = || -> Result<_, redb::Error> {
-            let mut write = database.begin_write()?;
-            write.set_durability(durability)?;
-            {
-                let mut table = write.open_table(table)?;
-                for (id, at) in &entries {
-                    table.insert(id, at)?;
-                }
-                if let Some(pack) = pack {
-                    write.open_table(PACKS)?.insert(pack.key().as_str(), ())?;
-                }
-            }
-            let passed = gate();
-            write.commit()?;
-            Ok(passed)
         };
         write().map_err(failed)
     }
@@ -268,25 +231,54 @@ impl Index {
     ) -> Result<Vec<Option<ChunkAt>>> {
         let database = self.database()?;
         let look = || -> Result<_, redb::Error> {
+            let memory = self.read();
             let read = database.begin_read()?;
-            let (open, chunks) = (read.open_table(OPEN)?, read.open_table(CHUNKS)?);
-            // A first backup asks only for what is new: the way down an empty tree is still a way.
-            let (any_open, any_chunks) = (!open.is_empty()?, !chunks.is_empty()?);
+            let chunks = read.open_table(CHUNKS)?;
+            let committed = chunks.len()?;
+            let mut open = memory.open.look(&read);
             let mut found = Vec::with_capacity(ids.len());
+            let mut misses = 0;
             for id in ids {
-                let mut at = None;
-                if any_open {
-                    at = open.get(&id.0)?.and_then(|at| parse(at.value()));
-                }
-                if any_chunks && at.is_none() {
-                    let committed = chunks.get(&id.0)?.and_then(|at| parse(at.value()));
-                    at = committed.filter(|at| usable(&at.frame.pack));
+                let mut at = open.find(&id.0)?.and_then(|at| parse(&at));
+                if at.is_none()
+                    && committed > 0
+                    && memory.filter.as_ref().is_none_or(|filter| filter.may_hold(&id.0))
+                {
+                    let there = chunks.get(&id.0)?;
+                    misses += u64::from(there.is_none());
+                    at = there.and_then(|at| parse(at.value())).filter(|at| usable(&at.frame.pack));
                 }
                 found.push(at);
+            }
+            let is_wanted = memory.filter.is_none() && misses > 0;
+            drop(open);
+            drop(memory);
+            if is_wanted {
+                misses += self.misses.fetch_add(misses, Ordering::Relaxed);
+                if misses.saturating_mul(MISSES_WORTH) >= committed {
+                    self.make_filter(&database)?;
+                }
             }
             Ok(found)
         };
         look().map_err(failed)
+    }
+
+    /// Of what is in `CHUNKS`, unless that is too much.
+    fn make_filter(&self, database: &Database) -> Result<(), redb::Error> {
+        let mut memory = self.write();
+        let chunks = database.begin_read()?.open_table(CHUNKS)?;
+        let entries = chunks.len()? as usize;
+        if memory.filter.is_some() || Filter::bytes_for(entries) > self.filter_room() {
+            return Ok(());
+        }
+        let mut filter = Filter::new(entries);
+        for entry in chunks.iter()? {
+            filter.insert(entry?.0.value());
+        }
+        memory.filter = Some(filter);
+        self.misses.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Drops what lies in packs that are gone.
@@ -302,154 +294,23 @@ impl Index {
     }
 }
 
-fn open_transactions(
-    table: &impl ReadableTable<&'static [u8; TransactionId::LEN], bool>,
-) -> Result<Vec<[u8; TransactionId::LEN]>, redb::Error> {
-    let mut open = Vec::new();
-    for entry in table.iter()? {
-        let (id, whole) = entry?;
-        if !whole.value() {
-            open.push(*id.value());
-        }
+/// Behind all that the table holds, in the order of the ids: pages are filled one after the other, and touched once.
+fn append(
+    table: &mut redb::Table<'_, Id, Place>,
+    entries: impl IntoIterator<Item = Result<Entry, redb::Error>>,
+) -> Result<(), redb::Error> {
+    let mut cursor = table.upper_bound_mut(Bound::<Id>::Unbounded)?;
+    for entry in entries {
+        let (id, at) = entry?;
+        cursor.insert_before(&id, &at)?;
     }
-    Ok(open)
+    cursor.close()?;
+    Ok(())
 }
 
-/// transaction 16 | writer 8 | counter, ordinal, offset, stored, plain, start, len: u32 each | codec 1
-fn place(at: &ChunkAt) -> [u8; PLACE_LEN] {
-    let FrameAt { pack, ordinal, offset, stored, plain, codec } = at.frame;
-    let mut bytes = [0; PLACE_LEN];
-    bytes[..16].copy_from_slice(pack.transaction.as_bytes());
-    bytes[16..24].copy_from_slice(pack.writer.as_bytes());
-    for (i, value) in [pack.counter, ordinal, offset, stored, plain, at.start, at.len].into_iter().enumerate()
-    {
-        bytes[24 + 4 * i..28 + 4 * i].copy_from_slice(&value.to_le_bytes());
-    }
-    bytes[52] = codec as u8;
-    bytes
-}
-
-/// `None` for what no version of ours writes: then the chunk is stored again.
-fn parse(bytes: &[u8; PLACE_LEN]) -> Option<ChunkAt> {
-    let number = |i: usize| {
-        let at = 24 + 4 * i;
-        u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-    };
-    let pack = PackId {
-        transaction: TransactionId::from_slice(&bytes[..16]).ok()?,
-        writer: WriterId::from_slice(&bytes[16..24]).ok()?,
-        counter: number(0),
-    };
-    let codec = Codec::from_u32(u32::from(bytes[52])).ok()?;
-    let frame =
-        FrameAt { pack, ordinal: number(1), offset: number(2), stored: number(3), plain: number(4), codec };
-    let at = ChunkAt { frame, start: number(5), len: number(6) };
-    at.check().ok().map(|()| at)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use palinurus_repository::pack::{FrameSummary, HEADER_LEN};
-
-    use super::*;
-
-    const REPOSITORY: RepositoryId = RepositoryId([1; 16]);
-
-    pub(crate) fn chunk(n: u32) -> ChunkId {
-        let mut id = [0; 32];
-        // Spread as real ids are: the top bytes decide where in the tree an id lies.
-        id[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b1).to_be_bytes());
-        id[4..8].copy_from_slice(&n.to_be_bytes());
-        ChunkId(id)
-    }
-
-    /// A pack of the transaction that holds those chunks, 4 KiB each.
-    pub(crate) fn pack(transaction: u8, counter: u32, chunks: std::ops::Range<u32>) -> PackSummary {
-        let pack =
-            PackId { transaction: TransactionId([transaction; 16]), writer: WriterId([9; 8]), counter };
-        let mut offset = HEADER_LEN as u32;
-        let mut frames = Vec::new();
-        let ids: Vec<ChunkId> = chunks.map(chunk).collect();
-        for ids in ids.chunks(256) {
-            let plain = 4096 * ids.len() as u32;
-            let chunks = ids.iter().map(|id| (*id, 4096)).collect();
-            frames.push(FrameSummary { offset, stored: plain / 2 + 16, plain, codec: Codec::Zstd, chunks });
-            offset += plain / 2 + 16;
-        }
-        PackSummary { pack, size: u64::from(offset) + 100, frames }
-    }
-
-    #[test]
-    fn places_come_back_as_they_were() {
-        for (_, at) in pack(3, 7, 0..600).chunks() {
-            assert_eq!(parse(&place(&at)), Some(at));
-        }
-        assert_eq!(parse(&[0xff; PLACE_LEN]), None);
-    }
-
-    #[test]
-    fn open_committed_and_swept() {
-        let directory = tempfile::tempdir().unwrap();
-        let index = Index::open(&directory.path().join("index"), REPOSITORY, || 4 << 20).unwrap();
-        let (old, new) = (pack(1, 0, 0..1000), pack(2, 0, 1000..1500));
-        index.fold(std::slice::from_ref(&old)).unwrap();
-        index.fold_done(old.pack.transaction).unwrap();
-        assert_eq!(index.folded().unwrap(), BTreeSet::from([old.pack.transaction]));
-
-        index.begin(new.pack.transaction).unwrap();
-        assert_eq!(index.lacks(vec![new.pack]).unwrap(), [new.pack]);
-        index.stored(&new, || ()).unwrap();
-        index.begin(new.pack.transaction).unwrap();
-        assert_eq!(index.lacks(vec![new.pack]).unwrap(), []);
-        let places = |usable: bool| index.find(&[chunk(5), chunk(1200), chunk(9999)], |_| usable).unwrap();
-        let packs = |usable| places(usable).iter().map(|at| at.map(|at| at.frame.pack)).collect::<Vec<_>>();
-        assert_eq!(packs(true), [Some(old.pack), Some(new.pack), None]);
-        assert_eq!(
-            packs(false),
-            [None, Some(new.pack), None],
-            "what is stored in this transaction needs no commit"
-        );
-        for (id, at) in new.chunks() {
-            assert_eq!(index.find(&[id], |_| true).unwrap(), [Some(at)]);
-        }
-
-        index.begin(TransactionId([3; 16])).unwrap();
-        assert_eq!(index.lacks(vec![new.pack]).unwrap(), [new.pack]);
-        assert_eq!(packs(true), [Some(old.pack), None, None], "what another transaction stored is its own");
-        assert_eq!(index.folded().unwrap().len(), 1);
-        index.rest();
-        assert!(index.database.lock().unwrap().is_none());
-        assert_eq!(
-            packs(true),
-            [Some(old.pack), None, None],
-            "what was committed is there again when it is asked for"
-        );
-        index.retain(|pack| *pack != old.pack).unwrap();
-        assert_eq!(packs(true), [None, None, None]);
-        let asking = index.database().unwrap();
-        index.rest();
-        assert!(index.database.lock().unwrap().is_some(), "who still asks is not cut short");
-        drop(asking);
-    }
-
-    #[test]
-    fn a_damaged_or_foreign_file_is_made_anew() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index");
-        let index = Index::open(&path, REPOSITORY, || 4 << 20).unwrap();
-        index.fold_done(TransactionId([1; 16])).unwrap();
-        assert_eq!(
-            Index::open(&path, REPOSITORY, || 4 << 20).unwrap_err().kind(),
-            palinurus_repository::ErrorKind::Conflict
-        );
-        drop(index);
-        assert_eq!(Index::open(&path, REPOSITORY, || 4 << 20).unwrap().folded().unwrap().len(), 1);
-        let foreign = Index::open(&path, RepositoryId([2; 16]), || 4 << 20).unwrap();
-        assert!(foreign.folded().unwrap().is_empty());
-        drop(foreign);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[..4096].fill(0x5a);
-        std::fs::write(&path, bytes).unwrap();
-        assert!(Index::open(&path, REPOSITORY, || 4 << 20).unwrap().folded().unwrap().is_empty());
-    }
-}
+pub(crate) mod tests;

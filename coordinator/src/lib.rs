@@ -10,6 +10,8 @@ mod board;
 mod bound;
 mod claim;
 mod config;
+#[cfg(test)]
+mod counted;
 mod door;
 mod drill;
 mod election;

@@ -135,11 +135,12 @@ impl Listener {
         self,
         router: Router<Guarded>,
         tls: Option<Arc<TlsServer>>,
+        connections: usize,
         cancel: CancellationToken,
     ) -> JoinHandle<Result<(), tonic::transport::Error>> {
         let incoming = match self {
             Self::Given(_, incoming) => incoming,
-            Self::Tcp(bound) => gate::open(bound, tls, cancel.clone()),
+            Self::Tcp(bound) => gate::open(bound, tls, connections, cancel.clone()),
         };
         tokio::spawn(router.serve_with_incoming_shutdown(incoming, cancel.cancelled_owned()))
     }

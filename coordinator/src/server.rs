@@ -113,7 +113,7 @@ async fn run(
     let following = AbortOnDropHandle::new(tokio::spawn(async move { standby.run(reader, leads).await }));
     let (health, health_service) = tonic_health::server::health_reporter();
     let router = router(door, access.clone(), &health, health_service, cancel.clone()).await?;
-    let mut serving = listener.serve(router, access.tls.clone(), cancel.clone());
+    let mut serving = listener.serve(router, access.tls.clone(), base.config.connections, cancel.clone());
     let outcome = {
         let leading = leadership::run(&base, &*election, &address, &lead, &health, &cancel);
         tokio::pin!(leading);

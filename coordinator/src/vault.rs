@@ -177,13 +177,26 @@ impl Vault {
         let mut warnings = Vec::new();
         for transaction in committed.difference(&folded) {
             let before = warnings.len();
-            self.fold_one(*transaction, &mut warnings).await?;
+            if !self.fold_open(*transaction).await? {
+                self.fold_one(*transaction, &mut warnings).await?;
+            }
             if warnings.len() == before {
                 let (index, transaction) = (self.index.clone(), *transaction);
                 self.blocking.run(move || index.fold_done(transaction)).await?;
             }
         }
         Ok(warnings)
+    }
+
+    /// Of a transaction whose packs this coordinator was told of one by one, the index knows all already.
+    async fn fold_open(&self, transaction: TransactionId) -> Result<bool> {
+        let state = self.repository.read(|state| state.clone()).await;
+        let index = self.index.clone();
+        let fold = move || {
+            let (own, _) = state.committed().split(transaction);
+            index.fold_open(transaction, &own, |pack| state.usable(pack))
+        };
+        self.blocking.run(fold).await
     }
 
     async fn fold_one(&self, transaction: TransactionId, warnings: &mut Vec<v1::Warning>) -> Result<()> {
@@ -230,8 +243,8 @@ impl Vault {
     }
 }
 
-/// Of the memory for all indexes, when that many services may need theirs at once. Below a few MiB redb has no room for
-/// its own pages.
+/// Of the memory for all indexes, when that many services may need theirs at once: half is redb's, a quarter each holds
+/// what is not written yet and filters. Below a few MiB redb has no room for its own pages.
 fn share(together: usize, services: usize) -> usize {
     (together / services.max(1)).max(4 << 20)
 }

@@ -187,11 +187,19 @@ impl Keys {
 
     /// The id of a file: over its size and the ids of its chunks in order, so that extents hash side by side.
     pub fn file_id(&self, size: u64, chunks: impl IntoIterator<Item = ChunkId>) -> FileId {
-        // At once: to set up a hasher costs a small file more than its forty bytes do.
-        let mut bytes = Vec::with_capacity(size_of::<u64>() + ChunkId::LEN);
-        bytes.extend_from_slice(&size.to_le_bytes());
-        chunks.into_iter().for_each(|id| bytes.extend_from_slice(id.as_bytes()));
-        file_id(&blake3::keyed_hash(&self.file_id, &bytes))
+        let mut chunks = chunks.into_iter().fuse();
+        let (first, second) = (chunks.next(), chunks.next());
+        if let (Some(only), None) = (&first, &second) {
+            // At once: to set up a hasher costs a small file more than its forty bytes do.
+            let mut bytes = [0; size_of::<u64>() + ChunkId::LEN];
+            let (head, tail) = bytes.split_at_mut(size_of::<u64>());
+            head.copy_from_slice(&size.to_le_bytes());
+            tail.copy_from_slice(only.as_bytes());
+            return file_id(&blake3::keyed_hash(&self.file_id, &bytes));
+        }
+        let mut hasher = FileHasher::new(self, size);
+        first.into_iter().chain(second).chain(chunks).for_each(|id| hasher.push(&id));
+        hasher.finish()
     }
 
     /// Goes with a ledger record and into its key. Racing writers seal different records for one place in the
