@@ -5,7 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::*;
+use crate::durable;
 use crate::engine::suite::{Fixture, keeps_to_the_contract, parts};
+
+mod stopped;
 
 /// Debian's ClickHouse 18.16, ended with the test.
 struct World {
