@@ -154,7 +154,7 @@ impl Files {
     async fn fetch(&self, open: &Open, name: String) -> Result<bool> {
         let path = open.ahead.join(&name);
         let Wanted::Bytes { from, to, len } = self.logs.wanted(&name, &open.plan) else { return Ok(false) };
-        if !path.exists() {
+        if !tokio::fs::try_exists(&path).await.unwrap_or(false) {
             let file = open.bytes(from, to, len).await?;
             self.host.seams.blocking.run(move || keep(&path, &file)).await?;
         }

@@ -1,10 +1,12 @@
 //! For threads that work: they wait at a gate, and give up when their run does.
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use palinurus_repository::Result;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::{Gate, Pace};
 
@@ -26,14 +28,19 @@ impl Pacer {
         wanted: impl Fn() -> Result<()>,
     ) -> Result<()> {
         let gate = gate(&self.pace);
-        while gate.is_limited() {
-            wanted()?;
-            let taken = self.runtime.block_on(async { tokio::time::timeout(LOOK, gate.take(amount)).await });
-            if taken.is_ok() {
-                break;
-            }
+        if !gate.is_limited() {
+            return Ok(());
         }
-        Ok(())
+        self.runtime.block_on(async {
+            // One wait, looked up from: who asks anew stands behind everybody again.
+            let mut taken = pin!(gate.take(amount));
+            loop {
+                wanted()?;
+                if timeout(LOOK, taken.as_mut()).await.is_ok() {
+                    return Ok(());
+                }
+            }
+        })
     }
 
     /// For what this thread has done since it last asked.
@@ -59,5 +66,35 @@ impl ThreadTime {
             + u64::try_from(time.tv_nsec).unwrap_or(0);
         let before = self.0.replace(now);
         before.map_or(0, |before| now.saturating_sub(before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use palinurus_repository::Error;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thread_keeps_its_place_while_it_looks_whether_it_is_wanted() {
+        let pace = Arc::new(Pace::default());
+        pace.read.set(1);
+        pace.read.take(1 << 30).await;
+        let pacer = Pacer { pace: pace.clone(), runtime: Handle::current() };
+        let looks = AtomicUsize::new(0);
+        let held = tokio::task::spawn_blocking(move || {
+            pacer.hold(
+                |pace| &pace.read,
+                1,
+                || match looks.fetch_add(1, Ordering::AcqRel) {
+                    4 => Err(Error::unavailable("cancelled")),
+                    _ => Ok(()),
+                },
+            )
+        });
+        assert_eq!(held.await.unwrap().unwrap_err().what(), "cancelled");
+        assert_eq!(pace.read.waited(), 1, "it asked once");
     }
 }
