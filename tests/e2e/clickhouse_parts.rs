@@ -1,6 +1,7 @@
 //! Many small parts: what is frozen, uploaded and given back grows with what is new, and not with what is there.
 //!
-//! `TEST_PARTS=10000 TEST_MINUTES=20 cargo nextest run -p palinurus-tests --test e2e thousands_of_parts --no-capture` measures.
+//! `TEST_PARTS=10000 TEST_MINUTES=20 cargo test --workspace --test e2e thousands_of_parts -- --nocapture` measures: nextest would
+//! end it after twelve minutes.
 use std::time::Duration;
 
 use palinurus_proto::v1;

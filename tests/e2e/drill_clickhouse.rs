@@ -38,9 +38,14 @@ async fn proved_and_damage_is_named(version: Version) {
     assert_eq!(ended.state(), OperationState::Succeeded, "{:?} {:?}", ended.failure, ended.drill);
     let result = &ended.drill.unwrap().results[0];
     let ran: Vec<&str> = result.checks.iter().map(|check| check.name.as_str()).collect();
-    assert_eq!(ran, ["restore", "recorded", "load", "CHECK TABLE", "probe", "stop"], "{result:?}");
+    assert_eq!(
+        ran,
+        ["restore", "recorded", "load", "checksums", "CHECK TABLE", "probe", "stop"],
+        "{result:?}"
+    );
     assert!(result.rto_ms >= result.restored_ms && result.recovered_ms > 0, "{result:?}");
-    let checked = &result.checks[3].told;
+    let (sums, checked) = (&result.checks[3].told, &result.checks[4].told);
+    assert!(!sums.starts_with("0 files") && !sums.contains("no checksums.txt"), "{sums}");
     assert_eq!(checked.contains("cannot check"), version == Version::Old, "{checked}");
     no_server_stays(&world).await;
     assert_eq!(seen(&server), before, "the server itself was not touched");
@@ -57,6 +62,8 @@ async fn proved_and_damage_is_named(version: Version) {
     let result = &ended.drill.unwrap().results[0];
     let found = result.findings.join("\n");
     assert!(found.contains("d.hurt") && found.contains("d.lost"), "{found}");
+    // Of the server's own hashes, whatever the server says itself.
+    assert!(found.contains(" has another hash than it had") && found.contains(" is missing"), "{found}");
     assert!(
         !found.contains("d.whole") && result.checks.iter().any(|check| check.name == "stop"),
         "{result:?}"

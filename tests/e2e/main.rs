@@ -16,6 +16,7 @@ mod clickhouse;
 mod clickhouse_chosen;
 mod clickhouse_disks;
 mod clickhouse_full;
+mod clickhouse_keeper_map;
 mod clickhouse_parts;
 mod clickhouse_replaced;
 mod clickhouse_shards;

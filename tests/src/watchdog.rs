@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::world::files_below;
+use crate::world::{deadline, files_below};
 
-/// Of one test, many times what the slowest takes.
-const LIMIT: Duration = Duration::from_secs(8 * 60);
+/// Of one test, in what any of its waits may take: many times what the slowest does.
+const LIMIT: u32 = 4;
 /// Of a log's end.
 const TAIL: usize = 60;
 
@@ -27,8 +27,9 @@ impl Watchdog {
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         let dir = dir.to_owned();
         let watch = move || {
-            if ended.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-                give_up(&test, &dir);
+            let limit = LIMIT * deadline();
+            if ended.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                give_up(&test, &dir, limit);
             }
         };
         std::thread::Builder::new().name("watchdog".into()).spawn(watch).unwrap();
@@ -37,9 +38,9 @@ impl Watchdog {
 }
 
 /// Past libtest, which keeps what a test prints for a report that would never come.
-fn give_up(test: &str, dir: &Path) {
+fn give_up(test: &str, dir: &Path, limit: Duration) {
     let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "\n== {test} has hung for {LIMIT:?}. The ends of its logs:");
+    let _ = writeln!(out, "\n== {test} has hung for {limit:?}. The ends of its logs:");
     let logs = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "log");
     for log in files_below(dir).into_iter().filter(logs) {
         let _ = writeln!(out, "-- {}", log.display());

@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
 /// What is measured may be given more minutes, by `TEST_MINUTES`.
-fn deadline() -> Duration {
+pub(crate) fn deadline() -> Duration {
     std::env::var("TEST_MINUTES")
         .ok()
         .and_then(|text| text.parse().ok())

@@ -13,9 +13,11 @@ use crate::process::Process;
 use crate::store::free_ports;
 use crate::world::wait;
 
+mod between;
 mod cluster;
 mod zookeeper;
 
+pub use between::Between;
 pub use cluster::Cluster;
 pub use zookeeper::ZooKeeper;
 

@@ -86,10 +86,10 @@ struct Shared {
     parts: AtomicU64,
 }
 
-pub(super) struct Request {
-    pub(super) head: Vec<u8>,
-    pub(super) line: String,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Request {
+    pub(crate) head: Vec<u8>,
+    pub(crate) line: String,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Proxy {
@@ -233,7 +233,7 @@ impl Shared {
 }
 
 /// The request as it is to be passed on: its server closes the connection behind the answer.
-pub(super) async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
+pub(crate) async fn read_request(client: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
     let mut line = String::new();
     if client.read_line(&mut line).await? == 0 {
         return Ok(None);
@@ -277,6 +277,6 @@ fn reset(client: TcpStream) -> io::Result<()> {
     client.set_zero_linger()
 }
 
-pub(super) fn find(all: &[u8], part: &[u8]) -> Option<usize> {
+pub(crate) fn find(all: &[u8], part: &[u8]) -> Option<usize> {
     all.windows(part.len()).position(|window| window == part)
 }

@@ -22,6 +22,7 @@ use crate::source::Tree;
 
 mod aside;
 mod attach;
+mod checksums;
 mod choice;
 mod chosen;
 mod client;

@@ -28,12 +28,13 @@ const CHECK: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) async fn prove(config: &Config, entropy: &Arc<dyn Entropy>, order: ProofOrder) -> Result<Proof> {
     let (settings, entropy, laid) = (config.clone(), Arc::clone(entropy), order.clone());
-    let (facts, left, recorded, scratch, program, owner) = blocking(move || {
-        let (facts, left) = plain::plain(Facts::read(&laid.data.join(NAME))?);
+    let (whole, facts, left, recorded, scratch, program, owner) = blocking(move || {
+        let whole = Facts::read(&laid.data.join(NAME))?;
+        let (facts, left) = plain::plain(whole.clone());
         let recorded = checks::recorded(&laid.data, &facts)?;
         let (program, owner) = (server::program(&settings)?, Owner::of(&settings.root)?);
         let scratch = scratch::lay_out(&settings, &laid, &facts, owner, &*entropy)?;
-        Ok((facts, left, recorded, scratch, program, owner))
+        Ok((whole, facts, left, recorded, scratch, program, owner))
     })
     .await?;
     let client = Client::new(scratch.config.clone());
@@ -43,6 +44,8 @@ pub(super) async fn prove(config: &Config, entropy: &Arc<dyn Entropy>, order: Pr
     let loader = Loader { client: &client, config: &scratch.config, aside: &scratch.aside };
     let mut checks = vec![recorded, checks::load(&loader, &facts).await?];
     let rto = order.began.elapsed();
+    let backup = scratch.aside.backup();
+    checks.push(blocking(move || checks::checksums(&backup, &whole)).await?);
     checks.push(checks::check_tables(&client, &facts).await?);
     for sql in &order.settings.probe {
         checks.push(checks::probe(&client, sql).await?);

@@ -5,7 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use super::*;
+use crate::durable;
 use crate::engine::suite::{Fixture, keeps_to_the_contract, parts};
+
+mod stopped;
 
 /// Debian's ClickHouse 18.16, ended with the test.
 struct World {
@@ -129,4 +132,42 @@ async fn freezes_without_a_record_go_and_those_of_others_stay() {
     fs::remove_dir_all(world.dir.path().join("state/clickhouse")).unwrap();
     world.engine().recover(&|_| true).await.unwrap();
     assert_eq!(world.leftovers(), [world.dir.path().join("data/shadow/theirs")]);
+}
+
+/// Each file of a part that the server wrote, damaged in each way.
+#[tokio::test]
+async fn a_part_is_held_against_what_the_server_wrote_of_it() {
+    let world = World::start().await;
+    let client = Client::new(world.config());
+    let part = PathBuf::from(client.value("SELECT path FROM system.parts WHERE active").await.unwrap());
+    let good = checksums::hold(&part).unwrap().unwrap();
+    assert!(good.files > 3 && good.bytes > 1000 && good.findings.is_empty(), "{good:?}");
+    let own = ["checksums.txt", "columns.txt"];
+    let names = durable::names(&part).unwrap();
+    assert_eq!(names.len() as u64, good.files + own.len() as u64, "{names:?}");
+    for name in names {
+        let (path, name) = (part.join(&name), name.into_string().unwrap());
+        let text = fs::read(&path).unwrap();
+        let mut changed = text.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        fs::write(&path, changed).unwrap();
+        let found = checksums::hold(&part).unwrap().unwrap().findings;
+        match name.as_str() {
+            "columns.txt" => assert!(found.is_empty(), "{found:?}"),
+            "checksums.txt" => assert_eq!(found, ["checksums.txt is damaged: its own hash is another"]),
+            _ => assert_eq!(found, [format!("{name} has another hash than it had")]),
+        }
+        if !own.contains(&name.as_str()) {
+            fs::write(&path, &text[1..]).unwrap();
+            let short = text.len() - 1;
+            let found = checksums::hold(&part).unwrap().unwrap().findings;
+            assert_eq!(found, [format!("{name} has {short} bytes, and had {}", text.len())]);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(checksums::hold(&part).unwrap().unwrap().findings, [format!("{name} is missing")]);
+        }
+        fs::write(&path, text).unwrap();
+    }
+    assert_eq!(checksums::hold(&part).unwrap(), Some(good));
+    fs::remove_file(part.join("checksums.txt")).unwrap();
+    assert_eq!(checksums::hold(&part).unwrap(), None);
 }

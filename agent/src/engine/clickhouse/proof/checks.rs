@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use crate::engine::Check;
 use crate::engine::clickhouse::attach::Filling;
 use crate::engine::clickhouse::blocking;
+use crate::engine::clickhouse::checksums::hold;
 use crate::engine::clickhouse::client::{Client, SYNTAX};
 use crate::engine::clickhouse::facts::{Facts, Kept, Table};
-use crate::engine::clickhouse::list::{DISKS, measured};
+use crate::engine::clickhouse::list::{DISKS, measured, parts};
 use crate::engine::clickhouse::load::Loader;
 use crate::engine::clickhouse::server::Server;
 
@@ -58,6 +59,37 @@ pub(super) fn recorded(backup: &Path, facts: &Facts) -> Result<Check> {
         (parts, rows, bytes) = (parts + now.0, rows + now.1, bytes + now.2);
     }
     check.told = format!("{parts} parts with {rows} rows in {bytes} bytes");
+    check.took = began.elapsed();
+    Ok(check)
+}
+
+/// Each file of each part held against what the server wrote down of it when it wrote the part, also of tables that the
+/// server of a drill cannot be given. Blocks.
+pub(super) fn checksums(backup: &Path, facts: &Facts) -> Result<Check> {
+    let began = Instant::now();
+    let mut check = Check { name: "checksums".into(), ..Check::default() };
+    let (mut files, mut bytes, mut without) = (0, 0, 0);
+    for table in facts.tables.iter().filter(|table| table.kept == Kept::Parts) {
+        for place in &table.places {
+            let disk = backup.join(DISKS).join(facts.disks[place.disk].name.file_name()).join(&place.path);
+            for part in parts(&disk)? {
+                let failed = |e| Error::io(format!("read part {}", disk.join(&part).display()), e);
+                let Some(held) = hold(&disk.join(&part)).map_err(failed)? else {
+                    without += 1;
+                    continue;
+                };
+                (files, bytes) = (files + held.files, bytes + held.bytes);
+                if !held.findings.is_empty() {
+                    let findings = held.findings.join(", ");
+                    check.findings.push(format!("table {}, part {part}: {findings}", table.label()));
+                }
+            }
+        }
+    }
+    check.told = format!("{files} files of parts with {bytes} bytes");
+    if without > 0 {
+        check.told += &format!("; {without} parts have no checksums.txt that is known here");
+    }
     check.took = began.elapsed();
     Ok(check)
 }
