@@ -1,4 +1,5 @@
 //! A backup that is open in the server: the session that keeps it so, and the WAL that flows meanwhile.
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,11 +14,12 @@ use super::control::Control;
 use super::copier::Copier;
 use super::identity::Identity;
 use super::judge::{Pages, Reading};
-use super::list::Tablespace;
+use super::list::{self, Tablespace};
 use super::logs::WalIdentity;
 use super::lsn::{Lsn, Segment};
 use super::pushed::Pushes;
 use super::receiver::{Receiver, Take, reserve};
+use super::restored;
 use super::server::{Ready, ready};
 use super::session::{Session, begin};
 use crate::durable;
@@ -30,6 +32,8 @@ pub(super) struct Held {
     receiver: Receiver,
     judge: Arc<Reading>,
     tablespaces: Vec<Tablespace>,
+    /// Those that there were when it had begun.
+    known: HashSet<String>,
     first: Segment,
     system_identifier: u64,
     /// The server is a standby, which goes on following.
@@ -62,7 +66,8 @@ impl Held {
         }
         let start = begin(&mut sql, server.major, operation).await?;
         let root = access.config.root.clone();
-        let control = blocking(move || Control::read(&root)).await?;
+        let (control, known) =
+            blocking(move || Ok((Control::read(&root)?, list::tablespaces(&root)?))).await?;
         if server.in_recovery && control.timeline != timeline {
             return Err(Error::conflict(format!(
                 "the standby has come to timeline {timeline} only just now"
@@ -96,6 +101,7 @@ impl Held {
             receiver,
             judge,
             tablespaces: Vec::new(),
+            known,
             first,
             system_identifier,
             follows: server.in_recovery,
@@ -106,6 +112,10 @@ impl Held {
 
     pub(super) fn with(self, tablespaces: Vec<Tablespace>) -> Self {
         Self { tablespaces, ..self }
+    }
+
+    pub(super) fn known(&self) -> &HashSet<String> {
+        &self.known
     }
 
     pub(super) fn tree(&self, root: &Path) -> Result<Tree> {
@@ -121,6 +131,7 @@ impl Held {
         blocking(move || added::keep_control(&root, &directory)).await?;
         let ended = self.session.stop().await?;
         self.judge.broken.check()?;
+        check_tablespaces(&self.tablespaces, &ended.tablespaces)?;
         if self.follows {
             self.check_timeline(access).await?;
         }
@@ -169,6 +180,18 @@ impl Held {
     }
 }
 
+/// The server noted which there are while the backup began, and they were looked at when it had: one that was made in between
+/// would keep the restored server from its replay.
+fn check_tablespaces(listed: &[Tablespace], map: &str) -> Result<()> {
+    let noted: HashSet<String> = restored::parse(map.as_bytes())?.into_iter().map(|(oid, _)| oid).collect();
+    let is_one = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    match listed.iter().map(Tablespace::name).find(|name| is_one(name) && !noted.contains(name.as_ref())) {
+        Some(name) => Err(Error::conflict(format!("tablespace {name} was made just when the backup began"))
+            .with_hint("start the backup again")),
+        None => Ok(()),
+    }
+}
+
 /// The checkpoint that began the backup is in the control file of the server's own directory, and of no other.
 fn check_directory(access: &Access, control: &Control, start: Lsn, timeline: u32) -> Result<()> {
     if control.checkpoint >= start && control.timeline == timeline {
@@ -180,4 +203,19 @@ fn check_directory(access: &Access, control: &Control, start: Lsn, timeline: u32
         access.config.place()
     ))
     .with_hint("a copy, a standby, or another mount: engine.root must be what `show data_directory` says"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tablespace_that_is_copied_is_in_the_servers_own_list() {
+        let listed = ["1", "22", "lost+found"]
+            .map(|name| Tablespace { path: format!("pg_tblspc/{name}").into_bytes(), target: "/t".into() });
+        check_tablespaces(&listed, "22 /t\n1 /u\n3 /dropped\n").unwrap();
+        let error = check_tablespaces(&listed, "1 /t\n").unwrap_err();
+        assert!(error.what().contains("tablespace 22") && error.hint().is_some(), "{error:?}");
+        check_tablespaces(&[], "").unwrap();
+    }
 }

@@ -1,10 +1,11 @@
 //! Lists what a backup consists of: the data directory without what a server makes anew, and every tablespace below
 //! `pg_tblspc`, where the server sees it.
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use palinurus_repository::{Result, Timestamp};
+use palinurus_repository::{Error, Result, Timestamp};
 
 use super::names::{self, Relation};
 use crate::engine::SnapshotOrder;
@@ -12,12 +13,21 @@ use crate::source::{Class, SourceEntry, SourceKind, SourceListReader, SourceList
 use crate::walk::{Rules, Walk};
 use crate::warning::Warnings;
 
+const LINKS: &str = "pg_tblspc";
+const LINKS_WITHIN: &[u8] = b"pg_tblspc/";
+
 /// A directory outside the data directory that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tablespace {
     /// `pg_tblspc/16384`
     pub(super) path: Vec<u8>,
     pub(super) target: PathBuf,
+}
+
+impl Tablespace {
+    pub(super) fn name(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.path.strip_prefix(LINKS_WITHIN).unwrap_or(&self.path))
+    }
 }
 
 #[derive(Debug)]
@@ -35,13 +45,36 @@ struct Lister<'a> {
     unlogged: HashSet<Vec<u8>>,
 }
 
-/// Blocks.
-pub(super) fn list(root: &Path, order: &SnapshotOrder, began: Timestamp, page_size: u32) -> Result<Listed> {
+/// The tablespaces that there are, as the server names them: `16384`. Blocks.
+pub(super) fn tablespaces(root: &Path) -> Result<HashSet<String>> {
+    let path = root.join(LINKS);
+    let failed = |e| Error::io(format!("list {}", path.display()), e);
+    let mut names = HashSet::new();
+    for entry in std::fs::read_dir(&path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_symlink() {
+            names.insert(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// `known` are the tablespaces of when the backup began. One that is younger is left out: replay makes it and all that is in
+/// it, and stops where it finds it already. Blocks.
+pub(super) fn list(
+    root: &Path,
+    order: &SnapshotOrder,
+    began: Timestamp,
+    page_size: u32,
+    known: &HashSet<String>,
+) -> Result<Listed> {
     let mut lister =
         Lister { order, began, page_size, warnings: Warnings::default(), unlogged: HashSet::new() };
     let raw = lister.walk(root, &names::rules()?, "data")?;
     let mut tablespaces = Vec::new();
     lister.look(&raw, b"", Some(&mut tablespaces), root)?;
+    let (tablespaces, young): (Vec<Tablespace>, Vec<Tablespace>) =
+        tablespaces.into_iter().partition(|tablespace| known.contains(tablespace.name().as_ref()));
     let mut raws = Vec::new();
     for (number, tablespace) in tablespaces.iter().enumerate() {
         let raw =
@@ -52,6 +85,9 @@ pub(super) fn list(root: &Path, order: &SnapshotOrder, began: Timestamp, page_si
     let mut writer = SourceListWriter::create(&order.list, began)?;
     for entry in SourceListReader::open(&raw)? {
         let entry = entry?;
+        if young.iter().any(|tablespace| tablespace.path == entry.path) {
+            continue;
+        }
         match tablespaces.iter().position(|tablespace| tablespace.path == entry.path) {
             Some(number) => lister.put_tablespace(&mut writer, entry, &raws[number])?,
             None => lister.put(&mut writer, entry)?,
@@ -100,9 +136,9 @@ impl Lister<'_> {
                 self.unlogged.insert(base.to_vec());
             }
             if let (SourceKind::Symlink { target }, Some(found)) = (&entry.kind, &mut tablespaces)
-                && entry.path.starts_with(b"pg_tblspc/")
+                && entry.path.starts_with(LINKS_WITHIN)
             {
-                let target = root.join("pg_tblspc").join(std::ffi::OsStr::from_bytes(target));
+                let target = root.join(LINKS).join(std::ffi::OsStr::from_bytes(target));
                 found.push(Tablespace { path: entry.path, target });
             }
         }
@@ -167,6 +203,7 @@ mod tests {
             "fast/PG_15_1/5/8",
             "fast/PG_15_1/5/8_init",
             "fast/PG_15_1/5/t1_1",
+            "young/PG_15_1/5/9",
             "spool/x",
         ] {
             std::fs::create_dir_all(at(path).parent().unwrap()).unwrap();
@@ -175,13 +212,16 @@ mod tests {
         std::fs::create_dir(at("data/pg_tblspc")).unwrap();
         symlink(at("fast"), at("data/pg_tblspc/16390")).unwrap();
         symlink(at("wal"), at("data/pg_wal")).unwrap();
+        let known = tablespaces(&at("data")).unwrap();
+        assert_eq!(known, HashSet::from(["16390".to_owned()]));
+        symlink(at("young"), at("data/pg_tblspc/16391")).unwrap();
         let order = SnapshotOrder {
             list: at("spool/walk"),
             added: at("spool/added"),
             counters: Default::default(),
             cancel: Default::default(),
         };
-        let listed = list(&at("data"), &order, Timestamp(1), 8192).unwrap();
+        let listed = list(&at("data"), &order, Timestamp(1), 8192, &known).unwrap();
         assert!(listed.warnings.is_empty(), "{:?}", listed.warnings);
         let entries: Vec<SourceEntry> =
             SourceListReader::open(&order.list).unwrap().map(Result::unwrap).collect();

@@ -187,7 +187,8 @@ impl Engine for PostgresEngine {
         };
         let taken = self.clock.now();
         let root = self.root();
-        let listed = blocking(move || list::list(&root, &order, taken, pages)).await?;
+        let known = held.known().clone();
+        let listed = blocking(move || list::list(&root, &order, taken, pages, &known)).await?;
         self.held().insert(operation.to_owned(), held.with(listed.tablespaces));
         Ok(Snapshot { totals: listed.totals, warnings: listed.warnings, taken, taken_to: taken })
     }

@@ -106,7 +106,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// `16384 /path` a line; a backslash goes before a backslash or an end of line that is part of the path.
-fn parse(map: &[u8]) -> Result<Vec<(String, PathBuf)>> {
+pub(super) fn parse(map: &[u8]) -> Result<Vec<(String, PathBuf)>> {
     let wrong = || Error::corrupt("tablespace_map does not parse");
     let text = std::str::from_utf8(map).map_err(|e| wrong().with_source(e))?;
     let (mut spaces, mut line, mut escaped) = (Vec::new(), String::new(), false);
