@@ -51,6 +51,8 @@ pub struct Limits {
     /// Packs in memory, each of about 34 MiB; 0: two more than workers.
     pub pack_buffers: usize,
     pub zstd_level: i32,
+    /// Step by step, while packs wait for the store; less than `zstd_level`: never above that.
+    pub zstd_level_most: i32,
     /// Bytes a second, such as "50MiB": read from the disk by a backup, sent to the store, and received from it by a
     /// restore, a drill or a check. Empty: no limit. What the operator says of the node goes over these.
     pub read: String,
@@ -120,6 +122,7 @@ impl Default for Limits {
             workers: 0,
             pack_buffers: 0,
             zstd_level: 1,
+            zstd_level_most: 2,
             read: none(),
             send: none(),
             receive: none(),
@@ -208,10 +211,11 @@ impl Config {
         if pauses.contains(&Duration::ZERO) || session.retry_min > session.retry_max {
             return Err(Error::invalid("session: a time is zero, or retry_min is longer than retry_max"));
         }
-        if !(1..=19).contains(&self.limits.zstd_level) {
-            return Err(
-                Error::invalid(format!("limits.zstd_level {}", self.limits.zstd_level)).with_hint("1 to 19")
-            );
+        let Limits { zstd_level, zstd_level_most, .. } = self.limits;
+        for (name, level) in [("zstd_level", zstd_level), ("zstd_level_most", zstd_level_most)] {
+            if !(1..=19).contains(&level) {
+                return Err(Error::invalid(format!("limits.{name} {level}")).with_hint("1 to 19"));
+            }
         }
         self.limits.rates()?;
         let (workers, buffers) = (self.limits.workers(), self.limits.pack_buffers());
@@ -309,6 +313,7 @@ mod tests {
             ("[engine]", "state = 'relative'\n[engine]"),
             ("[engine]", "[limits]\nworkers = 4\npack_buffers = 4\n[engine]"),
             ("[engine]", "[limits]\nzstd_level = 30\n[engine]"),
+            ("[engine]", "[limits]\nzstd_level_most = 0\n[engine]"),
             ("[engine]", "[limits]\nread = 'fast'\n[engine]"),
             ("[engine]", "[limits]\ncpu = '2'\n[engine]"),
             ("[engine]", "[session]\nprogress = '0s'\n[engine]"),

@@ -35,6 +35,7 @@ mod feed;
 mod fetch;
 mod frames;
 mod journal;
+mod level;
 mod packer;
 mod pages;
 mod pool;
@@ -68,6 +69,8 @@ pub struct Limits {
     /// Each of about 34 MiB: an open one for each worker, the rest on their way to the store.
     pub pack_buffers: usize,
     pub zstd_level: i32,
+    /// Where the store is slower than the processors.
+    pub zstd_level_most: i32,
     /// Leaves the page cache to the database, where the kernel can.
     pub spare_page_cache: bool,
 }

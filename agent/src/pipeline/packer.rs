@@ -6,6 +6,7 @@ use palinurus_repository::pack::{FrameAt, PackWriter, SealedPack};
 use palinurus_repository::{ChunkId, Keys, Result, WriterId};
 use tokio::sync::mpsc;
 
+use super::level::Level;
 use super::pool::Pool;
 use super::stop::{Stop, stopped};
 use palinurus_repository::keys::TransactionKey;
@@ -17,7 +18,7 @@ pub(crate) struct PackNames {
     pub(crate) transaction: TransactionKey,
     pub(crate) writer: WriterId,
     pub(crate) counter: AtomicU32,
-    pub(crate) level: i32,
+    pub(crate) level: Level,
 }
 
 #[derive(Debug)]
@@ -48,9 +49,10 @@ impl Packer {
             open => {
                 let names = &self.names;
                 let counter = names.counter.fetch_add(1, Ordering::Relaxed);
-                let buffer = self.pool.take(&self.stop)?;
+                let (buffer, waited) = self.pool.take(&self.stop)?;
+                let level = names.level.next(waited);
                 let (keys, transaction) = (&names.keys, &names.transaction);
-                open.insert(PackWriter::new(keys, transaction, names.writer, counter, names.level, buffer)?)
+                open.insert(PackWriter::new(keys, transaction, names.writer, counter, level, buffer)?)
             }
         };
         writer.append(plain, chunks)

@@ -17,34 +17,42 @@ struct State {
     free: Vec<Vec<u8>>,
     /// How many more may be made.
     unmade: usize,
+    waiting: usize,
 }
 
 impl Pool {
     pub(crate) fn new(buffers: usize) -> Arc<Self> {
-        let state = State { free: Vec::new(), unmade: buffers };
+        let state = State { free: Vec::new(), unmade: buffers, waiting: 0 };
         Arc::new(Self { state: Mutex::new(state), returned: Condvar::new() })
     }
 
-    /// Waits until a buffer is free: an uploader that is slower than the readers stops them here.
-    pub(crate) fn take(&self, stop: &Stop) -> Result<Vec<u8>> {
+    /// Waits until a buffer is free, and says whether it had to: an uploader that is slower than the readers stops them here.
+    pub(crate) fn take(&self, stop: &Stop) -> Result<(Vec<u8>, bool)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waited = false;
         loop {
             stop.check()?;
             if let Some(buffer) = state.free.pop() {
-                return Ok(buffer);
+                return Ok((buffer, waited));
             }
             if state.unmade > 0 {
                 state.unmade -= 1;
-                return Ok(Vec::new());
+                return Ok((Vec::new(), waited));
             }
-            let waited = self.returned.wait_timeout(state, Duration::from_millis(100));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            waited = true;
+            state.waiting += 1;
+            let returned = self.returned.wait_timeout(state, Duration::from_millis(100));
+            state = returned.unwrap_or_else(PoisonError::into_inner).0;
+            state.waiting -= 1;
         }
     }
 
     fn give_back(&self, buffer: Vec<u8>) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(buffer);
-        self.returned.notify_one();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.free.push(buffer);
+        if state.waiting > 0 {
+            self.returned.notify_one();
+        }
     }
 }
 
@@ -71,5 +79,27 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         self.pool.give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_to_wait_is_told() {
+        let (pool, stop) = (Pool::new(1), Stop::default());
+        let (buffer, waited) = pool.take(&stop).unwrap();
+        assert!(!waited);
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| pool.take(&stop).unwrap().1);
+            while pool.state.lock().unwrap().waiting == 0 {
+                std::thread::yield_now();
+            }
+            drop(Lent::new(pool.clone(), buffer, 0));
+            assert!(taken.join().unwrap());
+        });
+        drop(Lent::new(pool.clone(), Vec::new(), 0));
+        assert!(!pool.take(&stop).unwrap().1);
     }
 }

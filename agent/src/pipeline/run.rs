@@ -13,6 +13,7 @@ use super::disk::Disk;
 use super::fetch::ChunkFetch;
 use super::frames::Frames;
 use super::journal::PackJournal;
+use super::level::Level;
 use super::packer::{PackNames, Packer};
 use super::pool::Pool;
 use super::stop::Stop;
@@ -68,7 +69,7 @@ pub(crate) async fn run<T: Send + 'static>(
         transaction: context.keys.transaction(context.transaction)?,
         writer,
         counter: AtomicU32::new(0),
-        level: limits.zstd_level,
+        level: Level::new(limits.zstd_level, limits.zstd_level_most),
     });
     let uploader = Uploader {
         storage: context.storage.clone(),

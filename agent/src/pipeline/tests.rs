@@ -95,7 +95,13 @@ impl World {
                 transaction: transaction.as_bytes().to_vec().into(),
                 ..Default::default()
             },
-            limits: Limits { workers: 2, pack_buffers: 4, zstd_level: 1, spare_page_cache: true },
+            limits: Limits {
+                workers: 2,
+                pack_buffers: 4,
+                zstd_level: 1,
+                zstd_level_most: 1,
+                spare_page_cache: true,
+            },
             pace: Arc::default(),
             progress: Arc::new(Counters::default()),
         }

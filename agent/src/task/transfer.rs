@@ -46,6 +46,7 @@ pub(super) async fn context(call: &Call, transaction: &[u8], base: &[u8]) -> Res
             workers: limits.workers(),
             pack_buffers: limits.pack_buffers(),
             zstd_level: limits.zstd_level,
+            zstd_level_most: limits.zstd_level_most,
             spare_page_cache: limits.spare_page_cache,
         },
         pace: Arc::clone(&host.pace),
