@@ -15,7 +15,9 @@ impl Found {
         let what = match self.scenario {
             Scenario::Cold => "read, hash, compress and seal on these cores, nothing else",
             Scenario::Unchanged => "ask for the size and times of every file",
-            Scenario::Restore => "the same bytes, read from memory and written to the disk",
+            Scenario::Restore => {
+                "read packs from memory, open, expand, prove, and write to the disk, nothing else"
+            }
             _ => return None,
         };
         let seconds = Spread::of(self.limit.iter().copied())?;

@@ -6,9 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use palinurus_repository::pack::{FRAME_MAX, PackWriter};
-use palinurus_repository::{Entropy, Error, Keys, RepositoryId, Result, RootKey, TransactionId, WriterId};
+use palinurus_repository::pack::{FRAME_MAX, FrameAt, PackId, PackWriter};
+use palinurus_repository::{
+    ChunkId, Entropy, Error, Keys, RepositoryId, Result, RootKey, TransactionId, WriterId,
+};
 use tokio::time::Instant;
+
+mod back;
+
+pub(super) use back::restore;
 
 /// One frame's worth of files, or one extent of a file.
 #[derive(Debug)]
@@ -17,62 +23,36 @@ struct Work {
     parts: Vec<(PathBuf, u64, usize)>,
 }
 
+/// Work that lies in a pack now.
+#[derive(Debug)]
+struct Sealed {
+    work: Work,
+    ids: Vec<ChunkId>,
+    at: FrameAt,
+}
+
 /// Seconds.
 pub(super) fn measure(data: &Path, threads: usize, entropy: &dyn Entropy) -> Result<f64> {
-    let work = cut(data)?;
+    let work = Mutex::new(cut(data)?.into_iter());
+    let (keys, transaction) = keys(entropy)?;
+    let began = Instant::now();
+    on_all(threads, |thread| seal_all(&work, &keys, transaction, thread, None))?;
+    Ok(began.elapsed().as_secs_f64())
+}
+
+fn keys(entropy: &dyn Entropy) -> Result<(Keys, TransactionId)> {
     let root = RootKey::generate(entropy)?;
     let keys = Keys::derive(&root, RepositoryId(entropy.array()?))?;
-    let transaction = TransactionId(entropy.array()?);
-    let queue = Mutex::new(work.into_iter());
-    let began = Instant::now();
-    let results: Vec<Result<u64>> = std::thread::scope(|scope| {
-        let spawn = |thread: u32| {
-            let (queue, keys) = (&queue, &keys);
-            scope.spawn(move || seal_all(queue, keys, transaction, thread))
-        };
-        let threads: Vec<_> = (0..threads as u32).map(spawn).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
-        joined.map(|result| result.unwrap_or_else(|_| Err(Error::internal("a thread panicked")))).collect()
-    });
-    results.into_iter().try_for_each(|sealed| sealed.map(drop))?;
-    Ok(began.elapsed().as_secs_f64())
+    Ok((keys, TransactionId(entropy.array()?)))
 }
 
-/// The same bytes read and written into a new directory, and on the disk: no restore can be faster.
-pub(super) fn write(data: &Path, into: &Path, threads: usize) -> Result<f64> {
-    let queue = Mutex::new(cut(data)?.into_iter());
-    let began = Instant::now();
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(|| write_all(&queue, data, into))).collect();
+fn on_all<T: Send>(threads: usize, work: impl Fn(u32) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads as u32).map(|thread| scope.spawn(move || work(thread))).collect();
         let joined = threads.into_iter().map(|thread| thread.join());
         joined.map(|end| end.unwrap_or_else(|_| Err(Error::internal("a thread panicked")))).collect()
-    });
-    results.into_iter().collect::<Result<()>>()?;
-    rustix::fs::sync();
-    Ok(began.elapsed().as_secs_f64())
-}
-
-fn write_all(queue: &Mutex<std::vec::IntoIter<Work>>, data: &Path, into: &Path) -> Result<()> {
-    let mut buffer = vec![0; FRAME_MAX];
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let Some(work) = next else { return Ok(()) };
-        for (path, offset, len) in work.parts {
-            let failed = |e| Error::io(format!("copy {}", path.display()), e);
-            let bytes = &mut buffer[..len];
-            File::open(&path).and_then(|file| file.read_exact_at(bytes, offset)).map_err(failed)?;
-            let target = into.join(path.strip_prefix(data).unwrap_or(&path));
-            let open = || File::options().create(true).truncate(false).write(true).open(&target);
-            let file = match open() {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    let parent = target.parent().unwrap_or(into);
-                    std::fs::create_dir_all(parent).and_then(|()| open()).map_err(failed)?
-                }
-                opened => opened.map_err(failed)?,
-            };
-            file.write_all_at(bytes, offset).map_err(failed)?;
-        }
-    }
+    })
 }
 
 /// Every file's size and times asked for, one after the other: no look at unchanged files does with less.
@@ -82,36 +62,45 @@ pub(super) fn walk(data: &Path) -> Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
+/// Packs are left in the directory `kept`, or nowhere.
 fn seal_all(
     queue: &Mutex<std::vec::IntoIter<Work>>,
     keys: &Keys,
     transaction: TransactionId,
     thread: u32,
-) -> Result<u64> {
+    kept: Option<&Path>,
+) -> Result<Vec<Sealed>> {
     let transaction = keys.transaction(transaction)?;
     let mut buffer = vec![0; FRAME_MAX];
     let mut spare = Vec::new();
-    let mut sealed = 0;
+    let mut sealed = Vec::new();
     let mut pack: Option<PackWriter> = None;
     let mut counter = thread << 16;
+    let finish = |pack: PackWriter| -> Result<Vec<u8>> {
+        let name = kept.map(|kept| kept.join(name(&pack.id())));
+        let full = pack.finish()?;
+        if let Some(name) = name {
+            let written = std::fs::write(&name, &full.buffer[..full.len]);
+            written.map_err(|e| Error::io(format!("write {}", name.display()), e))?;
+        }
+        Ok(full.buffer)
+    };
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some(work) = next else { break };
         let mut filled = 0;
         let mut chunks = Vec::with_capacity(work.parts.len());
-        for (path, offset, len) in work.parts {
-            let file = File::open(&path).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
+        for (path, offset, len) in &work.parts {
+            let failed = |e| Error::io(format!("read {}", path.display()), e);
             let into = &mut buffer[filled..filled + len];
-            file.read_exact_at(into, offset).map_err(|e| Error::io(format!("read {}", path.display()), e))?;
-            chunks.push((keys.chunk_id(into), len as u32));
+            File::open(path).and_then(|file| file.read_exact_at(into, *offset)).map_err(failed)?;
+            chunks.push((keys.chunk_id(into), *len as u32));
             filled += len;
         }
         if pack.as_ref().is_some_and(PackWriter::is_full)
             && let Some(full) = pack.take()
         {
-            let full = full.finish()?;
-            sealed += full.len as u64;
-            spare = full.buffer;
+            spare = finish(full)?;
         }
         let writer = match &mut pack {
             Some(writer) => writer,
@@ -122,12 +111,19 @@ fn seal_all(
                 none.insert(PackWriter::new(keys, &transaction, id, counter, 1, buffer)?)
             }
         };
-        writer.append(&buffer[..filled], chunks)?;
+        let ids = chunks.iter().map(|(id, _)| *id).collect();
+        let at = writer.append(&buffer[..filled], chunks)?;
+        if kept.is_some() {
+            sealed.push(Sealed { work, ids, at });
+        }
     }
-    if let Some(last) = pack {
-        sealed += last.finish()?.len as u64;
-    }
+    pack.map(finish).transpose()?;
     Ok(sealed)
+}
+
+/// Of a pack's file.
+fn name(pack: &PackId) -> String {
+    pack.key().replace('/', "-")
 }
 
 fn cut(data: &Path) -> Result<Vec<Work>> {

@@ -83,6 +83,8 @@ pub(super) struct Who {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Cost {
     pub(super) seconds: f64,
+    /// How many of the seconds the disk still took when a restore of somebody who does not wait for it had ended.
+    pub(super) disk: Option<f64>,
     /// Processor seconds, of all processes.
     pub(super) cpu: f64,
     /// Bytes that went to the store: ours by count, a peer's by what its folder grew.
@@ -130,6 +132,7 @@ impl Cost {
         };
         Cost {
             seconds: middle(|cost| cost.seconds),
+            disk: Spread::of(of.iter().filter_map(|cost| cost.disk)).map(|it| it.median),
             cpu: middle(|cost| cost.cpu),
             uploaded: count(|cost| cost.uploaded),
             stored: count(|cost| cost.stored),
@@ -216,6 +219,7 @@ fn show_set(set: &Set) -> String {
         "seconds",
         "least",
         "most",
+        "disk",
         "GB/s",
         "of limit",
         "cpu s",
@@ -241,6 +245,7 @@ fn show_set(set: &Set) -> String {
                 format!("{:.2}", seconds.median),
                 format!("{:.2}", seconds.least),
                 format!("{:.2}", seconds.most),
+                median.disk.map_or_else(|| "-".into(), |disk| format!("{disk:.2}")),
                 format!("{:.2}", step.bytes as f64 / 1e9 / seconds.median.max(1e-9)),
                 who.of_limit.map_or_else(|| "-".into(), |of| format!("{:.0} %", 100.0 * of.median)),
                 format!("{:.1}", median.cpu),

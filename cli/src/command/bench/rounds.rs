@@ -138,8 +138,8 @@ impl Lab<'_> {
     async fn set(&mut self, name: &str, paged: bool, dir: &Path) -> Result<Option<Set>> {
         let (pristine, rounds) = (dir.join("pristine"), self.bench.rounds.max(1));
         let bytes = meter::bytes_below(&pristine)?;
-        // The data of a round, a store of everybody, and one restore at a time.
-        let needed = bytes * (3 + self.tools.len() as u64);
+        // The data of a round, a store of everybody and of the limit, and one restore at a time.
+        let needed = bytes * (4 + self.tools.len() as u64);
         if let Some(why) = room::missing(dir, needed, 1)? {
             self.skip(name, why);
             remove_dir(&pristine)?;
@@ -209,9 +209,13 @@ impl Lab<'_> {
                 }
                 Scenario::Unchanged => Some(blocking(move || limit::walk(&place)).await?),
                 Scenario::Restore => {
-                    let into = home.join("limit");
-                    let copied = into.clone();
-                    let seconds = blocking(move || limit::write(&place, &copied, cores)).await?;
+                    let (packs, into) = (home.join("limit-packs"), home.join("limit"));
+                    make_dir(&packs)?;
+                    make_dir(&into)?;
+                    let (from, to) = (packs.clone(), into.clone());
+                    let measure = move || limit::restore(&place, &from, &to, cores, &SystemEntropy::new());
+                    let seconds = blocking(measure).await?;
+                    remove_dir(&packs)?;
                     remove_dir(&into)?;
                     Some(seconds)
                 }

@@ -1,7 +1,9 @@
 //! One step by one of them, and a look at what came of it.
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use palinurus_repository::{Error, Result};
+use tokio::time::Instant;
 
 use super::fleet::Fleet;
 use super::peer::Peer;
@@ -53,6 +55,7 @@ pub(super) async fn by_peer(
     let target = home.join(format!("restored-{}", peer.tool.name()));
     make_dir(&target)?;
     let restored = peer.restore(data, one.as_deref(), &target).await;
+    let restored = restored.and_then(|cost| on_the_disk(cost, &target));
     let expected = match &one {
         Some(one) => length(&data.join(one))?,
         None => bytes,
@@ -73,6 +76,15 @@ pub(super) async fn one_after_the_other(peer: &mut Peer, places: &[PathBuf]) -> 
     }
     sum.stored = Some(peer.stored()?);
     Ok(sum)
+}
+
+/// Ours ends when all is on the disk; others end sooner, and what they leave to the kernel is waited for.
+fn on_the_disk(cost: Cost, target: &Path) -> Result<Cost> {
+    let began = Instant::now();
+    let target = File::open(target).map_err(|e| Error::io("open what was restored", e))?;
+    rustix::fs::syncfs(&target).map_err(|e| Error::io("sync what was restored", e.into()))?;
+    let disk = began.elapsed().as_secs_f64();
+    Ok(Cost { seconds: cost.seconds + disk, disk: Some(disk), ..cost })
 }
 
 /// A restore that left something out was none.
