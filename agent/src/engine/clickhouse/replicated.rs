@@ -192,7 +192,7 @@ pub(super) fn known(database: &Database, fault: Fault) -> Error {
     match &database.replica {
         Some(Replica { path, name, .. }) if code == Some(TAKEN) => {
             let (shard, replica) = name.split_once('|').unwrap_or_default();
-            let [shard, replica, path] = [shard, replica, path].map(|text| literal(text));
+            let [shard, replica, path] = [shard, replica, path].map(literal);
             let quoted = String::from_utf8_lossy(&database.name.quoted()).into_owned();
             error.with_hint(format!(
                 "if the node that was this replica is gone, run on another one SYSTEM DROP REPLICA {replica} FROM DATABASE {quoted}, \
