@@ -11,6 +11,7 @@ use palinurus_repository::{Keyring, Result};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod ahead;
 pub mod config;
 mod drill;
 mod durable;

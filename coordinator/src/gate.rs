@@ -187,3 +187,49 @@ impl House {
         Ok(wire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tonic::transport::server::Connected;
+
+    use super::*;
+
+    async fn passes(from: &mut (impl AsyncWriteExt + Unpin), to: &mut (impl AsyncReadExt + Unpin)) {
+        let mut heard = [0];
+        from.write_all(b"x").await.unwrap();
+        to.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, *b"x");
+    }
+
+    // Paused: time goes on only once nobody has anything to do.
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_when_all_places_are_taken_waits_for_one_and_the_others_go_on() {
+        let bound = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = bound.local_addr().unwrap();
+        let mut incoming = super::open(bound, None, 2, CancellationToken::new());
+        let mut inside = Vec::new();
+        for _ in 0..2 {
+            let outer = TcpStream::connect(address).await.unwrap();
+            inside.push((outer, incoming.next().await.unwrap().unwrap()));
+        }
+        let mut late = TcpStream::connect(address).await.unwrap();
+        late.write_all(b"let me in").await.unwrap();
+        let early = tokio::time::timeout(Duration::from_secs(60), incoming.next()).await;
+        assert!(early.is_err(), "there are places for two");
+        for (outer, inner) in &mut inside {
+            passes(outer, inner).await;
+            passes(inner, outer).await;
+        }
+        // Who hangs up gives his place back when his connection is dropped on this side.
+        let (_, gone) = inside.remove(0);
+        drop(gone);
+        let mut inner = incoming.next().await.unwrap().unwrap();
+        assert_eq!(inner.connect_info().address, Some(late.local_addr().unwrap()));
+        let mut heard = [0; 9];
+        inner.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"let me in", "what was said while it waited");
+        let (outer, inner) = &mut inside[0];
+        passes(outer, inner).await;
+    }
+}

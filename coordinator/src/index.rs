@@ -5,7 +5,7 @@
 //! swept packs stay until [`Index::retain`] takes them out.
 //!
 //! What is committed lies in one tree. What the open transaction stores comes in no order, and a tree would be touched
-//! all over for each pack: it is collected in memory and written in sorted runs ([`runs`]), which the commit merges
+//! all over for each pack: it is collected in memory and written in sorted runs ([`open`]), which the commit merges
 //! into the tree. Filters in memory answer most questions about what is nowhere.
 //!
 //! The file is open, and its cache takes memory, only while an operation works with it: a coordinator has as many of
@@ -24,12 +24,13 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 mod file;
 mod filter;
 mod merge;
+mod open;
 mod place;
 mod runs;
 
 use filter::Filter;
+use open::Open;
 use place::{PLACE_LEN, parse, place};
-use runs::Open;
 
 type Id = &'static [u8; ChunkId::LEN];
 type Place = &'static [u8; PLACE_LEN];
@@ -59,8 +60,8 @@ pub(crate) struct Index {
     misses: AtomicU64,
 }
 
-/// Never behind the file: who looks holds it while he begins to read, and who commits changes both under it. No one
-/// asks for the database while he holds it.
+/// Never behind the file: who looks holds it while he begins to read, and who commits changes both under it, or it
+/// first. No one asks for the database while he holds it.
 #[derive(Default)]
 struct Memory {
     open: Open,
@@ -211,14 +212,9 @@ impl Index {
             let write = database.begin_write()?;
             write.open_table(TRANSACTIONS)?.insert(&transaction.0, true)?;
             if was_open {
-                runs::clear(&write)?;
+                return self.commit_open(write, Open::default());
             }
-            let mut memory = self.write();
-            write.commit()?;
-            if was_open {
-                memory.open = Open::default();
-            }
-            Ok(())
+            Ok(write.commit()?)
         };
         write().map_err(failed)
     }

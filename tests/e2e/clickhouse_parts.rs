@@ -24,14 +24,31 @@ fn insert(server: &ClickHouse, from: u64, parts: u64) {
     }
 }
 
-/// A backup, how long it took, what is new in it, and how many objects it wrote.
-async fn measured(world: &World) -> (Duration, u64, usize) {
+struct Measured {
+    took: Duration,
+    /// Bytes that are new in it.
+    new: u64,
+    /// Written by it.
+    objects: usize,
+    requests: v1::Requests,
+}
+
+async fn measured(world: &World) -> Measured {
     let (began, before) = (Instant::now(), files_below(world.repository()).len());
-    world.backup().await;
+    let operation = world.backup().await;
     let took = began.elapsed();
     let nodes = world.backups().await.pop().unwrap().nodes;
-    let new = nodes.iter().map(|node: &v1::BackupNode| node.bytes_new).sum();
-    (took, new, files_below(world.repository()).len() - before)
+    Measured {
+        took,
+        new: nodes.iter().map(|node: &v1::BackupNode| node.bytes_new).sum(),
+        objects: files_below(world.repository()).len() - before,
+        requests: operation.progress.unwrap().requests.unwrap(),
+    }
+}
+
+/// Of the node's agent: those that write, and those that read.
+fn requests(of: &v1::Requests) -> (u64, u64) {
+    (of.puts + of.deletes, of.gets + of.sizes + of.lists)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,24 +59,36 @@ async fn thousands_of_parts_come_back_and_only_new_ones_are_uploaded() {
     server.sql("CREATE TABLE d.t (a UInt64, s String) ENGINE = MergeTree PARTITION BY a ORDER BY a");
     insert(&server, 0, parts);
     world.start().await;
-    let (cold, all, objects) = measured(&world).await;
+    let cold = measured(&world).await;
     insert(&server, parts, parts / 100);
-    let (warm, new, more) = measured(&world).await;
+    let warm = measured(&world).await;
     let seen = server.sql(SEEN);
     let began = Instant::now();
     restored_afresh(&world, &mut server).await;
     let back = began.elapsed();
     assert_eq!(server.sql(SEEN), seen);
-    let times = |took: Duration| took.as_secs_f64() / cold.as_secs_f64();
+    let times = |took: Duration| took.as_secs_f64() / cold.took.as_secs_f64();
+    let (written, read) = requests(&cold.requests);
     println!(
-        "{parts} parts in {:.1} s: {objects} objects; 1% new: {:.2} of the time, {:.3} of the bytes, {more} objects; \
+        "{parts} parts in {:.1} s: {} objects, {written} requests to write and {read} to read",
+        cold.took.as_secs_f64(),
+        cold.objects,
+    );
+    let (written, read) = requests(&warm.requests);
+    println!(
+        "1% new: {:.2} of the time, {:.3} of the bytes, {} objects, {written} requests to write and {read} to read; \
          restored: {:.2} of the time",
-        cold.as_secs_f64(),
-        times(warm),
-        new as f64 / all as f64,
+        times(warm.took),
+        warm.new as f64 / cold.new as f64,
+        warm.objects,
         times(back),
     );
     // Facts and the manifest are new each time.
-    assert!(new * 10 < all && more <= 10 && objects <= 20, "{new} of {all}, {more} and {objects} objects");
+    assert!(warm.new * 10 < cold.new, "{} of {}", warm.new, cold.new);
+    assert!(warm.objects <= 10 && cold.objects <= 20, "{} and {} objects", warm.objects, cold.objects);
+    // However many parts there are.
+    for requests in [requests(&cold.requests), requests(&warm.requests)] {
+        assert!(requests.0 <= 20 && requests.1 <= 20, "{requests:?} requests");
+    }
     world.stop().await;
 }

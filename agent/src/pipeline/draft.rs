@@ -9,7 +9,7 @@ use palinurus_repository::pack::ChunkAt;
 use palinurus_repository::{ChunkId, Error, FileId, Result};
 use prost::Message;
 
-use super::ahead::{Weight, named};
+use crate::ahead::{Weight, named};
 use crate::source::{SourceEntry, SourceKind};
 
 /// A chunk that has a place, or that somebody else of this transaction has claimed.

@@ -24,7 +24,6 @@ use crate::pace::Pace;
 use crate::progress::Counters;
 use crate::source::Tree;
 
-mod ahead;
 mod append;
 mod base;
 mod claims;

@@ -15,7 +15,6 @@ use palinurus_repository::{ChunkId, Error, Result, WriterId};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::ahead::ahead;
 use super::base::if_readable;
 use super::claims::{ASK_MAX, How, Verdict};
 use super::draft::{Draft, DraftReader, DraftWriter, Drafts};
@@ -25,6 +24,7 @@ use super::reread::{Reread, read_again};
 use super::run::{Run, run};
 use super::spool::{DRAFT_SETTLED, Uploaded};
 use super::upload::WARNINGS_TOLD;
+use crate::ahead::ahead;
 use crate::source::SourceListReader;
 use crate::warning::Warnings;
 

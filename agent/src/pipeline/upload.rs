@@ -11,7 +11,6 @@ use palinurus_repository::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
-use super::ahead::ahead;
 use super::base::{Base, if_readable, is_unchanged};
 use super::claims::How;
 use super::collect::{Collected, Collector};
@@ -20,6 +19,7 @@ use super::run::{Run, run};
 use super::spool::Uploaded;
 use super::stop::{Stop, stopped};
 use super::worker::Worker;
+use crate::ahead::ahead;
 use crate::source::SourceListReader;
 
 /// Warnings told to the coordinator; all are in the manifest.

@@ -1,8 +1,8 @@
 //! Lists the data directory into the source list: depth first, names bytewise, so the list is in the manifest's
 //! order. Holds the names of the directories on the way down, never more. Works relative to open directories, so
 //! no path is too long to reach and no symlink is ever followed.
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags, Stat};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
+use crate::ahead::ahead;
 use crate::progress::Counters;
 use crate::source::{self, Class, SourceEntry, SourceKind, SourceListWriter, Totals};
 use crate::warning::Warnings;
@@ -19,6 +20,7 @@ use crate::warning::Warnings;
 mod directory;
 mod hardlinks;
 mod links;
+mod lister;
 mod rules;
 mod xattrs;
 
@@ -27,7 +29,7 @@ pub(crate) use rules::{Rules, Verdict};
 
 use hardlinks::{Hardlinks, Identity};
 use links::Linked;
-use xattrs::Xattrs;
+use lister::{Found, Lister, Named, judged, warning};
 
 /// Names at the top that are ours begin so; they are in no backup.
 pub(crate) const OWN_PREFIX: &[u8] = b".palinurus";
@@ -61,15 +63,14 @@ struct Level {
     path_len: usize,
     included: bool,
     /// The directory's own entry, listed once something below it is included.
-    pending: Option<SourceEntry>,
+    pending: Option<Box<Named>>,
 }
 
 struct Walker<'a> {
     walk: Walk<'a>,
-    list: SourceListWriter,
-    warnings: Warnings,
+    /// On its way to the list.
+    found: VecDeque<Found>,
     hardlinks: Hardlinks,
-    xattrs: Xattrs,
     root: Arc<OwnedFd>,
     device: u64,
     levels: Vec<Level>,
@@ -91,10 +92,8 @@ impl Walk<'_> {
         let root = source::open_root(self.root).map_err(failed)?;
         let stat = rustix::fs::fstat(&root).map_err(failed)?;
         let mut walker = Walker {
-            list,
-            warnings: Warnings::default(),
+            found: VecDeque::new(),
             hardlinks: Hardlinks::default(),
-            xattrs: Xattrs::new(),
             root: Arc::new(root),
             device: stat.st_dev,
             levels: Vec::new(),
@@ -104,79 +103,88 @@ impl Walk<'_> {
             failed: None,
             walk: self,
         };
-        walker.enter_root(&stat)?;
-        while !walker.levels.is_empty() {
-            if walker.walk.cancel.is_cancelled() {
-                return Err(Error::unavailable("the walk was cancelled"));
-            }
-            walker.step()?;
-            if let Some(error) = walker.failed {
-                return Err(error);
-            }
+        let mut lister = Lister::new(list, walker.walk.root, walker.walk.strict);
+        if !lister.xattrs.can_read() {
+            walker.warn("no extended attributes are read: /proc is not mounted");
         }
+        walker.enter_root(&stat);
+        ahead(
+            || walker.next(),
+            |next| {
+                while let Some(found) = next()? {
+                    lister.take(found)?;
+                }
+                Ok(())
+            },
+        )?;
         if let Some(links) = &walker.walk.links {
             links.sync()?;
         }
-        let totals = walker.list.finish(&walker.warnings)?;
-        Ok((totals, walker.warnings))
+        lister.finish()
     }
 }
 
 impl Walker<'_> {
-    fn enter_root(&mut self, stat: &Stat) -> Result<()> {
-        if !self.xattrs.can_read() {
-            self.warn("no extended attributes are read: /proc is not mounted");
-        }
+    fn enter_root(&mut self, stat: &Stat) {
         let root = Arc::clone(&self.root);
-        let meta = self.meta(root.as_fd(), b".", stat);
         // Listed whatever the rules include: a restore needs its mode and owner.
-        self.list.push(&SourceEntry { path: b".".to_vec(), meta, kind: SourceKind::Directory })?;
+        let entry = SourceEntry { path: b".".to_vec(), meta: meta(stat), kind: SourceKind::Directory };
+        self.found.push_back(Found::Entry(Box::new(Named { entry, parent: Arc::clone(&root), name: 1 })));
         let included = self.walk.rules.includes_all();
         self.enter(root, stat, included, None);
-        Ok(())
+    }
+
+    /// What is found next, until there is no more.
+    fn next(&mut self) -> Result<Option<Found>> {
+        while self.found.is_empty() && !self.levels.is_empty() {
+            if self.walk.cancel.is_cancelled() {
+                return Err(Error::unavailable("the walk was cancelled"));
+            }
+            self.step();
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+        }
+        Ok(self.found.pop_front())
     }
 
     /// The next name of the deepest directory, or one directory up.
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self) {
         let top = self.levels.len() == 1;
-        let Some(level) = self.levels.last_mut() else { return Ok(()) };
+        let Some(level) = self.levels.last_mut() else { return };
         self.path.truncate(level.path_len);
         let Some(name) = level.names.next() else {
             self.levels.pop();
-            return Ok(());
+            return;
         };
         let inside = level.included;
-        let Some(parent) = self.parent() else { return Ok(()) };
+        let Some(parent) = self.parent() else { return };
         if !self.path.is_empty() {
             self.path.push(b'/');
         }
         self.path.extend_from_slice(&name);
         if top && name.starts_with(OWN_PREFIX) {
-            return Ok(());
+            return;
         }
         if self.path.len() >= PATH_MAX {
             let message =
                 format!("left out: its path of {} bytes is longer than a program can open", self.path.len());
-            self.warn(message);
-            return Ok(());
+            return self.warn(message);
         }
         match self.walk.rules.verdict(&self.path, inside) {
-            Verdict::Excluded => Ok(()),
-            verdict => self.visit(parent.as_fd(), &name, verdict == Verdict::Included),
+            Verdict::Excluded => {}
+            verdict => self.visit(parent, &name, verdict == Verdict::Included),
         }
     }
 
-    fn visit(&mut self, parent: BorrowedFd<'_>, name: &[u8], included: bool) -> Result<()> {
-        let stat = match directory::stat(parent, name) {
+    fn visit(&mut self, parent: Arc<OwnedFd>, name: &[u8], included: bool) {
+        let stat = match directory::stat(parent.as_fd(), name) {
             Ok(stat) => stat,
-            Err(errno) => {
-                self.warn_errno("left out", errno);
-                return Ok(());
-            }
+            Err(errno) => return self.warn_errno("left out", errno),
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => self.visit_directory(parent, name, included, &stat),
-            _ if !included => Ok(()),
+            _ if !included => {}
             FileType::RegularFile => self.visit_file(parent, name, stat),
             FileType::Symlink => self.visit_symlink(parent, name, &stat),
             special => {
@@ -188,72 +196,59 @@ impl Walker<'_> {
                     _ => "file of an unknown type",
                 };
                 self.warn(format!("left out: {what}"));
-                Ok(())
             }
         }
     }
 
-    fn visit_directory(
-        &mut self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        included: bool,
-        stat: &Stat,
-    ) -> Result<()> {
+    fn visit_directory(&mut self, parent: Arc<OwnedFd>, name: &[u8], included: bool, stat: &Stat) {
         if self.walk.skip.contains(&(stat.st_dev, stat.st_ino)) {
-            return Ok(());
+            return;
         }
-        let meta = self.meta(parent, name, stat);
-        let entry = SourceEntry { path: self.path.clone(), meta, kind: SourceKind::Directory };
+        let found = self.named(Arc::clone(&parent), name, stat, SourceKind::Directory);
         let pending = if included {
-            self.list_entry(entry)?;
+            self.list_entry(found);
             None
         } else {
-            Some(entry)
+            Some(found)
         };
         if stat.st_dev != self.device && !self.walk.cross_file_systems {
-            self.warn("not entered: another file system is mounted here (engine.cross_file_systems)");
-            return Ok(());
+            return self.warn("not entered: another file system is mounted here (engine.cross_file_systems)");
         }
-        match directory::open(parent, name).and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
+        let opened = directory::open(parent.as_fd(), name);
+        match opened.and_then(|fd| rustix::fs::fstat(&fd).map(|stat| (fd, stat))) {
             Ok((fd, stat)) => self.enter(Arc::new(fd), &stat, included, pending),
             Err(errno) => self.warn_errno("what it holds is left out", errno),
         }
-        Ok(())
     }
 
-    fn visit_symlink(&mut self, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<()> {
-        let target = match rustix::fs::readlinkat(parent, name, Vec::new()) {
-            Ok(target) => target.into_bytes(),
-            Err(errno) => {
-                self.warn_errno("left out", errno);
-                return Ok(());
+    fn visit_symlink(&mut self, parent: Arc<OwnedFd>, name: &[u8], stat: &Stat) {
+        match rustix::fs::readlinkat(&parent, name, Vec::new()) {
+            Ok(target) => {
+                let kind = SourceKind::Symlink { target: target.into_bytes() };
+                let found = self.named(parent, name, stat, kind);
+                self.list_entry(found);
             }
-        };
-        let meta = self.meta(parent, name, stat);
-        self.list_entry(SourceEntry { path: self.path.clone(), meta, kind: SourceKind::Symlink { target } })
+            Err(errno) => self.warn_errno("left out", errno),
+        }
     }
 
-    fn visit_file(&mut self, parent: BorrowedFd<'_>, name: &[u8], mut stat: Stat) -> Result<()> {
+    fn visit_file(&mut self, parent: Arc<OwnedFd>, name: &[u8], mut stat: Stat) {
         let nlink = u32::try_from(stat.st_nlink).unwrap_or(u32::MAX);
         let inode = stat.st_ino;
-        let shared = (nlink > 1 && !self.walk.links_elsewhere).then(|| Identity::of(parent, name, &stat));
+        let shared =
+            (nlink > 1 && !self.walk.links_elsewhere).then(|| Identity::of(parent.as_fd(), name, &stat));
         if let Some(target) = shared.and_then(|identity| self.hardlinks.seen(identity)) {
-            let meta = self.meta(parent, name, &stat);
-            let kind = SourceKind::Hardlink { target };
-            return self.list_entry(SourceEntry { path: self.path.clone(), meta, kind });
+            let found = self.named(parent, name, &stat, SourceKind::Hardlink { target });
+            return self.list_entry(found);
         }
         let class = self.walk.rules.class_of(&self.path);
         let mut snapshot = false;
         if matches!(class, Class::Immutable | Class::AppendOnly)
             && let Some(links) = &mut self.walk.links
         {
-            match links.link(parent, name, stat) {
+            match links.link(parent.as_fd(), name, stat) {
                 Linked::Yes(linked) => (snapshot, stat) = (true, linked),
-                Linked::Vanished => {
-                    self.warn_errno("left out", Errno::NOENT);
-                    return Ok(());
-                }
+                Linked::Vanished => return self.warn_errno("left out", Errno::NOENT),
                 Linked::Not(errno) => {
                     if !std::mem::replace(&mut self.said_unlinkable, true) {
                         self.warn_errno(
@@ -272,7 +267,6 @@ impl Walker<'_> {
         {
             self.warn("too many hard links at once: from here on some are listed as files of their own");
         }
-        let meta = self.meta(parent, name, &stat);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let counters = &self.walk.counters;
         for (counter, amount) in [
@@ -283,12 +277,12 @@ impl Walker<'_> {
         ] {
             Counters::add(counter, amount);
         }
-        let kind = SourceKind::File { size, class, snapshot, nlink };
-        self.list_entry(SourceEntry { path: self.path.clone(), meta, kind })
+        let found = self.named(parent, name, &stat, SourceKind::File { size, class, snapshot, nlink });
+        self.list_entry(found);
     }
 
     /// Reads a directory's names and makes it the deepest level.
-    fn enter(&mut self, fd: Arc<OwnedFd>, stat: &Stat, included: bool, pending: Option<SourceEntry>) {
+    fn enter(&mut self, fd: Arc<OwnedFd>, stat: &Stat, included: bool, pending: Option<Box<Named>>) {
         let (names, ended) = directory::names(&fd);
         if let Err(errno) = ended {
             self.warn_errno("some of what it holds is left out", errno);
@@ -333,60 +327,44 @@ impl Walker<'_> {
         }
     }
 
-    /// Lists an entry behind those directories above it that are not listed yet.
-    fn list_entry(&mut self, entry: SourceEntry) -> Result<()> {
-        for level in &mut self.levels {
-            if let Some(directory) = level.pending.take() {
-                self.list.push(&directory)?;
-            }
-        }
-        self.list.push(&entry)
+    fn named(&self, parent: Arc<OwnedFd>, name: &[u8], stat: &Stat, kind: SourceKind) -> Box<Named> {
+        let entry = SourceEntry { path: self.path.clone(), meta: meta(stat), kind };
+        Box::new(Named { entry, parent, name: name.len() })
     }
 
-    fn meta(&mut self, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Meta {
-        let xattrs = match self.xattrs.read(parent, name, stat.st_dev) {
-            Ok((xattrs, None)) => xattrs,
-            Ok((xattrs, Some(unread))) => {
-                let message =
-                    format!("extended attribute {} not read", String::from_utf8_lossy(&unread.name));
-                self.warn_errno(&message, unread.error);
-                xattrs
-            }
-            Err(errno) => {
-                self.warn_errno("extended attributes not read", errno);
-                Vec::new()
-            }
-        };
-        Meta {
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime_seconds: stat.st_mtime,
-            mtime_nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            xattrs,
+    /// Lists an entry behind those directories above it that are not listed yet.
+    fn list_entry(&mut self, found: Box<Named>) {
+        for level in &mut self.levels {
+            self.found.extend(level.pending.take().map(Found::Entry));
         }
+        self.found.push_back(Found::Entry(found));
     }
 
     fn warn(&mut self, message: impl Into<String>) {
-        let path = if self.path.is_empty() { b"." } else { self.path.as_slice() };
-        self.warnings.push(path, message);
+        self.found.push_back(Found::Warning(warning(&self.path, message)));
     }
 
     fn warn_errno(&mut self, what: &str, errno: Errno) {
-        if self.walk.strict {
-            if errno != Errno::NOENT {
-                let path = self.walk.root.join(std::ffi::OsStr::from_bytes(&self.path));
-                self.failed.get_or_insert(Error::io(format!("{}: {what}", path.display()), errno.into()));
+        match judged(self.walk.strict, self.walk.root, &self.path, what, errno) {
+            Ok(warning) => self.found.extend(warning.map(Found::Warning)),
+            Err(error) => {
+                self.failed.get_or_insert(error);
             }
-            return;
         }
-        let why = match errno {
-            Errno::NOENT => "vanished during the walk".to_owned(),
-            errno => std::io::Error::from(errno).to_string(),
-        };
-        self.warn(format!("{what}: {why}"));
+    }
+}
+
+/// Without extended attributes.
+fn meta(stat: &Stat) -> Meta {
+    Meta {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime_seconds: stat.st_mtime,
+        mtime_nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        device: stat.st_dev,
+        inode: stat.st_ino,
+        xattrs: Vec::new(),
     }
 }
 

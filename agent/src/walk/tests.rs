@@ -142,17 +142,14 @@ fn a_farm_of_links_is_walked_without_a_table_of_them() {
     let world = World::new();
     let first = world.file("first", b"x");
     fs::hard_link(&first, world.root.join("second")).unwrap();
-    let (rules, list) = (everything(), world.dir.path().join("walk"));
-    let mut walker = walker(&world, &rules, &list);
+    let rules = everything();
+    let mut walker = walker(&world, &rules);
     walker.walk.links_elsewhere = true;
     while !walker.levels.is_empty() {
-        walker.step().unwrap();
+        walker.step();
         assert!(walker.hardlinks.is_empty());
     }
-    walker.list.finish(&walker.warnings).unwrap();
-    let files = SourceListReader::open(&list).unwrap().map(|entry| entry.unwrap().kind);
-    let is_file = |kind: &SourceKind| matches!(kind, SourceKind::File { size: 1, nlink: 2, .. });
-    assert_eq!(files.filter(is_file).count(), 2);
+    assert_eq!(files_and_warnings(&walker).0, 2);
 }
 
 #[test]
@@ -284,18 +281,17 @@ fn what_moves_while_the_walk_is_below_it_is_said_once() {
     let world = World::new();
     nest(&world.root, KEPT_OPEN + 5, "d");
     world.file("d/z", b"");
-    let list = world.dir.path().join("walk");
     let rules = everything();
-    let mut walker = walker(&world, &rules, &list);
+    let mut walker = walker(&world, &rules);
     while walker.levels.len() <= KEPT_OPEN + 5 {
-        walker.step().unwrap();
+        walker.step();
     }
     fs::rename(world.root.join("d"), world.root.join("moved")).unwrap();
     world.file("d/z", b"another");
     while !walker.levels.is_empty() {
-        walker.step().unwrap();
+        walker.step();
     }
-    let said: Vec<_> = walker.warnings.kept().iter().map(|w| w.message.as_str()).collect();
+    let (_, said) = files_and_warnings(&walker);
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].starts_with("moved during the walk"), "{said:?}");
 }
@@ -306,30 +302,35 @@ fn what_vanishes_between_listing_and_looking_is_said() {
     for name in ["1-file", "2-dir/x", "3-file", "4-link"] {
         world.file(name, b"");
     }
-    let list = world.dir.path().join("walk");
     let rules = everything().class("immutable", &strings(&["3-file"]), Class::Immutable).unwrap();
-    let mut walker = walker(&world, &rules, &list);
+    let mut walker = walker(&world, &rules);
     walker.walk.links = Some(Links::create(&world.dir.path().join("links")).unwrap());
     fs::remove_file(world.root.join("1-file")).unwrap();
     fs::remove_dir_all(world.root.join("2-dir")).unwrap();
     fs::remove_file(world.root.join("3-file")).unwrap();
     while !walker.levels.is_empty() {
-        walker.step().unwrap();
+        walker.step();
     }
-    assert_eq!(walker.warnings.count(), 3);
-    assert!(walker.warnings.kept().iter().all(|w| w.message == "left out: vanished during the walk"));
-    assert_eq!(walker.list.totals().files, 1);
+    assert_eq!(files_and_warnings(&walker), (1, vec!["left out: vanished during the walk"; 3]));
 }
 
-fn walker<'a>(world: &'a World, rules: &'a Rules, list: &Path) -> Walker<'a> {
+/// What it has found and nobody has taken yet.
+fn files_and_warnings<'a>(walker: &'a Walker<'_>) -> (usize, Vec<&'a str>) {
+    let is_file = |found: &&Found| matches!(found, Found::Entry(found) if matches!(found.entry.kind, SourceKind::File { .. }));
+    let said = |found: &'a Found| match found {
+        Found::Warning(warning) => Some(warning.message.as_str()),
+        Found::Entry(_) => None,
+    };
+    (walker.found.iter().filter(is_file).count(), walker.found.iter().filter_map(said).collect())
+}
+
+fn walker<'a>(world: &'a World, rules: &'a Rules) -> Walker<'a> {
     let root = source::open_root(&world.root).unwrap();
     let stat = rustix::fs::fstat(&root).unwrap();
     let mut walker = Walker {
         walk: world.walk(rules),
-        list: SourceListWriter::create(list, Timestamp(7)).unwrap(),
-        warnings: Warnings::default(),
+        found: VecDeque::new(),
         hardlinks: Hardlinks::default(),
-        xattrs: Xattrs::new(),
         root: Arc::new(root),
         device: stat.st_dev,
         levels: Vec::new(),
@@ -338,7 +339,7 @@ fn walker<'a>(world: &'a World, rules: &'a Rules, list: &Path) -> Walker<'a> {
         said_forgotten: false,
         failed: None,
     };
-    walker.enter_root(&stat).unwrap();
+    walker.enter_root(&stat);
     walker
 }
 

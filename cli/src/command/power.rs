@@ -7,7 +7,7 @@ use palinurus_repository::{Error, ErrorKind, Result};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::service::{show, view};
+use super::service::view::{show, view};
 use crate::client::{self, Client};
 use crate::confirm::confirm;
 use crate::exit::Outcome;

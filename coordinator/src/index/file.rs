@@ -40,6 +40,11 @@ pub(super) fn open(path: &Path, repository: RepositoryId, cache: usize) -> Resul
 /// `None` when the file is another repository's.
 fn try_open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Option<Database>, redb::Error> {
     let database = Database::builder().set_cache_size(cache).create(path)?;
+    Ok(make_tables(&database, repository)?.then_some(database))
+}
+
+/// Not when the file is another repository's.
+pub(super) fn make_tables(database: &Database, repository: RepositoryId) -> Result<bool, redb::Error> {
     let transaction = database.begin_write()?;
     {
         transaction.open_table(CHUNKS)?;
@@ -48,11 +53,11 @@ fn try_open(path: &Path, repository: RepositoryId, cache: usize) -> Result<Optio
         let mut owner = transaction.open_table(REPOSITORY)?;
         let found = owner.get(())?.map(|found| *found.value());
         match found {
-            Some(found) if found != repository.0 => return Ok(None),
+            Some(found) if found != repository.0 => return Ok(false),
             Some(_) => {}
             None => drop(owner.insert((), &repository.0)?),
         }
     }
     transaction.commit()?;
-    Ok(Some(database))
+    Ok(true)
 }

@@ -1,9 +1,13 @@
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use palinurus_repository::WriterId;
 use palinurus_repository::ledger::PackSet;
 use palinurus_repository::pack::{Codec, FrameSummary, HEADER_LEN};
 use proptest::prelude::*;
+use redb::backends::InMemoryBackend;
 
 use super::*;
 
@@ -262,4 +266,88 @@ fn runs_are_merged_and_filters_bounded() {
     index.begin(TransactionId([2; 16])).unwrap();
     index.fold(&[pack(2, 0, 150_000..150_001)]).unwrap();
     assert_eq!(known(&index), 991, "what comes in later is in the filter as well");
+}
+
+/// It says that it has begun, and waits to be let go.
+type Wait = (SyncSender<()>, Receiver<()>);
+
+/// Once it is given a wait, what has to be durable next does so.
+#[derive(Debug, Default)]
+struct SlowDisk {
+    memory: InMemoryBackend,
+    waits: Arc<Mutex<Option<Wait>>>,
+}
+
+impl redb::StorageBackend for SlowDisk {
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if let Some((begun, go)) = lock(&self.waits).take() {
+            begun.send(()).unwrap();
+            go.recv().unwrap();
+        }
+        self.memory.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.memory.write(offset, data)
+    }
+}
+
+#[test]
+fn who_asks_does_not_wait_for_the_disk_of_who_begins_or_ends() {
+    let disk = SlowDisk::default();
+    let waits = disk.waits.clone();
+    let database = Database::builder().create_with_backend(disk).unwrap();
+    file::make_tables(&database, REPOSITORY).unwrap();
+    let index = Index {
+        path: PathBuf::new(),
+        repository: REPOSITORY,
+        database: Mutex::new(Some(Arc::new(database))),
+        cache: Box::new(|| 4 << 20),
+        writing: Mutex::default(),
+        memory: RwLock::default(),
+        misses: AtomicU64::default(),
+    };
+    let meanwhile = |deed: &(dyn Fn() -> Result<()> + Sync), want: [Option<PackId>; 2]| {
+        let ((begun, has_begun), (let_go, go)) = (sync_channel(1), sync_channel(1));
+        *lock(&waits) = Some((begun, go));
+        std::thread::scope(|scope| {
+            let deed = scope.spawn(deed);
+            has_begun.recv().unwrap();
+            let (answer, answered) = sync_channel(1);
+            let index = &index;
+            scope.spawn(move || answer.send(index.find(&[chunk(5), chunk(1200)], |_| true)));
+            let found = answered.recv_timeout(Duration::from_secs(60));
+            let_go.send(()).unwrap();
+            deed.join().unwrap().unwrap();
+            let found = found.expect("an answer while the disk is waited for").unwrap();
+            assert_eq!(found.iter().map(|at| at.map(|at| at.frame.pack)).collect::<Vec<_>>(), want);
+        });
+    };
+    let (one, two) = (pack(1, 0, 0..1000), pack(2, 0, 1000..1500));
+    let [first, second, third] = [1, 2, 3].map(|n| TransactionId([n; 16]));
+    index.begin(first).unwrap();
+    index.stored(&one, || ()).unwrap();
+    // In a run of the file's, which is not there any more once the deed is done.
+    index.flush(1).unwrap();
+    let own: PackSet = [one.pack].into_iter().collect();
+    assert!(index.fold_open(first, &own, |_| true).unwrap());
+    meanwhile(&|| index.fold_done(first), [Some(one.pack), None]);
+    meanwhile(&|| index.begin(second), [Some(one.pack), None]);
+    index.stored(&two, || ()).unwrap();
+    index.flush(1).unwrap();
+    assert_eq!(index.lacks(vec![two.pack]).unwrap(), []);
+    meanwhile(&|| index.begin(third), [Some(one.pack), None]);
+    assert_eq!(index.lacks(vec![two.pack]).unwrap(), [two.pack]);
 }

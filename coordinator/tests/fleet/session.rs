@@ -1,10 +1,11 @@
 //! Who may connect, and what operators are told.
 use std::time::Duration;
 
+use palinurus_proto::v1::coordinator_client::CoordinatorClient;
 use palinurus_proto::{from_status, v1};
 use palinurus_repository::{ErrorKind, KeyFile, SystemEntropy};
 
-use crate::world::{SERVICE, World};
+use crate::world::{Operator, SERVICE, World};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_agent_for_one_place() {
@@ -30,6 +31,29 @@ async fn one_agent_for_one_place() {
     first.cut().await;
     again.cut().await;
     second.connected().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_connections_that_the_setting_allows_one_waits_for_a_place() {
+    const CONNECTIONS: usize = 64;
+    let world = World::with(|config| config.connections = CONNECTIONS).await;
+    let mut inside = vec![world.apply(&["n1"]).await];
+    while inside.len() < CONNECTIONS {
+        let mut operator = world.operator().await;
+        // Who is answered has a place.
+        operator.nodes().await;
+        inside.push(operator);
+    }
+    let address = world.address();
+    let late = tokio::spawn(async move {
+        Operator(CoordinatorClient::connect(address).await.unwrap()).nodes().await.len()
+    });
+    for operator in &mut inside {
+        assert_eq!(operator.nodes().await.len(), 1);
+    }
+    assert!(!late.is_finished(), "all places are taken");
+    inside.pop();
+    assert_eq!(late.await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -185,9 +185,11 @@ pub(super) struct Reader {
     runtime: Handle,
     /// By their names in the list: read before they are asked for.
     ahead: Mutex<HashMap<Vec<u8>, Bytes>>,
-    /// Why the first file could not be read.
-    failed: Arc<Mutex<Option<Error>>>,
+    failed: Arc<Failed>,
 }
+
+/// Why a file could not be read, by its name in the list: several threads read, and each asks for its own.
+type Failed = Mutex<HashMap<Vec<u8>, Error>>;
 
 impl Reader {
     fn find(&self, entry: &SourceEntry) -> Result<Option<(&Store, Objects)>> {
@@ -204,11 +206,11 @@ impl Remote for Reader {
         if let Some(bytes) = lock(&self.ahead).remove(&entry.path) {
             return Ok(Some(Box::new(Ahead(bytes))));
         }
-        let found = self.find(entry).map_err(|e| noted(&self.failed, e))?;
+        let found = self.find(entry).map_err(|e| noted(&self.failed, &entry.path, e))?;
         Ok(found.map(|(store, objects)| -> Box<dyn ReadAt> {
             let (size, windows, failed) = (total(&objects), Mutex::default(), self.failed.clone());
-            let (store, runtime) = (store.clone(), self.runtime.clone());
-            Box::new(StoredFile { store, objects, size, windows, runtime, failed })
+            let (path, store, runtime) = (entry.path.clone(), store.clone(), self.runtime.clone());
+            Box::new(StoredFile { path, store, objects, size, windows, runtime, failed })
         }))
     }
 
@@ -235,7 +237,7 @@ impl Judge for Reader {
             return Ok(Some(why_unread(error)));
         }
         let path = String::from_utf8_lossy(&entry.path);
-        let why = lock(&self.failed).take();
+        let why = lock(&self.failed).remove(&entry.path);
         let why = why.unwrap_or_else(|| {
             Error::unavailable("its objects cannot be read").with_source(error.to_string())
         });
@@ -245,13 +247,14 @@ impl Judge for Reader {
 
 #[derive(Debug)]
 struct StoredFile {
+    path: Vec<u8>,
     store: Store,
     objects: Objects,
     size: u64,
     /// Read and not yet asked for, by number: each is one thread's.
     windows: Mutex<HashMap<u64, Bytes>>,
     runtime: Handle,
-    failed: Arc<Mutex<Option<Error>>>,
+    failed: Arc<Failed>,
 }
 
 impl ReadAt for StoredFile {
@@ -267,7 +270,7 @@ impl ReadAt for StoredFile {
             None => {
                 let range = begin..(begin + WINDOW).min(self.size);
                 let read = self.runtime.block_on(self.store.bytes(&self.objects, range));
-                read.map_err(|e| noted(&self.failed, e))?
+                read.map_err(|e| noted(&self.failed, &self.path, e))?
             }
         };
         let rest = window.get((at - begin) as usize..).unwrap_or_default();
@@ -292,9 +295,9 @@ impl ReadAt for Ahead {
     }
 }
 
-fn noted(failed: &Mutex<Option<Error>>, error: Error) -> io::Error {
+fn noted(failed: &Failed, path: &[u8], error: Error) -> io::Error {
     let told = io::Error::other(error.chain());
-    lock(failed).get_or_insert(error);
+    lock(failed).insert(path.to_vec(), error);
     told
 }
 

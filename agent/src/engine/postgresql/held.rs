@@ -32,8 +32,6 @@ pub(super) struct Held {
     receiver: Receiver,
     judge: Arc<Reading>,
     tablespaces: Vec<Tablespace>,
-    /// Those that there were when it had begun.
-    known: HashSet<String>,
     first: Segment,
     system_identifier: u64,
     /// The server is a standby, which goes on following.
@@ -43,14 +41,14 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// With the size of the cluster's pages.
+    /// With the size of the cluster's pages, and the tablespaces that there were when it had begun.
     pub(super) async fn begin(
         access: &Access,
         identity: &Identity,
         pushes: &Arc<Pushes>,
         operation: &str,
         added: &Path,
-    ) -> Result<(Self, u32)> {
+    ) -> Result<(Self, u32, HashSet<String>)> {
         let directory = added.to_owned();
         blocking(move || added::prepare(&directory)).await?;
         let Ready { server, system_identifier, timeline, mut sql, mut replication } = ready(access).await?;
@@ -101,21 +99,16 @@ impl Held {
             receiver,
             judge,
             tablespaces: Vec::new(),
-            known,
             first,
             system_identifier,
             follows: server.in_recovery,
             _cancel: cancel.drop_guard(),
         };
-        Ok((held, server.page_size))
+        Ok((held, server.page_size, known))
     }
 
     pub(super) fn with(self, tablespaces: Vec<Tablespace>) -> Self {
         Self { tablespaces, ..self }
-    }
-
-    pub(super) fn known(&self) -> &HashSet<String> {
-        &self.known
     }
 
     pub(super) fn tree(&self, root: &Path) -> Result<Tree> {

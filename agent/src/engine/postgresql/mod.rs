@@ -180,14 +180,13 @@ impl Engine for PostgresEngine {
         check_name("operation", operation)?;
         self.let_go(operation).await;
         let cancel = order.cancel.clone();
-        let (held, pages) = tokio::select! {
+        let (held, pages, known) = tokio::select! {
             biased;
             () = cancel.cancelled() => return Err(Error::unavailable("the snapshot was cancelled")),
             held = Held::begin(&self.access, &self.identity, &self.wal.pushes, operation, &order.added) => held?,
         };
         let taken = self.clock.now();
         let root = self.root();
-        let known = held.known().clone();
         let listed = blocking(move || list::list(&root, &order, taken, pages, &known)).await?;
         self.held().insert(operation.to_owned(), held.with(listed.tablespaces));
         Ok(Snapshot { totals: listed.totals, warnings: listed.warnings, taken, taken_to: taken })

@@ -1,12 +1,15 @@
 //! Measures the real coordinator and agent, as processes of their own, beside the machine's limit and others, on
 //! the same data in the same run. Numbers of different runs or machines do not compare; ratios of one run do.
+mod bytes;
 mod chart;
 mod copier;
 mod data;
 mod fleet;
+mod found;
 mod limit;
 mod meter;
 mod peer;
+mod place;
 mod rates;
 mod report;
 mod room;

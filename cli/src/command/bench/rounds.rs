@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use palinurus_repository::storage;
-use palinurus_repository::{Entropy, Error, Result, SystemEntropy};
+use palinurus_repository::{Error, Result, SystemEntropy};
 
 use super::fleet::Fleet;
+use super::found::{Found, keep};
 use super::peer::{Peer, Tool};
-use super::report::{Cost, Installed, LimitOf, OURS, Report, Set, Skipped, Spread, Step};
+use super::report::{Cost, Installed, OURS, Report, Set, Skipped};
 use super::scenario::Scenario;
 use super::turn::{by_peer, one_after_the_other, ours};
-use super::{Bench, blocking, copy, data, limit, make_dir, meter, remove_dir, room, store};
+use super::{Bench, blocking, copy, data, limit, make_dir, meter, place, remove_dir, room, store};
 use crate::Global;
 use crate::output::Output;
 
@@ -28,14 +29,6 @@ struct Lab<'a> {
     skipped: Vec<Skipped>,
 }
 
-/// The costs of one step, by round, ours first.
-struct Found {
-    scenario: Scenario,
-    bytes: u64,
-    who: Vec<(&'static str, Vec<Cost>)>,
-    limit: Vec<f64>,
-}
-
 pub(super) async fn measure(bench: &Bench, dir: &Path, global: &Global, output: &Output) -> Result<Report> {
     let load = room::load();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -44,7 +37,7 @@ pub(super) async fn measure(bench: &Bench, dir: &Path, global: &Global, output: 
         global,
         output,
         cores,
-        store: bench.store.as_deref().map(below).transpose()?,
+        store: bench.store.as_deref().map(place::new).transpose()?,
         made: 0,
         tools: Vec::new(),
         skipped: Vec::new(),
@@ -73,18 +66,6 @@ pub(super) async fn measure(bench: &Bench, dir: &Path, global: &Global, output: 
         sets,
     };
     Ok(report.with_memory())
-}
-
-/// A new name below the URL's.
-fn below(url: &str) -> Result<String> {
-    let entropy: &dyn Entropy = &SystemEntropy::new();
-    let name = u64::from_le_bytes(entropy.array()?);
-    Ok(within(url, &format!("palinurus-bench-{name:016x}")))
-}
-
-fn within(url: &str, name: &str) -> String {
-    let (place, settings) = url.split_once('?').unwrap_or((url, ""));
-    format!("{}/{name}?{settings}", place.trim_end_matches('/')).trim_end_matches('?').to_owned()
 }
 
 impl Lab<'_> {
@@ -183,21 +164,9 @@ impl Lab<'_> {
             remove_dir(&home)?;
         }
         self.tools = tools;
-        let limits = found.iter().filter_map(|found| {
-            let what = match found.scenario {
-                Scenario::Cold => "read, hash, compress and seal on these cores, nothing else",
-                Scenario::Unchanged => "ask for the size and times of every file",
-                Scenario::Restore => "the same bytes, read from memory and written to the disk",
-                _ => return None,
-            };
-            let seconds = Spread::of(found.limit.iter().copied())?;
-            Some(LimitOf { step: found.scenario.name(), what, seconds })
-        });
-        let limits = limits.collect();
-        let steps = found
-            .into_iter()
-            .map(|found| Step::new(found.scenario.name(), found.bytes, found.who, &found.limit));
-        Ok(Some(Set { data: name.to_owned(), files, bytes, limits, steps: steps.collect() }))
+        let limits = found.iter().filter_map(Found::limit).collect();
+        let steps = found.into_iter().map(Found::step).collect();
+        Ok(Some(Set { data: name.to_owned(), files, bytes, limits, steps }))
     }
 
     fn wants(&self, scenario: Scenario) -> bool {
@@ -207,7 +176,7 @@ impl Lab<'_> {
 
     fn url(&mut self) -> Option<String> {
         self.made += 1;
-        self.store.as_ref().map(|store| within(store, &format!("r{}", self.made)))
+        self.store.as_ref().map(|store| place::within(store, &format!("r{}", self.made)))
     }
 
     /// The number of files.
@@ -363,30 +332,6 @@ fn in_turns(round: usize, peers: usize) -> impl Iterator<Item = usize> {
     (0..=peers).map(move |turn| (round + turn) % (peers + 1))
 }
 
-fn keep(
-    found: &mut Vec<Found>,
-    scenario: Scenario,
-    bytes: u64,
-    mut costs: Vec<(&'static str, Cost)>,
-    limit: Option<f64>,
-) {
-    let at = found.iter().position(|found| found.scenario == scenario).unwrap_or_else(|| {
-        found.push(Found { scenario, bytes, who: vec![(OURS, Vec::new())], limit: Vec::new() });
-        found.len() - 1
-    });
-    let found = &mut found[at];
-    found.bytes = found.bytes.max(bytes);
-    found.limit.extend(limit);
-    // In the order of their names: turns change from round to round.
-    costs.sort_by_key(|(name, _)| (*name != OURS, *name));
-    for (name, cost) in costs {
-        match found.who.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, costs)) => costs.push(cost),
-            None => found.who.push((name, vec![cost])),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,14 +341,5 @@ mod tests {
         let orders: Vec<Vec<usize>> = (0..3).map(|round| in_turns(round, 2).collect()).collect();
         assert_eq!(orders, [vec![0, 1, 2], vec![1, 2, 0], vec![2, 0, 1]]);
         assert_eq!(in_turns(7, 0).collect::<Vec<_>>(), [0]);
-    }
-
-    #[test]
-    fn a_place_in_a_store_keeps_its_settings() {
-        assert_eq!(
-            within("s3://b/p/?endpoint=x&credentials=y", "r1"),
-            "s3://b/p/r1?endpoint=x&credentials=y"
-        );
-        assert_eq!(within("s3://b/p", "r1"), "s3://b/p/r1");
     }
 }

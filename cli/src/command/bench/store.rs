@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use palinurus_repository::storage::{self, list_all};
-use palinurus_repository::{Entropy, Error, Result, Storage, SystemEntropy};
+use palinurus_repository::{Error, Result, Storage};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::bytes::Random;
 use super::copier::{Bucket, Copier, Way};
-use super::data::{self, Generated, Random};
+use super::data::{self, Generated};
 use super::fleet::Fleet;
 use super::rates::{self, Backup, Moved, Rates, Who};
-use super::{blocking, make_dir, meter};
+use super::{blocking, make_dir, meter, place};
 use crate::Global;
 use crate::exit::Outcome;
 use crate::output::Output;
@@ -47,13 +48,7 @@ pub(crate) struct Store {
 }
 
 pub(super) async fn run(bench: Store, global: &Global, output: &Output) -> Result<Outcome> {
-    let (place, settings) = match bench.url.split_once('?') {
-        Some((place, settings)) => (place, format!("?{settings}")),
-        None => (bench.url.as_str(), String::new()),
-    };
-    let entropy: &dyn Entropy = &SystemEntropy::new();
-    let name = u64::from_le_bytes(entropy.array()?);
-    let url = format!("{}/palinurus-bench-{name:016x}{settings}", place.trim_end_matches('/'));
+    let url = place::new(&bench.url)?;
     let storage = storage::open(&url)?;
     let result = super::in_directory(bench.work.as_deref(), async |dir| {
         Lab { bench: &bench, url: &url, storage: storage.clone(), dir, output }.measure(global).await
@@ -190,10 +185,8 @@ impl Lab<'_> {
         make_dir(&data)?;
         let into = data.clone();
         blocking(move || data::generate(Generated::Mixed, &into, size, data::SMALL_FILES)).await?;
-        let (place, settings) = self.url.split_once('?').unwrap_or((self.url, ""));
-        let url = format!("{place}/repository?{settings}");
-        let url = url.trim_end_matches('?');
-        let mut fleet = Fleet::start(&home, &[data], false, Some(url), global, self.output).await?;
+        let url = place::within(self.url, "repository");
+        let mut fleet = Fleet::start(&home, &[data], false, Some(&url), global, self.output).await?;
         let (operation, cost) = fleet.backup().await?;
         fleet.stop().await?;
         Ok(Backup {

@@ -88,7 +88,7 @@ impl Alone {
     fn policy(&self) -> Result<(Option<String>, Policy)> {
         let (mut name, mut settings) = (None, HashMap::new());
         if let Some(file) = &self.policy {
-            let service = service::from_file(file)?;
+            let service = service::file::read(file)?;
             if !service.plan.is_empty() {
                 let known = Plans::default().find(Type::named(&service.r#type)?, &service.plan);
                 let hint = "say its settings, a coordinator's own plan is not known here: --set keep_daily=7";

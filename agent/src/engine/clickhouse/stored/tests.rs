@@ -78,7 +78,9 @@ async fn files_are_read_from_their_objects() {
     write("long", text(&both, 1));
     write("outside", text(&[(1, "../x")], 1));
     assert!(entry(&stores, "outside").unwrap_err().hint().unwrap().contains("endpoint"));
-    write("outside", text(&[], 1));
+    write("outside", text(&[(2, "aaa/count")], 1));
+    let outside = entry(&stores, "outside").unwrap();
+    write("outside", text(&[(2, "../x")], 1));
 
     let reader = stores.reader(&record).unwrap();
     let tree = Tree::open(dir.path(), None).unwrap().with_remote(reader.clone()).judged_by(reader);
@@ -98,8 +100,15 @@ async fn files_are_read_from_their_objects() {
         assert_eq!(all(&small).unwrap(), b"71");
         assert_eq!(all(&none).unwrap(), b"");
         let lost = all(&gone).unwrap_err();
-        let error = tree.unread(&gone, &lost).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+        let other = all(&outside).unwrap_err();
+        // Each file's own reason, whichever was first.
+        for (entry, lost, kind) in
+            [(&outside, &other, ErrorKind::Invalid), (&gone, &lost, ErrorKind::NotFound)]
+        {
+            let error = tree.unread(entry, lost).unwrap_err();
+            assert_eq!(error.kind(), kind, "{error:?}");
+        }
+        fs::remove_file(shadow.join("part/outside")).unwrap();
         assert!(tree.unread(&listed("access/x.sql"), &lost).unwrap().is_some());
         // Once read ahead it need not be there.
         tree.ahead([&small, &gone].into_iter());

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use palinurus_identity::{Authority, Dialer, Issued, TlsConfig, VALID, Who};
+use palinurus_proto::from_status;
 use palinurus_proto::v1::{self, OperationState};
-use palinurus_proto::{from_failure, from_status};
 use palinurus_repository::{Clock, Entropy, Error, KeyFile, Keyring, Result, SystemClock, SystemEntropy};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::agent::Agent;
 use super::content::Held;
 use super::etcd::{Counts, Etcd};
+use super::operator;
 use super::report::{self, Claimed, Run, Step};
 use super::{Fleet, Simulated};
 use crate::Global;
@@ -28,8 +29,6 @@ use crate::output::Output;
 const LISTEN: &str = "127.0.0.1:0";
 /// Handshakes at a time from one address, of 32 that the coordinator allows.
 const KNOCKING: usize = 16;
-/// Commands of the operator at a time.
-const ASKING: usize = 16;
 const POLL: Duration = Duration::from_millis(250);
 const JOINING: Duration = Duration::from_secs(300);
 
@@ -83,7 +82,7 @@ impl<'a> Lab<'a> {
             lab.step(name, before, Some(&operations)).await?;
         }
         let before = lab.before().await?;
-        let planned = Box::pin(lab.plans()).await?;
+        let planned = Box::pin(operator::plans(&mut lab.client, &lab.services)).await?;
         lab.step("restore plan", before, None).await?;
         let records = match &lab.etcd {
             Some(etcd) => Some(etcd.records().await?),
@@ -200,13 +199,7 @@ impl<'a> Lab<'a> {
             Ok(v1::ApplyServiceRequest { service: Some(service), ..Default::default() })
         });
         let requests = requests.collect::<Result<Vec<_>>>()?;
-        let client = self.client.clone();
-        at_once(requests, |request| {
-            let mut client = client.clone();
-            async move { client.apply_service(request).await.map_err(from_status).map(drop) }
-        })
-        .await
-        .map(drop)
+        operator::apply(&self.client, requests).await
     }
 
     async fn join(&mut self) -> Result<()> {
@@ -237,14 +230,8 @@ impl<'a> Lab<'a> {
 
     /// One of each service, all at once.
     async fn backups(&mut self) -> Result<Vec<v1::Operation>> {
-        let client = self.client.clone();
-        let running = at_once(self.services.clone(), |service| {
-            let mut client = client.clone();
-            let request = v1::StartBackupRequest { service, full: false };
-            async move { Ok(client.start_backup(request).await.map_err(from_status)?.into_inner().id) }
-        });
         let mut ended = Vec::new();
-        for id in running.await? {
+        for id in operator::start_backups(&self.client, &self.services).await? {
             // All end at about the same time: one is looked at, then the next.
             ended.push(loop {
                 self.check()?;
@@ -253,29 +240,11 @@ impl<'a> Lab<'a> {
                 match operation.state() {
                     OperationState::Running | OperationState::Cancelling => tokio::time::sleep(POLL).await,
                     OperationState::Succeeded => break operation,
-                    _ => return Err(failed(&operation)),
+                    _ => return Err(operator::failed(&operation)),
                 }
             });
         }
         Ok(ended)
-    }
-
-    /// Of each service's newest backup, one after the other, as an operator would ask.
-    async fn plans(&mut self) -> Result<Planned> {
-        let mut planned = Planned::default();
-        for service in &self.services {
-            let request = v1::RestoreRequest {
-                service: service.clone(),
-                backup: "latest".into(),
-                delta: true,
-                ..Default::default()
-            };
-            let plan = self.client.plan_restore(request).await.map_err(from_status)?.into_inner();
-            planned.files += plan.nodes.iter().map(|node| node.files).sum::<u64>();
-            let listed = self.client.list_backups(v1::ListBackupsRequest { service: service.clone() }).await;
-            planned.backups += listed.map_err(from_status)?.into_inner().backups.len() as u64;
-        }
-        Ok(planned)
     }
 
     async fn before(&self) -> Result<Before> {
@@ -321,8 +290,8 @@ impl<'a> Lab<'a> {
             etcd_puts: etcd.map(|now| now.puts - before.etcd.puts),
             etcd_database: etcd.map(|now| now.database),
             claimed,
-            plan_seconds: operations.map(|all| longest(all, planned)),
-            commit_seconds: operations.map(|all| longest(all, committed)),
+            plan_seconds: operations.map(|all| operator::longest(all, operator::until_planned)),
+            commit_seconds: operations.map(|all| operator::longest(all, operator::until_released)),
         };
         self.output.note(report::line(&step));
         self.steps.push(step);
@@ -337,12 +306,6 @@ impl<'a> Lab<'a> {
         self.coordinator.stop().await?;
         Ok(self.steps)
     }
-}
-
-#[derive(Default)]
-struct Planned {
-    backups: u64,
-    files: u64,
 }
 
 /// Certificates as a fleet has them: each agent its own.
@@ -376,52 +339,4 @@ fn agents(
         }))
     };
     (0..bench.agents).map(agent).collect()
-}
-
-/// Some of them at a time; the answers in any order.
-async fn at_once<Q: Send + 'static, A: Send + 'static, F>(
-    all: impl IntoIterator<Item = Q>,
-    ask: impl Fn(Q) -> F,
-) -> Result<Vec<A>>
-where
-    F: Future<Output = Result<A>> + Send + 'static,
-{
-    let (mut asked, mut answers) = (JoinSet::new(), Vec::new());
-    let answer =
-        |one| Result::and_then(Result::map_err(one, |e| Error::internal("a task").with_source(e)), |it| it);
-    for one in all {
-        if asked.len() >= ASKING
-            && let Some(one) = asked.join_next().await
-        {
-            answers.push(answer(one)?);
-        }
-        asked.spawn(ask(one));
-    }
-    while let Some(one) = asked.join_next().await {
-        answers.push(answer(one)?);
-    }
-    Ok(answers)
-}
-
-fn longest(operations: &[v1::Operation], of: fn(&v1::Operation) -> Option<u64>) -> f64 {
-    operations.iter().filter_map(of).max().unwrap_or_default() as f64 / 1000.0
-}
-
-/// From the request until the first agent is told what to upload.
-fn planned(operation: &v1::Operation) -> Option<u64> {
-    let told = operation.tasks.iter().filter(|task| task.name == "upload").map(|task| task.assigned_ms).min();
-    Some(told?.saturating_sub(operation.created_ms))
-}
-
-/// The agents are released once the backup exists.
-fn committed(operation: &v1::Operation) -> Option<u64> {
-    let asked = operation.tasks.iter().find(|task| task.name == "commit")?.assigned_ms;
-    let released = operation.tasks.iter().filter(|task| task.name == "release").map(|task| task.assigned_ms);
-    Some(released.min()?.saturating_sub(asked))
-}
-
-fn failed(operation: &v1::Operation) -> Error {
-    let failure = operation.failure.as_ref().map(from_failure);
-    let why = failure.map_or_else(|| operation.state().as_str_name().to_owned(), |failure| failure.chain());
-    Error::unavailable(format!("the backup of {} did not succeed", operation.service)).with_source(why)
 }

@@ -20,6 +20,7 @@ mod agent;
 mod content;
 mod etcd;
 mod lab;
+mod operator;
 mod report;
 mod work;
 

@@ -13,7 +13,7 @@ const BATCH: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How much memory an item takes beside itself, roughly.
-pub(super) trait Weight {
+pub(crate) trait Weight {
     fn weight(&self) -> usize;
 }
 
@@ -23,12 +23,12 @@ impl Weight for SourceEntry {
     }
 }
 
-pub(super) fn named(path: &[u8], meta: &Meta) -> usize {
+pub(crate) fn named(path: &[u8], meta: &Meta) -> usize {
     path.len() + meta.xattrs_len()
 }
 
 /// Runs `take` on this thread; what it calls gives the items that `make` makes on another, until there is none.
-pub(super) fn ahead<T: Weight + Send, R>(
+pub(crate) fn ahead<T: Weight + Send, R>(
     make: impl FnMut() -> Result<Option<T>> + Send,
     take: impl FnOnce(&mut dyn FnMut() -> Result<Option<T>>) -> Result<R>,
 ) -> Result<R> {
