@@ -19,6 +19,7 @@ mod clickhouse_full;
 mod clickhouse_keeper_map;
 mod clickhouse_parts;
 mod clickhouse_replaced;
+mod clickhouse_replicated;
 mod clickhouse_shards;
 mod crash;
 mod damage;

@@ -15,10 +15,12 @@ use crate::world::wait;
 
 mod between;
 mod cluster;
+mod replicated;
 mod zookeeper;
 
 pub use between::Between;
 pub use cluster::Cluster;
+pub use replicated::Replicated;
 pub use zookeeper::ZooKeeper;
 
 const SERVER: &str = "/usr/sbin/clickhouse-server";

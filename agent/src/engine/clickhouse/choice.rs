@@ -6,6 +6,7 @@ use palinurus_proto::Choice;
 use palinurus_repository::{Error, Result};
 
 use super::facts::{Database, Facts, Kept, Table};
+use super::replicated;
 use super::rewrite::{Pair, Tokens};
 use super::text::Text;
 
@@ -41,6 +42,7 @@ pub(super) fn choose(facts: &Facts, choice: &Choice, now: Now<'_>, seed: &str) -
     chosen.follow(&uuids);
     refuse_taken(chosen.tables.iter().map(|(_, name)| name), now.facts)?;
     chosen.refuse_missing(facts, now)?;
+    chosen.refuse_replicated(facts, now)?;
     let databases = chosen.databases(facts, now, seed)?;
     let mut tables = Vec::new();
     for (table, name) in &chosen.tables {
@@ -166,6 +168,24 @@ impl Chosen<'_> {
         Ok(())
     }
 
+    /// Such a database makes a table on every node, and the restore of each would find the others'.
+    fn refuse_replicated(&self, facts: &Facts, now: Now<'_>) -> Result<()> {
+        for (table, (database, _)) in &self.tables {
+            let there = now.facts.databases.iter().find(|it| it.name == *database);
+            let made =
+                || facts.databases.iter().find(|it| it.name == *database && table.database == *database);
+            let target = there.or_else(made);
+            if target.is_some_and(|it| it.engine == replicated::ENGINE) {
+                return Err(Error::invalid(format!(
+                    "table {} cannot be restored into database {database}, which is of engine Replicated",
+                    table.label()
+                ))
+                .with_hint("give it another database by --rename, one of engine Atomic that is there, and copy its rows from there"));
+            }
+        }
+        Ok(())
+    }
+
     /// A view's own table is called by the view's UUID.
     fn follow(&mut self, uuids: &HashMap<String, String>) {
         for (table, name) in &mut self.tables {
@@ -210,7 +230,7 @@ impl Chosen<'_> {
             let taken = uuid.filter(|uuid| name != old || now.uuids.contains(uuid));
             let new = taken.map(|old| (old.clone(), now.free(seed, &old, &name.to_string())));
             let statement = Text(tokens.rewritten(&|_, _| None, &new.into_iter().collect(), None));
-            made.push(Database { name: name.clone(), engine: database.engine.clone(), statement });
+            made.push(Database { name: name.clone(), statement, ..database.clone() });
         }
         Ok(made)
     }

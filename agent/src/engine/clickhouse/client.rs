@@ -109,7 +109,12 @@ impl Client {
     }
 
     pub(super) async fn run(&self, sql: impl AsRef<[u8]>) -> Answer<()> {
-        self.ask(sql.as_ref()).await.map(drop)
+        self.run_with(sql, &[]).await
+    }
+
+    /// `settings` are this statement's alone.
+    pub(super) async fn run_with(&self, sql: impl AsRef<[u8]>, settings: &[(&str, &str)]) -> Answer<()> {
+        self.ask(sql.as_ref(), settings).await.map(drop)
     }
 
     /// `columns` is how many the statement selects.
@@ -119,7 +124,7 @@ impl Client {
 
     /// The same of a statement that says its format, which is `TabSeparated`.
     pub(super) async fn answer(&self, sql: impl AsRef<[u8]>, columns: usize) -> Answer<Vec<Vec<Text>>> {
-        Ok(rows(&self.ask(sql.as_ref()).await?, columns)?)
+        Ok(rows(&self.ask(sql.as_ref(), &[]).await?, columns)?)
     }
 
     /// The first column of the only row.
@@ -131,7 +136,7 @@ impl Client {
 
     /// Of whatever a statement answers; empty: nothing.
     pub(super) async fn first(&self, sql: &str) -> Answer<String> {
-        let answer = self.ask(format!("{sql} FORMAT TabSeparated").as_bytes()).await?;
+        let answer = self.ask(format!("{sql} FORMAT TabSeparated").as_bytes(), &[]).await?;
         let value = answer.split(|byte| b"\t\n".contains(byte)).next().unwrap_or_default();
         Ok(String::from_utf8_lossy(value).into_owned())
     }
@@ -150,7 +155,7 @@ impl Client {
         let failed = |e| Error::io(format!("write {}", path.display()), e);
         let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
         let (mut lines, mut bytes) = (0, 0);
-        let mut answer = self.send(sql).await?;
+        let mut answer = self.send(sql, &[]).await?;
         while let Some(data) = answer.next().await? {
             bytes += data.len() as u64;
             lines += data.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -165,9 +170,9 @@ impl Client {
         Ok((lines, bytes))
     }
 
-    async fn ask(&self, sql: &[u8]) -> Answer<Vec<u8>> {
+    async fn ask(&self, sql: &[u8], settings: &[(&str, &str)]) -> Answer<Vec<u8>> {
         self.in_time(async {
-            let (mut answer, mut all) = (self.send(sql).await?, Vec::new());
+            let (mut answer, mut all) = (self.send(sql, settings).await?, Vec::new());
             while let Some(data) = answer.next().await? {
                 all.extend_from_slice(&data);
                 if all.len() > ANSWER_MAX {
@@ -189,7 +194,7 @@ impl Client {
     }
 
     /// The beginning of an answer that is no refusal.
-    async fn send(&self, sql: &[u8]) -> Answer<Body> {
+    async fn send(&self, sql: &[u8], settings: &[(&str, &str)]) -> Answer<Body> {
         let address = self.config.address()?;
         let away = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::unavailable(format!("ClickHouse does not answer at {address}"))
@@ -203,7 +208,7 @@ impl Client {
         let moving = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = connection.await;
         }));
-        let request = self.request(sql, &address.to_string())?;
+        let request = self.request(sql, settings, &address.to_string())?;
         let response = sender.send_request(request).await.map_err(|e| away(e.into()))?;
         let status = response.status();
         let mut body = Body { body: response.into_body(), _moving: moving };
@@ -218,13 +223,14 @@ impl Client {
         Err(refusal(&text))
     }
 
-    fn request(&self, sql: &[u8], host: &str) -> Result<Request<Full<Bytes>>> {
+    fn request(&self, sql: &[u8], settings: &[(&str, &str)], host: &str) -> Result<Request<Full<Bytes>>> {
+        let settings: String = settings.iter().map(|(name, value)| format!("&{name}={value}")).collect();
         let unusable = |e| Error::invalid("engine.user or its password is no header").with_source(e);
         let mut password = HeaderValue::from_bytes(&self.password()?).map_err(unusable)?;
         password.set_sensitive(true);
         let user = HeaderValue::from_bytes(self.config.user.as_bytes()).map_err(unusable)?;
         // Until the statement has ended nothing is sent, so that the status tells of any failure.
-        Request::post("/?wait_end_of_query=1")
+        Request::post(format!("/?wait_end_of_query=1{settings}"))
             .header(HOST, host)
             .header("x-clickhouse-user", user)
             .header("x-clickhouse-key", password)
@@ -316,7 +322,8 @@ mod tests {
         assert_eq!(client.password().unwrap_err().kind(), ErrorKind::Denied);
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(client.password().unwrap(), "s\u{e9}cret".as_bytes());
-        let request = client.request(b"select 1", "h").unwrap();
+        let request = client.request(b"select 1", &[("a", "1"), ("b", "0")], "h").unwrap();
         assert!(!format!("{request:?}").contains("cret"));
+        assert_eq!(request.uri(), "/?wait_end_of_query=1&a=1&b=0");
     }
 }

@@ -75,6 +75,9 @@ pub(super) struct Database {
     pub(super) engine: String,
     /// As it lies on the disk; empty of one that the server makes by itself.
     pub(super) statement: Text,
+    /// Of engine Replicated: where it meets the other nodes.
+    #[serde(default)]
+    pub(super) replica: Option<Replica>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,15 +164,21 @@ impl Table {
 impl Facts {
     /// Whether the schema is the same: what is counted, and what is pending, may differ.
     pub(super) fn agrees(&self, other: &Self) -> Result<(), String> {
+        let anew =
+            |replica: &Option<Replica>| replica.clone().map(|it| Replica { made: String::new(), ..it });
+        let databases = |facts: &Self| -> Vec<Database> {
+            let anew = |it: &Database| Database { replica: anew(&it.replica), ..it.clone() };
+            facts.databases.iter().map(anew).collect()
+        };
         let schema = |facts: &Self| -> Vec<Table> {
             let uncounted = |table: &Table| {
-                let replica = table.replica.clone().map(|it| Replica { made: String::new(), ..it });
+                let replica = anew(&table.replica);
                 Table { number: 0, parts: 0, rows: 0, bytes: 0, replica, ..table.clone() }
             };
             facts.tables.iter().map(uncounted).collect()
         };
         let (ours, others) = (schema(self), schema(other));
-        if self.databases != other.databases {
+        if databases(self) != databases(other) {
             return Err("databases were made, changed or dropped".into());
         }
         if (&self.functions, &self.collections) != (&other.functions, &other.collections) {
@@ -259,6 +268,16 @@ pub(super) mod tests {
         assert_eq!(facts(&["a"]).agrees(&one), Err("table d.b was made or changed".into()));
         let busy = Facts { frozen_to_ms: 9, ..one.clone() };
         assert_eq!(one.agrees(&busy), Ok(()));
+        let at = |path: &str, made: &str| {
+            let replica = Replica { path: path.into(), name: "s|r".into(), made: made.into() };
+            let (name, engine, statement) = ("d".into(), "Replicated".into(), "ATTACH".into());
+            Facts {
+                databases: vec![Database { name, engine, statement, replica: Some(replica) }],
+                ..one.clone()
+            }
+        };
+        assert_eq!(at("/p", "1.2").agrees(&at("/p", "")), Ok(()), "a server does not say it by itself");
+        assert!(at("/p", "").agrees(&at("/q", "")).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::client::{Client, Fault};
 use super::config::Config;
 use super::facts::{Facts, Kept, Table};
 use super::list::{ACCESS, COLLECTIONS};
+use super::replicated::known;
 use super::server::Server;
 use super::statement::Statement;
 use super::{blocking, keeper_map, rows};
@@ -35,6 +36,7 @@ impl Loader<'_> {
         }
         self.functions(&facts).await?;
         self.databases(&facts).await?;
+        let facts = self.join(facts).await?;
         self.tables_and_rows(&facts, goes_on).await?;
         self.give_parts(&facts).await?;
         self.access(&facts).await?;
@@ -80,16 +82,15 @@ impl Loader<'_> {
     }
 
     pub(super) async fn databases(&self, facts: &Facts) -> Result<()> {
+        let replicated = self.located(facts).await?;
         for database in &facts.databases {
             let stored = Statement::parse(&database.statement.0);
             let made = stored.and_then(|statement| statement.compose_database(&database.name));
             let made = made.unwrap_or_else(|| {
                 [b"CREATE DATABASE IF NOT EXISTS ", database.name.quoted().as_slice()].concat()
             });
-            self.client
-                .run(made)
-                .await
-                .map_err(|fault| Error::from(fault).with_note(format!("database {}", database.name)))?;
+            let here = replicated.iter().find(|here| here.name == database.name);
+            self.client.run(made).await.map_err(|fault| known(here.unwrap_or(database), fault))?;
         }
         Ok(())
     }
@@ -97,7 +98,11 @@ impl Loader<'_> {
     pub(super) async fn rows(&self, facts: &Facts) -> Result<()> {
         for table in facts.tables.iter().filter(|table| table.kept == Kept::Rows) {
             if !self.aside.is_done(table.number) {
-                self.write(table).await.map_err(|e| e.with_note(format!("rows of {}", table.label())))?;
+                let written = match facts.is_in_replicated(table) && table.engine != keeper_map::ENGINE {
+                    true => self.write_once(table, facts).await,
+                    false => self.write(table).await,
+                };
+                written.map_err(|e| e.with_note(format!("rows of {}", table.label())))?;
                 let (aside, number) = (self.aside.clone(), table.number);
                 blocking(move || aside.end(number)).await?;
             }

@@ -40,6 +40,7 @@ mod peers;
 mod place;
 mod proof;
 mod replica;
+mod replicated;
 mod rewrite;
 mod rows;
 mod schema;
@@ -195,6 +196,9 @@ impl Engine for ClickHouseEngine {
         let now = Server::look(&self.client, &self.config).await?.facts().await?;
         if let Err(what) = then.agrees(&now) {
             return Ok(Some(format!("the schema changed: {what}")));
+        }
+        if let Some(behind) = replicated::behind(&self.client, &now).await? {
+            return Ok(Some(behind));
         }
         let behind = on_cluster::behind(&self.client, &self.config).await?;
         Ok(behind.map(|statement| {

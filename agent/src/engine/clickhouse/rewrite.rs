@@ -284,6 +284,19 @@ impl<'a> Tokens<'a> {
         Some((path, self.tokens[engine + 4].at.clone()))
     }
 
+    /// What `ENGINE = engine(..)` is given, of strings alone.
+    pub(super) fn engine_arguments(&self, engine: &str) -> Option<Vec<Text>> {
+        let at = (0..self.tokens.len()).find(|at| {
+            self.is(*at, "ENGINE") && self.has_sign(at + 1, b'=') && self.slice(at + 2) == engine.as_bytes()
+        })?;
+        let (mut at, mut found) = (at + 4, Vec::new());
+        while self.has_sign(at - 1, if found.is_empty() { b'(' } else { b',' }) {
+            found.push(self.literal(at)?);
+            at += 2;
+        }
+        Some(found)
+    }
+
     /// The statement for tables of other names and other UUIDs, and with another `path` in ZooKeeper.
     pub(super) fn rewritten(
         &self,

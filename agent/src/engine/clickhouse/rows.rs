@@ -63,6 +63,10 @@ pub(super) async fn read(
 pub(super) async fn write(client: &Client, tree: &Path, table: &Table) -> Result<()> {
     let quoted = table.quoted();
     client.run([b"TRUNCATE TABLE ", quoted.as_slice()].concat()).await?;
+    insert(client, tree, table).await
+}
+
+pub(super) async fn insert(client: &Client, tree: &Path, table: &Table) -> Result<()> {
     let path = file(tree, table.number);
     let rows =
         blocking(move || std::fs::read(&path).map_err(|e| Error::io(format!("read {}", path.display()), e)))
@@ -70,6 +74,8 @@ pub(super) async fn write(client: &Client, tree: &Path, table: &Table) -> Result
     if rows.is_empty() {
         return Ok(());
     }
-    client.run([b"INSERT INTO ", quoted.as_slice(), b" FORMAT TabSeparated\n", &rows].concat()).await?;
+    client
+        .run([b"INSERT INTO ", table.quoted().as_slice(), b" FORMAT TabSeparated\n", &rows].concat())
+        .await?;
     Ok(())
 }

@@ -7,9 +7,11 @@ use super::client::Fault;
 use super::disks::is_all_objects;
 use super::facts::{Facts, Kept, Table};
 use super::load::Loader;
+use super::replicated::There;
+use super::server::string;
 use super::statement::{Statement, anywhere};
 use super::text::Text;
-use super::{blocking, keeper_map, replica};
+use super::{blocking, keeper_map, replica, replicated};
 
 /// Refusals that another try cannot change.
 const FINAL: [u32; 5] = [192, 193, 194, 497, 516];
@@ -29,6 +31,7 @@ impl Loader<'_> {
         let is_view = |table: &&Table| table.engine == "MaterializedView";
         let (views, tables) = self.missing(facts, goes_on).await?.into_iter().partition(is_view);
         let (mut left, _) = self.make_some(tables, facts).await?;
+        self.confirm(facts).await?;
         self.rows(facts).await?;
         left.extend::<Vec<_>>(views);
         self.make_all(left, facts).await
@@ -36,13 +39,18 @@ impl Loader<'_> {
 
     /// What is not there, in the order in which it may be made best.
     async fn missing<'a>(&self, facts: &'a Facts, goes_on: bool) -> Result<Vec<&'a Table>> {
-        let there = self.names().await?;
-        let is_there = |table: &&Table| there.contains(&(table.database.clone(), table.name.clone()));
-        let is_strange = |table: &&Table| is_there(table) && !(goes_on && self.aside.has_made(table.number));
-        if let Some(table) = facts.tables.iter().find(is_strange) {
-            return Err(Error::conflict(format!("table {} is there already", table.label()))
-                .with_hint("nothing is written over: drop the table, or rename it"));
+        let there = self.there(facts).await?;
+        let is_there = |table: &&Table| there.contains_key(&(table.database.clone(), table.name.clone()));
+        let is_new = |table: &&Table| is_there(table) && !(goes_on && self.aside.has_made(table.number));
+        let mut shared = Vec::new();
+        for table in facts.tables.iter().filter(is_new) {
+            if !self.is_shared(table, &there, facts) {
+                return Err(replicated::strange(table, facts.is_in_replicated(table)));
+            }
+            shared.push(table.number);
         }
+        let aside = self.aside.clone();
+        blocking(move || shared.into_iter().try_for_each(|number| aside.makes(number))).await?;
         let mut missing: Vec<&Table> = facts.tables.iter().filter(|table| !is_there(table)).collect();
         missing.sort_by_key(|table| rank(table));
         Ok(missing)
@@ -63,6 +71,10 @@ impl Loader<'_> {
         facts: &Facts,
     ) -> Result<(Vec<&'a Table>, Option<Error>)> {
         let with_uuid = self.databases_with_uuids().await?;
+        let settings = match tables.iter().any(|table| facts.is_in_replicated(table)) {
+            true => replicated::settings(self.client).await?,
+            false => Vec::new(),
+        };
         let mut left = tables;
         loop {
             let (before, mut failed, mut why) = (left.len(), Vec::new(), None);
@@ -73,7 +85,7 @@ impl Loader<'_> {
                 if waits {
                     failed.push(table);
                 } else if let Err(error) =
-                    self.create(table, facts, with_uuid.contains(&table.database)).await?
+                    self.create(table, facts, with_uuid.contains(&table.database), &settings).await?
                 {
                     failed.push(table);
                     why.get_or_insert(error);
@@ -87,13 +99,24 @@ impl Loader<'_> {
     }
 
     /// What may go away with another table made.
-    async fn create(&self, table: &Table, facts: &Facts, with_uuid: bool) -> Result<Result<()>> {
+    async fn create(
+        &self,
+        table: &Table,
+        facts: &Facts,
+        with_uuid: bool,
+        settings: &[(&str, &str)],
+    ) -> Result<Result<()>> {
         let unusable = || Error::corrupt(format!("the statement of table {} does not parse", table.label()));
         let statement = Statement::parse(&table.statement.0).ok_or_else(unusable)?;
         self.take_back(table, facts).await?;
         let (aside, number) = (self.aside.clone(), table.number);
         blocking(move || aside.makes(number)).await?;
-        let mut made = statement.compose(&table.database, &table.name, with_uuid);
+        let shared = facts.is_in_replicated(table);
+        let settings = if shared { settings } else { &[] };
+        let mut made = match shared {
+            true => statement.compose_once(&table.database, &table.name),
+            false => statement.compose(&table.database, &table.name, with_uuid),
+        };
         if is_all_objects(table, facts)
             && let Some(elsewhere) = anywhere(&made)
         {
@@ -103,7 +126,7 @@ impl Loader<'_> {
             );
             made = elsewhere;
         }
-        let mut tried = self.client.run(&made).await;
+        let mut tried = self.client.run_with(&made, settings).await;
         if let Err(Fault::Refused(NO_POLICY | NO_DISK, _)) = &tried
             && let Some(elsewhere) = anywhere(&made)
         {
@@ -112,11 +135,13 @@ impl Loader<'_> {
                 "its storage policy is not here: it goes to the default one"
             );
             made = elsewhere;
-            tried = self.client.run(&made).await;
+            tried = self.client.run_with(&made, settings).await;
         }
+        let is_taken = |fault: &Fault| fault.code() == Some(replica::TAKEN) || keeper_map::is_taken(fault);
         match tried {
             Ok(()) => Ok(Ok(())),
-            Err(fault) if fault.code() == Some(replica::TAKEN) || keeper_map::is_taken(&fault) => {
+            Err(fault) if shared && is_taken(&fault) => Err(replicated::taken(table, fault)),
+            Err(fault) if is_taken(&fault) => {
                 let (aside, number) = (self.aside.clone(), table.number);
                 blocking(move || aside.leave_to_peers(number)).await?;
                 self.place(table, facts, &fault).await?;
@@ -136,9 +161,12 @@ impl Loader<'_> {
         }
     }
 
-    async fn names(&self) -> Result<HashSet<(Text, Text)>> {
-        let rows = self.client.rows("SELECT database, name FROM system.tables", 2).await?;
-        Ok(rows.into_iter().map(|row| (row[0].clone(), row[1].clone())).collect())
+    /// With their UUIDs where they matter: old versions have none.
+    pub(super) async fn there(&self, facts: &Facts) -> Result<There> {
+        let uuid = if facts.replicated().next().is_some() { "toString(uuid)" } else { "''" };
+        let sql = format!("SELECT database, name, {uuid} FROM system.tables");
+        let rows = self.client.rows(sql, 3).await?;
+        Ok(rows.into_iter().map(|row| ((row[0].clone(), row[1].clone()), string(&row[2]))).collect())
     }
 
     async fn databases_with_uuids(&self) -> Result<HashSet<Text>> {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use palinurus_repository::{Error, Result};
 
-use super::blocking;
 use super::client::{Answer, Client};
 use super::config::Config;
 use super::disks::place;
 use super::facts::{Database, Disk, Facts, Kept, Mutation, Named, Replica, Table, VERSION};
 use super::text::Text;
+use super::{blocking, replicated};
 
 /// Databases that every server makes for itself.
 const OWN: &str = "('system', 'INFORMATION_SCHEMA', 'information_schema', '_temporary_and_external_tables')";
@@ -48,13 +48,14 @@ impl<'a> Server<'a> {
 
     pub(super) async fn facts(&self) -> Answer<Facts> {
         let disks = self.disks().await?;
-        let databases = self.databases().await?;
+        let (mut databases, macros) = (self.databases().await?, self.macros().await?);
+        replicated::locate(&mut databases, &macros);
         let replicas = self.replicas().await?;
         let tables = self.tables(&disks, replicas).await?;
         Ok(Facts {
             version: VERSION,
             server: self.version.clone(),
-            macros: self.macros().await?,
+            macros,
             disks,
             policies: self.policies().await?,
             databases,
@@ -80,7 +81,7 @@ impl<'a> Server<'a> {
         Ok(uuids)
     }
 
-    async fn macros(&self) -> Answer<BTreeMap<String, String>> {
+    pub(super) async fn macros(&self) -> Answer<BTreeMap<String, String>> {
         let rows = self.client.rows("SELECT macro, substitution FROM system.macros", 2).await?;
         Ok(rows.into_iter().map(|row| (string(&row[0]), string(&row[1]))).collect())
     }
@@ -94,7 +95,8 @@ impl<'a> Server<'a> {
                 .map(|row| {
                     let file = root.join("metadata").join(format!("{}.sql", row[0].file_name()));
                     let statement = Text(read_if_there(&file)?.unwrap_or_default());
-                    Ok(Database { name: row[0].clone(), engine: string(&row[1]), statement })
+                    let (name, engine) = (row[0].clone(), string(&row[1]));
+                    Ok(Database { name, engine, statement, replica: None })
                 })
                 .collect()
         };

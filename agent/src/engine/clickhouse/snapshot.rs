@@ -10,7 +10,7 @@ use super::config::Config;
 use super::facts::{Facts, Kept};
 use super::frozen::{Freezes, Record};
 use super::server::Server;
-use super::{on_cluster, replica, rows};
+use super::{on_cluster, replica, replicated, rows};
 use crate::warning::Warnings;
 
 /// How often a schema may change under a freeze.
@@ -66,11 +66,18 @@ impl Taker<'_> {
         on_cluster::settle(self.client, self.config).await?;
         let server = Server::look(self.client, self.config).await?;
         let mut facts = server.facts().await?;
+        let limit = self.config.replica_timeout;
+        let (waited, unknown) = replicated::catch_up(self.client, &facts, limit, self.cancel).await?;
+        if waited {
+            facts = server.facts().await?;
+        }
         let record = self.freezes.begin(self.operation, &facts, self.client).await?;
         for table in facts.tables.iter().filter(|table| table.is_replicated()) {
-            replica::catch_up(self.client, table, self.config.replica_timeout).await?;
+            replica::catch_up(self.client, table, limit).await?;
         }
-        for replica in facts.tables.iter_mut().filter_map(|table| table.replica.as_mut()) {
+        let tables = facts.tables.iter_mut().filter_map(|table| table.replica.as_mut());
+        let databases = facts.databases.iter_mut().filter_map(|database| database.replica.as_mut());
+        for replica in tables.chain(databases) {
             replica.made = replica::made(self.client, &replica.path).await?;
         }
         let taken = self.clock.now();
@@ -93,7 +100,11 @@ impl Taker<'_> {
         }
         (facts.frozen_from_ms, facts.frozen_to_ms) = (taken.0, self.clock.now().0);
         let tree = self.freezes.tree_of(self.operation)?;
-        let warnings = rows::read(self.client, &tree, &mut facts, self.config.rows_mib).await?;
+        let mut warnings = rows::read(self.client, &tree, &mut facts, self.config.rows_mib).await?;
+        for database in unknown {
+            let told = "where its log lies in ZooKeeper is not known: this node may be behind the others";
+            warnings.push(b"", format!("database {database}: {told}"));
+        }
         let after = server.facts().await?;
         // What was pending at either time may be undone in some part.
         for new in &after.mutations {

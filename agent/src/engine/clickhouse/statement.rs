@@ -40,6 +40,12 @@ impl<'a> Statement<'a> {
         self.written(&format!("{verb} {}", self.kind), &quoted(database, table), with_uuid)
     }
 
+    /// The same where another node may make it at any time.
+    pub(super) fn compose_once(&self, database: &Text, table: &Text) -> Vec<u8> {
+        let verb = if self.kind == "MATERIALIZED VIEW" { "ATTACH" } else { "CREATE" };
+        self.written(&format!("{verb} {} IF NOT EXISTS", self.kind), &quoted(database, table), true)
+    }
+
     /// For the database of this name, if it is one's.
     pub(super) fn compose_database(&self, name: &Text) -> Option<Vec<u8>> {
         (self.kind == DATABASE).then(|| self.written("CREATE DATABASE IF NOT EXISTS", &name.quoted(), true))
@@ -172,6 +178,10 @@ mod tests {
             assert_eq!(again(text, true), want);
         }
         assert_eq!(again("ATTACH TABLE _ UUID 'u' (a UInt8)", false), "CREATE TABLE `d\\`b`.`t` (a UInt8)");
+        let view = "ATTACH MATERIALIZED VIEW _ UUID 'u' TO INNER UUID 'i' AS SELECT a";
+        let once = Statement::parse(view.as_bytes()).unwrap().compose_once(&"d".into(), &"t".into());
+        let want = "ATTACH MATERIALIZED VIEW IF NOT EXISTS `d`.`t` UUID 'u' TO INNER UUID 'i' AS SELECT a";
+        assert_eq!(String::from_utf8(once).unwrap(), want);
         let database = Statement::parse(b"ATTACH DATABASE _ UUID 'u'\nENGINE = Atomic").unwrap();
         let made = database.compose_database(&"d b".into()).unwrap();
         assert_eq!(made, b"CREATE DATABASE IF NOT EXISTS `d b` UUID 'u'\nENGINE = Atomic");

@@ -18,6 +18,7 @@ fn facts(mut tables: Vec<Table>) -> Facts {
         name: "d".into(),
         engine: "Atomic".into(),
         statement: "ATTACH DATABASE _ UUID 'db'\nENGINE = Atomic".into(),
+        replica: None,
     };
     Facts { version: 1, databases: vec![database], tables, ..Facts::default() }
 }
@@ -105,6 +106,17 @@ fn what_cannot_be_is_refused_with_the_reason() {
         assert!(error.kind() == kind && told.contains(words), "{error:?}");
     }
     assert!(made(&["d.v"], &[], &one, &[]).is_ok(), "what it needs is there");
+    // Where each node would make it for all.
+    let mut there = facts(vec![]);
+    there.databases[0].engine = "Replicated".into();
+    for renames in [&[][..], &["d=e"], &["d.t=d.u"]] {
+        there.databases[0].name = if renames == ["d=e"] { "e".into() } else { "d".into() };
+        let error = made(&["d.t"], renames, &there, &[]).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Invalid && error.what().contains("engine Replicated"),
+            "{error:?}"
+        );
+    }
     let mut calls =
         facts(vec![of("MergeTree", "c", "", "ATTACH TABLE c (a UInt8 DEFAULT twice(a)) ENGINE = MergeTree")]);
     calls.functions.push(Named { name: "twice".into(), statement: "".into() });

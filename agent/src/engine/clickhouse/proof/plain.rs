@@ -73,6 +73,7 @@ mod tests {
             name: name.into(),
             engine: engine.into(),
             statement: "ATTACH DATABASE _".into(),
+            replica: None,
         };
         let databases = vec![database("d", "Replicated"), database("far", "MySQL")];
         let (facts, left) = plain(Facts { tables, databases, ..Facts::default() });
