@@ -179,13 +179,14 @@ async fn a_server_whose_own_disk_was_full_has_a_whole_log_and_backups_again() {
 async fn an_agents_full_disk_fails_its_backup_and_holds_neither_server_nor_log() {
     let (mut world, mut server) = archive::prepared(&[]).await;
     let state = world.agent_state("n1");
-    let Some(_tmpfs) = Tmpfs::mount(&state, 24) else { return };
+    let Some(_tmpfs) = Tmpfs::mount(&state, 96) else { return };
     world.start().await;
     server.sql("create table t as select generate_series(1, 1000) g");
     let lineage = stored(&world, &server).await;
     backup(&world).await;
     quiet(&world).await;
-    // Room for its records, and for no WAL of a backup.
+    // Room for its records, and for no WAL of a backup. It reads so slowly that it cannot end before that WAL is written.
+    world.run(&["node", "limits", "--read", "100KiB"]).await.expect(0);
     let (id, held) = held_in_upload(&world, &server).await;
     let before = world.backups().await.len();
     let ballast = state.join("ballast");
@@ -194,6 +195,7 @@ async fn an_agents_full_disk_fails_its_backup_and_holds_neither_server_nor_log()
     filled.set_len(filled.metadata().unwrap().len() - (4 << 20)).unwrap();
     server.sql("create table u as select generate_series(1, 500000) g");
     drop(held);
+    world.run(&["node", "limits", "--read", "none"]).await.expect(0);
     let ended = world.ended(&id).await;
     let failure = ended.failure.clone().unwrap_or_default();
     assert_eq!(ended.state(), OperationState::Failed);
