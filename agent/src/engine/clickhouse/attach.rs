@@ -6,6 +6,7 @@ use palinurus_repository::{Error, Result};
 
 use super::aside::owner;
 use super::blocking;
+use super::dated::month_and_block;
 use super::facts::{Facts, Kept, Table};
 use super::list::{DISKS, parts};
 use super::load::Loader;
@@ -156,7 +157,8 @@ impl Loader<'_> {
         let rows = self.client.number(sql.concat()).await?;
         // Another replica may have merged meanwhile.
         let folded = table.is_replicated() && FOLDING.iter().any(|word| table.engine.contains(word));
-        if rows == table.rows || (folded && rows < table.rows && rows > 0) {
+        let some = table.unknown > 0 && rows > table.rows;
+        if rows == table.rows || some || (folded && rows < table.rows && rows > 0) {
             return Ok(());
         }
         Err(Error::corrupt(format!("it has {rows} rows and had {} in the backup", table.rows))
@@ -174,14 +176,10 @@ fn attach_all(table: &Table, parts: &[String]) -> Option<Vec<u8>> {
 
 /// By partition, then by its first block: `all_1_5_1`, `all_1_5_1_7`, or `20180101_20180131_1_5_1` of the old kind.
 fn order(part: &str) -> (String, i64) {
-    let fields: Vec<&str> = part.split('_').collect();
-    let is_day = |field: &str| field.len() == 8 && field.bytes().all(|byte| byte.is_ascii_digit());
-    let old = fields.len() == 5 && is_day(fields[0]) && is_day(fields[1]);
-    let (partition, block) = if old {
-        (&fields[0][..6], fields[2])
-    } else {
-        (fields[0], fields.get(1).copied().unwrap_or_default())
-    };
+    let (partition, block) = month_and_block(part).unwrap_or_else(|| {
+        let mut fields = part.split('_');
+        (fields.next().unwrap_or_default(), fields.next().unwrap_or_default())
+    });
     (partition.to_owned(), block.parse().unwrap_or(i64::MAX))
 }
 

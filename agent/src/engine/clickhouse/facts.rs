@@ -106,6 +106,12 @@ pub(super) struct Table {
     pub(super) parts: u64,
     pub(super) rows: u64,
     pub(super) bytes: u64,
+    /// Of the rows, those of parts that have no count: the server's word.
+    #[serde(default)]
+    pub(super) told: u64,
+    /// Parts of which nobody knows the rows.
+    #[serde(default)]
+    pub(super) unknown: u64,
 }
 
 /// What of a table a backup has.
@@ -173,7 +179,16 @@ impl Facts {
         let schema = |facts: &Self| -> Vec<Table> {
             let uncounted = |table: &Table| {
                 let replica = anew(&table.replica);
-                Table { number: 0, parts: 0, rows: 0, bytes: 0, replica, ..table.clone() }
+                Table {
+                    number: 0,
+                    parts: 0,
+                    rows: 0,
+                    bytes: 0,
+                    told: 0,
+                    unknown: 0,
+                    replica,
+                    ..table.clone()
+                }
             };
             facts.tables.iter().map(uncounted).collect()
         };
@@ -253,6 +268,8 @@ pub(super) mod tests {
             parts: 0,
             rows: 0,
             bytes: 0,
+            told: 0,
+            unknown: 0,
         }
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use palinurus_repository::{Error, Result, Timestamp};
 
+use super::dated::Uncounted;
 use super::facts::{Disk, Facts, Kept, NAME};
 use super::frozen::Record;
 use super::objects;
@@ -30,14 +31,15 @@ pub(super) const COLLECTIONS: &str = "named_collections";
 /// What lies in a table's directory and is no part.
 const NO_PARTS: [&str; 5] = ["detached", "format_version.txt", "frozen_metadata.txt", "tmp", "moving"];
 
-/// Counts what was frozen, and puts into `tree` what lies on no disk of the server's. Blocks.
+/// Counts what was frozen, and puts into `tree` what lies on no disk of the server's. Gives the parts that say no count. Blocks.
 pub(super) fn gather(
     root: &Path,
     tree: &Path,
     (record, stores): (&Record, &Stores),
     facts: &mut Facts,
     warnings: &mut Warnings,
-) -> Result<()> {
+) -> Result<Vec<Uncounted>> {
+    let mut uncounted = Vec::new();
     for (name, disk) in &record.objects {
         objects::gather(&record.shadow(disk), &tree.join(DISKS).join(name))?;
     }
@@ -46,7 +48,8 @@ pub(super) fn gather(
         false => record.shadow(&disk.path),
     };
     let disks: Vec<PathBuf> = facts.disks.iter().map(frozen).collect();
-    for table in facts.tables.iter_mut().filter(|table| table.kept == Kept::Parts) {
+    for (number, table) in facts.tables.iter_mut().enumerate().filter(|(_, table)| table.kept == Kept::Parts)
+    {
         for place in &table.places {
             let directory = disks[place.disk].join(&place.path);
             let measured = match facts.disks[place.disk].store.as_str() {
@@ -61,10 +64,7 @@ pub(super) fn gather(
                     None => {
                         let disk = facts.disks[place.disk].name.file_name();
                         let path = Path::new(DISKS).join(disk).join(&place.path).join(&part);
-                        warnings.push(
-                            path.to_string_lossy().as_bytes(),
-                            "a part without a count of rows: it may be broken",
-                        );
+                        uncounted.push(Uncounted { table: number, part, path });
                     }
                 }
             }
@@ -86,7 +86,7 @@ pub(super) fn gather(
             );
         }
     }
-    Ok(())
+    Ok(uncounted)
 }
 
 /// Last of what goes into `tree`. Blocks.

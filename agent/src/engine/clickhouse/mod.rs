@@ -27,6 +27,7 @@ mod choice;
 mod chosen;
 mod client;
 mod config;
+mod dated;
 mod disks;
 mod facts;
 mod frozen;
@@ -180,8 +181,14 @@ impl Engine for ClickHouseEngine {
         let taken_to = Timestamp(facts.frozen_to_ms);
         let (root, tree) = (self.config.root.clone(), self.freezes.tree_of(operation)?);
         let stores = self.stores.clone();
+        let (of, into) = ((record.clone(), stores.clone()), tree.clone());
+        let (mut facts, mut warnings, uncounted) = blocking(move || {
+            let uncounted = list::gather(&root, &into, (&of.0, &of.1), &mut facts, &mut warnings)?;
+            Ok((facts, warnings, uncounted))
+        })
+        .await?;
+        dated::ask(&self.client, &mut facts, uncounted, &mut warnings).await?;
         let (totals, warnings) = blocking(move || {
-            list::gather(&root, &tree, (&record, &stores), &mut facts, &mut warnings)?;
             list::warn(&facts, &mut warnings);
             list::write(&tree, &facts)?;
             list::list(&tree, (&record, &stores), &order, taken, warnings)

@@ -246,6 +246,8 @@ fn table(row: &[Text], disks: &[Disk], root: &Path, replica: Option<Replica>) ->
         parts: 0,
         rows: 0,
         bytes: 0,
+        told: 0,
+        unknown: 0,
     })
 }
 
