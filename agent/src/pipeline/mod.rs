@@ -46,6 +46,7 @@ mod spool;
 mod stop;
 mod take_over;
 mod unit;
+mod units;
 mod upload;
 mod uploader;
 mod worker;

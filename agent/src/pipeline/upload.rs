@@ -1,8 +1,8 @@
 //! The upload phase: everything that this node has and nobody has stored goes into packs.
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use palinurus_proto::v1::UploadResult;
@@ -18,6 +18,7 @@ use super::feed::{Feeder, Group, Written};
 use super::run::{Run, run};
 use super::spool::Uploaded;
 use super::stop::{Stop, stopped};
+use super::units::Units;
 use super::worker::Worker;
 use crate::ahead::ahead;
 use crate::source::SourceListReader;
@@ -95,7 +96,7 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
     let begin = entries * u64::from(context.position) / u64::from(context.nodes.max(1));
     let written = Arc::new(Written::default());
     let (units, taken) = sync_channel(workers);
-    let taken = Arc::new(Mutex::new(taken));
+    let taken = Arc::new(Units::new(taken));
     let (done, collected) = sync_channel(16);
     let base = match &context.base {
         Some(base) => open_base(context, &run.runtime, base)?,

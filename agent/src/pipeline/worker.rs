@@ -3,9 +3,9 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{SyncSender, TryRecvError};
 
 use palinurus_repository::pack::FRAME_MAX;
 use palinurus_repository::{Error, Result};
@@ -17,6 +17,7 @@ use super::pages::{BaseUnit, read_unit};
 use super::read::{Fault, Reading, Slot, chunk_ids, pieces, read_range};
 use super::stop::{Stop, stopped};
 use super::unit::{BasePart, Batch, Done, Opened, Outcome, Part, Shared, Unit, cut, file_of};
+use super::units::Units;
 use crate::progress::Counters;
 use crate::source::{Class, SourceEntry, Tree};
 
@@ -24,7 +25,7 @@ use crate::source::{Class, SourceEntry, Tree};
 const UNSETTLED: usize = 64;
 
 pub(crate) struct Worker {
-    pub(crate) units: Arc<Mutex<Receiver<Unit>>>,
+    pub(crate) units: Arc<Units>,
     pub(crate) done: SyncSender<Batch>,
     pub(crate) frames: Frames,
     pub(crate) fetch: ChunkFetch,
@@ -109,15 +110,14 @@ impl Worker {
 
     /// Before it waits for work it finishes what it has, so that nobody waits for it.
     fn next(&mut self) -> Result<Option<Unit>> {
-        let units = self.units.clone();
-        match units.lock().unwrap_or_else(PoisonError::into_inner).try_recv() {
+        match self.units.at_once() {
             Ok(unit) => return Ok(Some(unit)),
             Err(TryRecvError::Disconnected) => return Ok(None),
             Err(TryRecvError::Empty) => {}
         }
         self.frames.drain()?;
         self.deliver(0)?;
-        Ok(units.lock().unwrap_or_else(PoisonError::into_inner).recv().ok())
+        Ok(self.units.next())
     }
 
     /// One frame of small files.
