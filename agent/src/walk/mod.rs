@@ -21,6 +21,7 @@ mod directory;
 mod hardlinks;
 mod links;
 mod lister;
+mod listxattrat;
 mod rules;
 mod xattrs;
 
