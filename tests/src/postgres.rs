@@ -239,6 +239,14 @@ impl Paused {
     }
 }
 
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.quit();
+        }
+    }
+}
+
 impl Drop for Paused {
     fn drop(&mut self) {
         signal(self.0, Signal::CONT);

@@ -97,6 +97,19 @@ impl Process {
         kill_process(Pid::from_child(&self.child), Signal::CONT).unwrap();
     }
 
+    /// SIGQUIT, and kill -9 if that takes long: for a server that leaves shared memory behind when it is just killed.
+    pub fn quit(mut self) {
+        for signal in [Signal::CONT, Signal::QUIT] {
+            let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+        for _ in 0..1000 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// SIGTERM, and the process's end awaited.
     pub async fn terminate(self) -> std::process::ExitStatus {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
