@@ -2,7 +2,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use palinurus_proto::v1::UploadResult;
@@ -127,7 +127,7 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
             let work = move || {
                 let worker = Worker {
                     units,
-                    done,
+                    done: done.clone(),
                     frames: run.frames(How::Claim),
                     fetch,
                     tree: context.tree.clone(),
@@ -135,12 +135,11 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
                     progress: context.progress.clone(),
                     unsettled: std::collections::VecDeque::new(),
                 };
-                guarded(stop, || worker.run());
+                guarded(stop, done, || worker.run());
             };
             handles.push(spawn("worker").spawn_scoped(scope, work).map_err(no_thread)?);
         }
-        drop(done);
-        let feed = move || guarded(stop, || feeder.run([begin..entries, 0..begin]));
+        let feed = move || guarded(stop, done, || feeder.run([begin..entries, 0..begin]));
         handles.push(spawn("feeder").spawn_scoped(scope, feed).map_err(no_thread)?);
         // When the workers have ended nobody takes units any more, and the feeder learns it.
         drop(taken);
@@ -156,11 +155,38 @@ pub(super) fn threads(run: &Run, drafts: &Path) -> Result<Collected> {
     ended
 }
 
-/// Runs a thread's work: its first error or panic stops the others.
-fn guarded(stop: &Stop, work: impl FnOnce() -> Result<()>) {
+/// Runs a thread's work: its first error or panic stops the others. `done` is let go of behind that: the collector, which ends
+/// with the last of it, would tell that something is missing before it is told why.
+fn guarded<T>(stop: &Stop, done: SyncSender<T>, work: impl FnOnce() -> Result<()>) {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => stop.fail(error),
         Err(_) => stop.fail(Error::internal("a worker panicked")),
+    }
+    drop(done);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_nothing_more_to_collect_knows_why() {
+        for _ in 0..2_000 {
+            let stop = Stop::default();
+            let (done, collected) = sync_channel::<()>(1);
+            let own = done.clone();
+            thread::scope(|scope| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    guarded(stop, done, || {
+                        drop(own);
+                        Err(Error::conflict("the cause"))
+                    });
+                });
+                assert!(collected.recv().is_err());
+                assert!(stop.is_stopped());
+            });
+        }
     }
 }
