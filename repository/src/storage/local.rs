@@ -3,32 +3,30 @@
 //! An object comes to be in four steps: written to `tmp/`, synced, hard-linked to its name, directory synced. The
 //! link is what makes creation exclusive, also over NFS; a crash leaves at most a file in `tmp/`. Its writer holds
 //! a lock on that file, which dies with the writer: a file there that can be locked belongs to nobody.
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind as Io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 
 use self::direct::Bounce;
+use self::directories::Directories;
 use super::{Object, Storage, check_key, check_prefix, ends_early};
 use crate::entropy::{Entropy, SystemEntropy};
 use crate::error::{Error, Result};
 
 mod direct;
+mod directories;
 
 /// Where files lie that are not objects yet; no object's name begins so.
 pub(super) const TEMPORARY: &str = "tmp";
-/// How many directories are remembered as known to be durable. More are merely synced again.
-const DIRECTORIES_KNOWN: usize = 4096;
-
 #[derive(Clone)]
 pub struct LocalStorage(Arc<Inner>);
 
@@ -38,17 +36,8 @@ struct Inner {
     mark: String,
     temporaries: AtomicU64,
     tidied: AtomicBool,
-    /// Directories that this process has seen durably entered in their parents.
-    durable: Mutex<HashSet<PathBuf>>,
-    syncs: Mutex<HashMap<PathBuf, Arc<DirectorySync>>>,
+    directories: Directories,
     bounce: Bounce,
-}
-
-/// Lets those who wait for a sync of one directory share it.
-#[derive(Default)]
-struct DirectorySync {
-    asked: AtomicU64,
-    done: Mutex<u64>,
 }
 
 impl fmt::Debug for LocalStorage {
@@ -76,8 +65,7 @@ impl LocalStorage {
             mark,
             temporaries: AtomicU64::new(0),
             tidied: AtomicBool::new(false),
-            durable: Mutex::default(),
-            syncs: Mutex::default(),
+            directories: Directories::default(),
             bounce: Bounce::default(),
         })))
     }
@@ -159,7 +147,7 @@ impl Inner {
             return Err(self.exists(key)); // spares the loser of a race over a large object most of the work
         }
         let directory = target.parent().unwrap_or(&self.root);
-        self.make_durable(directory)?;
+        self.directories.make(&self.root, directory)?;
         let temporary = self.temporary(key)?;
         let written =
             direct::write(temporary.file(), body, &self.bounce).and_then(|()| temporary.file().sync_all());
@@ -167,14 +155,14 @@ impl Inner {
         let mut named = self.name(&temporary, &target, new);
         if named.as_ref().is_err_and(|e| e.kind() == Io::NotFound) {
             // A sweep took the directory away because it was empty.
-            self.durable().remove(directory);
-            self.make_durable(directory)?;
+            self.directories.forget(directory);
+            self.directories.make(&self.root, directory)?;
             named = self.name(&temporary, &target, new);
         }
         named.map_err(|e| {
             if e.kind() == Io::AlreadyExists { self.exists(key) } else { self.failed("name", key, e) }
         })?;
-        self.sync_directory(directory).map_err(|e| self.failed("sync the directory of", key, e))
+        self.directories.sync(directory).map_err(|e| self.failed("sync the directory of", key, e))
     }
 
     fn name(&self, temporary: &Temporary, target: &Path, new: bool) -> std::io::Result<()> {
@@ -315,64 +303,10 @@ impl Inner {
             if fs::remove_dir(&path).is_err() {
                 break; // not empty, as a rule
             }
-            self.durable().remove(&path);
+            self.directories.forget(&path);
             directory = directory.and_then(Path::parent);
         }
         Ok(())
-    }
-
-    /// Makes `directory` with all its parents, and sees to it that a power cut leaves them.
-    fn make_durable(&self, directory: &Path) -> Result<()> {
-        if self.durable().contains(directory) {
-            return Ok(());
-        }
-        let failed = |e: std::io::Error| {
-            let what = format!("cannot make the directory {}", directory.display());
-            // Something else has the name. Not a conflict: nobody created the object.
-            if e.kind() == Io::AlreadyExists {
-                Error::invalid(what).with_source(e)
-            } else {
-                Error::io(what, e)
-            }
-        };
-        fs::create_dir_all(directory).map_err(failed)?;
-        // Also a directory that exists: whoever made it may have died before its sync.
-        for path in directory.ancestors().take_while(|path| path.starts_with(&self.root)) {
-            if let Some(parent) = path.parent() {
-                match self.sync_directory(parent) {
-                    // The parent of the root may be closed to us; it is not ours to guarantee.
-                    Err(e) if e.kind() == Io::PermissionDenied && path == self.root => {}
-                    other => other.map_err(failed)?,
-                }
-            }
-        }
-        let mut durable = self.durable();
-        if durable.len() >= DIRECTORIES_KNOWN {
-            durable.clear();
-        }
-        durable.insert(directory.to_owned());
-        Ok(())
-    }
-
-    /// Returns when a sync has ended that began after this call did.
-    fn sync_directory(&self, directory: &Path) -> std::io::Result<()> {
-        let syncs = || self.syncs.lock().unwrap_or_else(PoisonError::into_inner);
-        let sync = syncs().entry(directory.to_owned()).or_default().clone();
-        let ticket = sync.asked.fetch_add(1, Ordering::SeqCst) + 1;
-        let result = {
-            let mut done = sync.done.lock().unwrap_or_else(PoisonError::into_inner);
-            if *done >= ticket {
-                Ok(())
-            } else {
-                let asked = sync.asked.load(Ordering::SeqCst);
-                File::open(directory).and_then(|file| file.sync_all()).map(|()| *done = asked)
-            }
-        };
-        let mut syncs = syncs();
-        if Arc::strong_count(&sync) == 2 {
-            syncs.remove(directory);
-        }
-        result
     }
 
     fn tidy(&self) -> Result<u64> {
@@ -393,10 +327,6 @@ impl Inner {
             }
         }
         Ok(removed)
-    }
-
-    fn durable(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exists(&self, key: &str) -> Error {

@@ -30,7 +30,7 @@ async fn conforms() {
     let storage = store(&directory);
     suite::run(Arc::new(storage.clone()), "local").await;
     assert_eq!(tree(&storage), ["suite-local", "tmp"], "neither temporary files nor empty directories stay");
-    assert!(storage.0.syncs.lock().unwrap().is_empty());
+    assert!(storage.0.directories.is_idle());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
